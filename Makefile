@@ -1,0 +1,36 @@
+# `make run`: the main job on this machine. `make test`: all tests. Both set up what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup run test lint lock
+.DELETE_ON_ERROR:
+
+setup: $(VENV)/.done
+
+run: setup
+	$(BIN)/snakemake --profile profiles/local
+	@echo "Report: $(CURDIR)/results/report.html"
+
+test: lint
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+config/README.md: workflow/configuration.py $(wildcard workflow/schemas/* workflow/scripts/*.py)
+	$(BIN)/python workflow/configuration.py > $@
+
+lock: # requirements.txt from pyproject.toml
+	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-header --quiet pyproject.toml -o requirements.txt
+
+$(VENV)/.done: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxway needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "jaxway needs Python'\''s venv module; try: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	@touch $@

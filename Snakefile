@@ -1,0 +1,33 @@
+"""pull -> smoke_test -> train / benchmark -> report"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+# A --configfile replaces the default one; it is not laid over it.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/container.smk"
+include: "rules/smoke_test.smk"
+include: "rules/train.smk"
+include: "rules/benchmark.smk"
+include: "rules/report.smk"
+
+
+onerror:
+    print_reasons(log)
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.output.html,
+        # Named too, so that one that was deleted is made again.
+        rules.smoke_test.output.result,
+        rules.train.input,
+        rules.benchmark.input,

@@ -1,0 +1,202 @@
+"""What the rules share: site, checked configuration, and how a job reaches its nodes."""
+
+import asyncio
+import logging
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import DeploymentMethod
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT / "workflow"))
+import configuration
+
+DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+try:
+    SITE = configuration.load_site(ROOT)
+    CONTAINED = DEPLOYED or SITE["container"]
+    for file in workflow.configfiles:
+        configuration.refuse_repeated_keys(Path(file))
+    CONFIG = configuration.load(config, SITE)
+except configuration.ConfigurationError as error:
+    sys.exit(str(error))
+configuration.prepare_environment(ROOT, SITE if CONTAINED else None)
+
+
+onstart:
+    if CONTAINED and not DEPLOYED:
+        raise WorkflowError(
+            f"The site {SITE['name']} runs jobs in a container, but there is no apptainer in PATH."
+        )
+    refuse_second_run()
+
+
+def refuse_second_run():
+    """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
+    if not SITE["launcher"] or not shutil.which("squeue"):
+        return
+    command = ["squeue", "--me", "--noheader", "--format=%i %k %Z"]  # id, comment, folder
+    queue = subprocess.run(command, capture_output=True, text=True).stdout
+    fields = [line.split(maxsplit=2) for line in queue.splitlines()]
+    ours = ("rule_", os.getcwd())
+    jobs = " ".join(f[0] for f in fields if len(f) == 3 and (f[1][:5], f[2]) == ours)
+    if jobs:
+        raise WorkflowError(
+            f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
+            f"have, or end them now with `scancel {jobs}`; nothing was submitted."
+        )
+
+
+async def wait_for_next_look(executor):
+    """Wait before the next look at the queue: 0.6 s after a job has ended, then 1 s longer each
+    time, up to 18 s.
+
+    The Slurm plugin waits ten times as long and has no setting for it: a smoke test's end would be
+    seen late, Ctrl-C would take up to 180 s, and squeue may have forgotten a job by then.
+    """
+    await asyncio.sleep(executor.next_seconds_between_status_checks / 10)
+
+
+RemoteExecutor.sleep = wait_for_next_look
+
+
+# The rich logger stumbles over a failed job that has no log file yet. It need not say so.
+logging.raiseExceptions = False
+
+
+def print_reasons(logs):
+    """Print why jobs failed: the rich logger leaves out what Slurm said."""
+    text = "".join(Path(log).read_text() for log in logs)
+    reasons = re.findall(r"^ *message: (?!None$)(.+)", text, re.MULTILINE)
+    for reason in dict.fromkeys(reasons):
+        print(reason, file=sys.stderr)
+
+
+def script(name):
+    """Path of a program."""
+    return str(ROOT / f"workflow/scripts/{name}.py")
+
+
+def names(section):
+    """What the wildcard `name` may be: the section's jobs, or nothing."""
+    return "|".join(map(re.escape, CONFIG[section])) or "(?!)"
+
+
+def job_of(section, wildcards):
+    """Settings of a job, as configuration.load() made them."""
+    return CONFIG[section][wildcards.get("name", section)]
+
+
+def container_input():
+    """The container as input. Only its record, whose content names the digest, makes jobs rerun."""
+    if not CONTAINED:
+        return {}
+    return {"sif": ancient(SITE["sif"]), "container": SITE["sif"] + ".json"}
+
+
+def container_for(section):
+    """SIF for a job of one process, which Snakemake starts. Several start theirs by launcher()."""
+
+    def container(wildcards):
+        job = job_of(section, wildcards)
+        return SITE["sif"] if CONTAINED and processes(job) == 1 else None
+
+    return container
+
+
+def processes(job):
+    """Number of JAX processes of a job, on all nodes together."""
+    return job["nodes"] * job["processes_per_node"]
+
+
+def cores():
+    """Cores of a node."""
+    return SITE["cores_per_node"] or os.cpu_count()
+
+
+def launcher(section):
+    """What stands before a program: environment and, for several processes, launcher and container."""
+
+    def launch(wildcards):
+        job = job_of(section, wildcards)
+        words = ["env"]
+        words += [f"{k}={shlex.quote(v)}" for k, v in CONFIG["environment"].items()]
+        if processes(job) > 1:
+            words += [
+                SITE["launcher"],
+                f"--nodes={job['nodes']}",
+                f"--ntasks-per-node={job['processes_per_node']}",
+                f"--cpus-per-task={cores() // job['processes_per_node']}",
+            ]
+            if CONTAINED:
+                arguments = workflow.deployment_settings.apptainer_args
+                words += ['apptainer exec --home "$PWD"', arguments, SITE["sif"]]
+        return " ".join([*words, "python3"])
+
+    return launch
+
+
+def arguments(section):
+    """Arguments of a program: what every program takes, then its own options."""
+
+    def argue(wildcards):
+        job = job_of(section, wildcards)
+        words = [f"--devices={job['nodes'] * job['gpus_per_node']}"]
+        if CONFIG["platform"]:
+            words.append(f"--platform={CONFIG['platform']}")
+        if CONTAINED:
+            words.append(f"--container-record={SITE['sif']}.json")
+            words.append(f"--image={CONFIG['image']}")
+        if SITE["host_suffix"]:
+            words.append(f"--host-suffix={SITE['host_suffix']}")
+        for key, value in job["options"].items():
+            flag = key.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{flag}" if value else f"--no-{flag}")
+            elif isinstance(value, list):
+                words += [f"--{flag}", *value]
+            else:
+                words.append(f"--{flag}={value}")
+        return shlex.join(words)
+
+    return argue
+
+
+def threads_of(section):
+    """Cores of a task: see resources_of()."""
+    return lambda wildcards: cores() // tasks_per_node(job_of(section, wildcards))
+
+
+def tasks_per_node(job):
+    """Tasks to ask Slurm for: with fewer than 2 its plugin refuses the resource `mpi`."""
+    return max(2, job["processes_per_node"]) if SITE["launcher"] else 1
+
+
+def resources_of(section):
+    """What a job asks for: whole nodes, their GPUs, and its time.
+
+    With `mpi` the job's shell line runs in the batch step itself: no outer srun gets in the way.
+    """
+    if not SITE["launcher"]:
+        return {"nodes": 1}
+
+    def from_job(value):
+        return lambda wildcards: value(job_of(section, wildcards))
+
+    return {
+        "nodes": from_job(lambda job: job["nodes"]),
+        "tasks_per_node": from_job(tasks_per_node),
+        "gres": from_job(lambda job: f"gpu:{job['gpus_per_node']}"),
+        "runtime": from_job(lambda job: job["walltime"]),
+        "slurm_partition": from_job(lambda job: job["partition"]),
+        "slurm_account": CONFIG["account"],
+        "mem_mb": 0,  # all of the node
+        "mpi": "srun",
+    }

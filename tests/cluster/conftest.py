@@ -1,0 +1,38 @@
+"""The fixture `cluster`: JURECA in small, for the whole test session."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from nodes import COMMAND, UNSUITABLE, Cluster
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster; one that somebody started by hand is used and left running."""
+    by_hand = subprocess.run([COMMAND, "status"], capture_output=True).returncode == 0
+    up = subprocess.run([COMMAND, "up"], capture_output=True, text=True)
+    message = up.stderr.strip().removeprefix("cluster: ")
+    if up.returncode == UNSUITABLE and not os.environ.get("CI"):
+        pytest.skip(message)
+    assert up.returncode == 0, message
+    yield Cluster()
+    if not by_hand:
+        subprocess.run([COMMAND, "down"], check=True)
+
+
+@pytest.fixture
+def repaired(cluster: Cluster) -> Iterator[None]:
+    """Afterwards all nodes and services run again and no job is left, also when the test failed."""
+    yield
+    for service in ("slurmdbd", "slurmctld"):
+        cluster.control("start", service)
+    for node in cluster.compute:
+        if cluster.run("true", node=node, check=False).returncode:
+            cluster.control("start-node", node)
+    for user in ("alice", "bob"):
+        cluster.run("scancel --me", user=user)
+    idle = {f"{node}=idle" for node in cluster.compute}
+    nodes = "sinfo --noheader --Node --format=%N=%T"
+    cluster.wait_for(lambda: set(cluster.run(nodes).stdout.split()) == idle, what="idle nodes")

@@ -1,0 +1,154 @@
+"""Runs commands on the test cluster, for tests."""
+
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+COMMAND = Path(__file__).parent / "cluster"
+RUN = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
+UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
+
+
+class Cluster:
+    """Runs commands on the nodes and puts faults into them."""
+
+    login = "jrlogin01"
+    compute = ("jrc0101", "jrc0102")
+
+    def argv(
+        self, command: str | Sequence[str], node: str = login, user: str = "alice"
+    ) -> list[str]:
+        """The command line that runs `command` on a node: a string by bash, a list as it is.
+
+        For subprocess.Popen. Killing that process hangs the command up, like a lost connection.
+        """
+        words = ["bash", "-c", command] if isinstance(command, str) else list(command)
+        return [str(COMMAND), "exec", node, "--user", user, "--", *words]
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        node: str = login,
+        user: str = "alice",
+        check: bool = True,
+        timeout: float = 120,
+        input: str = "",
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `command` in a login environment on a node and waits for it."""
+        return self._wait(self.argv(command, node, user), check, timeout, input)
+
+    def control(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """`cluster kill-node jrc0102`, `cluster stop slurmctld` and the like."""
+        return self._wait([str(COMMAND), *arguments], True, timeout, "")
+
+    def path(self, path: str | Path) -> Path:
+        """Where this machine has a file of the nodes' shared file systems (/p/...)."""
+        return RUN / "shared" / Path(path).relative_to("/p")
+
+    def wait_for(self, reached: Callable[[], object], timeout: float = 60, what: str = "") -> None:
+        """Until `reached` is true; looks four times a second."""
+        deadline = time.monotonic() + timeout
+        while not reached():
+            assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or reached}"
+            time.sleep(0.25)
+
+    @staticmethod
+    def _wait(
+        argv: list[str], check: bool, timeout: float, input: str
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout)
+        if check and done.returncode:
+            said = f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            raise AssertionError(said)
+        return done
+
+
+class Checkout:
+    """A user's copy of the working tree on the login node."""
+
+    def __init__(self, cluster: Cluster, user: str = "alice", name: str = "jaxway") -> None:
+        self.cluster, self.user = cluster, user
+        self.folder = f"/p/project1/training/{user}/{name}"
+        cluster.run(["rm", "-rf", self.folder], user="root")
+        cluster.run(["mkdir", "-p", self.folder], user=user)
+        root = COMMAND.parents[2]
+        tracked = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True).stdout
+        pack = ["tar", "--create", "--null", "--files-from=-"]
+        files = subprocess.run(pack, cwd=root, input=tracked, capture_output=True, check=True)
+        unpack = cluster.argv(["tar", "--extract", "--directory", self.folder], user=user)
+        subprocess.run(unpack, input=files.stdout, check=True)
+
+    def path(self, name: str) -> Path:
+        """Where this machine has a file of the checkout."""
+        return self.cluster.path(self.folder) / name
+
+    def configure(self, name: str, settings: Any) -> str:
+        """Writes a configuration file; its name."""
+        text = json.dumps({"platform": "cpu", **settings})  # YAML, too
+        self.cluster.run(f"cat > {self.folder}/{name}.yaml", user=self.user, input=text)
+        return f"{name}.yaml"
+
+    def start(self, config: str, *arguments: str, account: str = "training") -> "Snakemake":
+        """Starts Snakemake in the checkout, with the profile as it is."""
+        line = ["snakemake", "--profile", "profiles/jureca", f"--configfile={config}", *arguments]
+        return Snakemake(self, ["env", f"SBATCH_ACCOUNT={account}", *line])
+
+    def run(self, config: str, *arguments: str, timeout: float) -> str:
+        """Runs Snakemake, which must succeed in time; what it says."""
+        with self.start(config, *arguments) as snakemake:
+            code, said = snakemake.wait(timeout)
+        assert code == 0, said
+        return said
+
+
+class Snakemake:
+    """A running Snakemake, first process of its session as on a terminal."""
+
+    def __init__(self, checkout: Checkout, line: list[str]) -> None:
+        self._checkout = checkout
+        shell = f'cd {checkout.folder} && echo $$ > session && exec "$@"'
+        session = ["setsid", "--wait", "bash", "-c", shell, "bash", *line]
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            checkout.cluster.argv(session, user=checkout.user),
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def __enter__(self) -> "Snakemake":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            self.signal("KILL")
+        self._process.wait()
+        self._output.close()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def said(self) -> str:
+        """What it has said up to now, white space evened out: the rich logger breaks lines."""
+        self._output.seek(0)
+        return " ".join(self._output.read().split())
+
+    def signal(self, name: str) -> None:
+        """Sends a signal to Snakemake and its children, as a terminal does."""
+        session = self._checkout.path("session").read_text().strip()
+        self._checkout.cluster.run(f"kill -s {name} -- -{session}", user=self._checkout.user)
+
+    def wait(self, timeout: float) -> tuple[int, str]:
+        """Exit code and what it said; fails the test when it does not end in time."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"Snakemake did not end in {timeout:g} s: {self.said()}") from None
+        return self._process.returncode, self.said()

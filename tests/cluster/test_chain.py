@@ -1,0 +1,276 @@
+"""The chain on the cluster with profiles/jureca as it is: its results, its reasons, its faults."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from nodes import Checkout, Cluster
+
+SCRATCH = "/p/scratch/training"
+SIF = f"{SCRATCH}/jureca_containers/jax.sif"
+SMALL = {
+    **{"layers": 1, "width": 32, "heads": 2, "context": 32, "global_batch": 8, "warmup_steps": 2},
+    **{"steps": 20, "validation_bytes": 1024, "log_every": 5, "checkpoint_every": 10},
+    "data": ["workflow/scripts/*.py"],
+}
+# Long enough to be caught between its first checkpoint and its end, and soon done when resumed.
+SLOW = SMALL | {"steps": 400, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
+CHAIN: dict[str, dict[str, Any]] = {
+    "train": {
+        "one_node": SMALL,
+        "two_nodes": SMALL | {"nodes": 2, "processes_per_node": 4},
+    },
+    "benchmark": {
+        "matmul": {"size": 64, "repeats": 3, "partition": "dc-gpu"},
+        "all_reduce": {"nodes": 2, "kilobytes": 64, "repeats": 3},
+    },
+}
+Json = dict[str, Any]
+
+pytestmark = pytest.mark.usefixtures("repaired")
+
+
+def queue(cluster: Cluster, user: str = "alice") -> dict[str, str]:
+    """Slurm's ids of a user's jobs that have not ended, by what they make."""
+    said = cluster.run(f"squeue --user={user} --noheader --format=%k=%i").stdout.split()
+    return {comment.split("_wildcards_")[-1]: job for comment, job in (x.split("=") for x in said)}
+
+
+def state(cluster: Cluster, training: str) -> Path:
+    """Folder of a training's state; one that does not exist before the training has begun."""
+    found = [*cluster.path(f"{SCRATCH}/alice/jaxway/train").glob(f"{training}-*")]
+    return found[0] if found else Path("/nonexistent")
+
+
+def has_checkpoint(cluster: Cluster, training: str) -> bool:
+    """Whether a training could go on from a checkpoint."""
+    segments = state(cluster, training) / "segments.jsonl"
+    lines = segments.read_text().splitlines() if segments.exists() else []
+    return any(json.loads(line)["last_step"] > 0 for line in lines)
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: Cluster) -> Checkout:
+    """The checkout in which the whole chain has run once, pull and all."""
+    cluster.run(f"rm -rf {SIF} {SIF}.json $SCRATCH/alice")
+    checkout = Checkout(cluster)
+    # The slowest part by far is the pull: 1 minute on two idle cores.
+    checkout.run(checkout.configure("chain", CHAIN), timeout=900)
+    return checkout
+
+
+def result(checkout: Checkout, name: str) -> Json:
+    return json.loads(checkout.path(f"results/{name}.json").read_text())
+
+
+# ------------------------------------------------------------------------------------- the chain
+
+
+def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) -> None:
+    kind = "application/vnd.docker.distribution.manifest.v2+json"
+    url = "https://nvcr.io/v2/nvidia/jax/manifests/24.10-maxtext-py3"
+    head = cluster.run(f"curl --fail -sIH 'Accept: {kind}' {url}").stdout
+    digest = re.search(r"(?i)docker-content-digest: (\S+)", head)
+    assert digest
+    seen = {}
+    for name in ("smoke_test", "train/one_node/summary", "train/two_nodes/summary"):
+        seen[name] = result(alice, name)["provenance"]
+    for name in CHAIN["benchmark"]:
+        seen[name] = result(alice, f"benchmark/{name}")["provenance"]
+    for name, provenance in seen.items():
+        assert provenance["container"]["digest"] == digest[1]
+        both = name in ("train/two_nodes/summary", "all_reduce")
+        assert re.fullmatch(r"jrc\[0101-0102\]" if both else "jrc010[12]", provenance["nodes"])
+        assert provenance["devices"] == (8 if both else 4)
+    assert seen["train/two_nodes/summary"]["processes"] == 8
+    assert digest[1] in alice.path("results/report.html").read_text()
+
+
+def test_account_and_partition_reach_slurm(cluster: Cluster, alice: Checkout) -> None:
+    ids = [result(alice, f"benchmark/{x}")["provenance"]["job"] for x in CHAIN["benchmark"]]
+    query = f"sacct --noheader --allocations --jobs={','.join(ids)} --format=account,partition%20"
+    lines = [line.split() for line in cluster.run(query).stdout.splitlines()]
+    assert sorted(lines) == [["training", "dc-gpu"], ["training", "dc-gpu-devel"]]
+
+
+def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:
+    assert "Nothing to be done" in alice.run("chain.yaml", "--dry-run", timeout=60)
+
+
+# ------------------------------------------------------------------------------- what is refused
+
+
+def test_slurms_refusals_are_said(cluster: Cluster, alice: Checkout) -> None:
+    refused = {
+        "closed": SMALL | {"partition": "dc-closed"},
+        "too_big": SMALL | {"nodes": 3, "global_batch": 12},
+        "too_long": SMALL | {"walltime": 24 * 60 + 1},
+    }
+    with alice.start(alice.configure("refused", {"train": refused}), "train") as snakemake:
+        code, said = snakemake.wait(60)
+    assert code == 1
+    for reason in (
+        "Required partition not available (inactive or drain)",
+        "More processors requested than permitted",
+        "Requested time limit is invalid",
+    ):
+        assert reason in said
+    assert not queue(cluster)
+
+
+def test_wrong_account_is_said(cluster: Cluster, alice: Checkout) -> None:
+    config = alice.configure("forbidden", {"train": {"not_mine": SMALL}})
+    with alice.start(config, "train", account="forbidden") as snakemake:
+        code, said = snakemake.wait(60)
+    assert code == 1
+    assert "account forbidden appears to be invalid" in said
+    assert not queue(cluster)
+
+
+# ------------------------------------------------------------------------------------ what fails
+
+
+def catch(cluster: Cluster, training: str, seize: Callable[[str], object]) -> str:
+    """Does something to a training, by its job's id, as soon as it has its first checkpoint."""
+    cluster.wait_for(
+        lambda: has_checkpoint(cluster, training), timeout=180, what=f"a checkpoint of {training}"
+    )
+    job = queue(cluster)[training]
+    seize(job)
+    return job
+
+
+def freeze(cluster: Cluster, job: str) -> None:
+    """Stops a job's processes: Slurm takes it for running, but it gets no further."""
+    cluster.run(f"scancel --signal=STOP --full {job}")
+
+
+def test_failed_trainings_say_why_and_resume(cluster: Cluster, alice: Checkout) -> None:
+    trainings = {name: dict(SLOW) for name in ("overtime", "cancelled", "node_dies")}
+    trainings["overtime"]["walltime"] = 1
+    failing = alice.configure("failing", {"train": trainings})
+    waiting = dict.fromkeys(trainings)
+
+    def kill_node(job: str) -> None:
+        cluster.control("kill-node", cluster.run(f"squeue -h -j {job} -o %N").stdout.strip())
+
+    faults: dict[str, Callable[[str], object]] = {
+        "overtime": lambda job: freeze(cluster, job),
+        "cancelled": lambda job: cluster.run(f"scancel {job}"),
+        "node_dies": kill_node,
+    }
+    with alice.start(failing, "train") as snakemake:
+        while waiting:  # two of them run at once, in whatever order Snakemake submits them
+            cluster.wait_for(
+                lambda: not snakemake.running or any(has_checkpoint(cluster, x) for x in waiting),
+                timeout=180,
+                what=f"a checkpoint of {' or '.join(waiting)}",
+            )
+            assert snakemake.running, snakemake.said()
+            name = next(x for x in waiting if has_checkpoint(cluster, x))
+            del waiting[name]
+            faults[name](queue(cluster)[name])
+        code, said = snakemake.wait(180)
+    assert code == 1
+    for reason in ("CANCELLED", "TIMEOUT", "NODE_FAIL"):
+        assert re.search(rf"SLURM.status is: '{reason}'", said), said
+
+    for node in cluster.compute:
+        if cluster.run("true", node=node, check=False).returncode:
+            cluster.control("start-node", node)
+    # Accounting is down all the while, and the controller restarts under the running jobs.
+    cluster.control("stop", "slurmdbd")
+    trainings["overtime"]["walltime"] = 10
+    config = alice.configure("failing", {"train": trainings})
+    with alice.start(config, "train") as snakemake:
+        cluster.wait_for(lambda: not snakemake.running or queue(cluster), what="a job")
+        cluster.control("stop", "slurmctld")
+        cluster.control("start", "slurmctld")
+        code, said = snakemake.wait(300)
+    assert code == 0, said
+    for name in trainings:
+        segments = result(alice, f"train/{name}/summary")["segments"]
+        assert [s["last_step"] for s in segments][-1] == SLOW["steps"]
+        assert len(segments) == 2
+        assert segments[1]["first_step"] == segments[0]["last_step"] + 1 > 1
+
+
+# -------------------------------------------------------------------------- Snakemake interrupted
+
+
+def test_ctrl_c_cancels_the_jobs(cluster: Cluster, alice: Checkout) -> None:
+    config = alice.configure("interrupted", {"train": {"interrupted": SLOW}})
+    with alice.start(config, "train") as snakemake:
+        catch(cluster, "interrupted", lambda job: freeze(cluster, job))
+        snakemake.signal("INT")
+        code, said = snakemake.wait(60)
+    assert code == 1, said
+    cluster.wait_for(lambda: not queue(cluster), timeout=30, what="an empty queue")
+    assert not alice.path("results/train/interrupted/summary.json").exists()
+    assert not [*alice.path(".snakemake").glob("locks/*")]
+
+
+@pytest.mark.parametrize("signal", ["HUP", "KILL"])
+def test_lost_snakemake_loses_and_doubles_no_training(
+    cluster: Cluster, alice: Checkout, signal: str
+) -> None:
+    """The terminal goes, or Snakemake is killed: its jobs go on, and nothing runs beside them."""
+    name = f"lost_{signal.lower()}"
+    config = alice.configure(name, {"train": {name: SLOW}})
+    with alice.start(config, "train") as snakemake:
+        job = catch(cluster, name, lambda job: freeze(cluster, job))
+        snakemake.signal(signal)
+        assert snakemake.wait(30)[0]
+
+    with alice.start(config, "train") as snakemake:
+        code, said = snakemake.wait(60)
+    assert code == 1
+    assert "Directory cannot be locked" in said
+    assert "--unlock" in said
+    alice.run(config, "--unlock", timeout=60)
+    with alice.start(config, "train") as snakemake:
+        code, said = snakemake.wait(60)
+    assert code == 1
+    assert f"Jobs of an earlier run in this folder have not ended: {job}." in said
+    assert f"`scancel {job}`" in said
+    assert queue(cluster) == {name: job}
+    # Another checkout would find the state locked, on whatever node.
+    lock = f"{SCRATCH}/alice/jaxway/train/{state(cluster, name).name}/lock"
+    for node in cluster.compute:
+        tried = cluster.run(["flock", "--nonblock", lock, "true"], node=node, check=False)
+        assert tried.returncode == 1
+
+    cluster.run(f"scancel --signal=CONT --full {job}")
+    cluster.wait_for(lambda: not queue(cluster), timeout=180, what="the job's end")
+    alice.run(config, "train", timeout=180)
+    segments = result(alice, f"train/{name}/summary")["segments"]
+    assert [s["provenance"]["job"] for s in segments] == [job]
+
+
+# ------------------------------------------------------------------------------------- two users
+
+
+def test_two_users_side_by_side(cluster: Cluster, alice: Checkout) -> None:
+    """Alice runs her smoke test again, and Bob his first; he uses the image that she pulled."""
+    bob = Checkout(cluster, "bob")
+    pulled = cluster.path(SIF).stat().st_mtime_ns
+    config = bob.configure("chain", {"train": {"one_node": SMALL}})
+    before = result(alice, "smoke_test")["provenance"]["job"]
+    again = ("smoke_test", "--forcerun", "smoke_test")
+    with bob.start(config) as his, alice.start("chain.yaml", *again) as hers:
+        cluster.wait_for(lambda: queue(cluster) and queue(cluster, "bob"), what="jobs of both")
+        assert hers.wait(180)[0] == 0, hers.said()
+        assert his.wait(300)[0] == 0, his.said()
+    assert cluster.path(SIF).stat().st_mtime_ns == pulled
+    assert result(alice, "smoke_test")["provenance"]["job"] != before
+    trained = [result(x, "train/one_node/summary")["provenance"] for x in (alice, bob)]
+    assert trained[0]["container"] == trained[1]["container"]
+    assert "/bob/" in trained[1]["arguments"]["state"]
+    # A smoke test run by itself makes no training and no benchmark stale.
+    said = alice.run("chain.yaml", "--dry-run", timeout=60)
+    assert "report" in said
+    assert "train_run" not in said
+    assert "benchmark_run" not in said

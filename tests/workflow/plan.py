@@ -1,0 +1,82 @@
+"""A folder to plan in, and a Snakemake whose Slurm and Apptainer are stubs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+STUBS = ("apptainer", "sacctmgr", "sbatch", "scontrol", "sinfo", "squeue", "srun", "python3")
+
+
+class Plan:
+    """A folder in which Snakemake runs this workflow."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scratch = folder / "scratch"
+        self.sif = self.scratch / "jureca_containers/jax.sif"
+        self.record = self.scratch / "jureca_containers/jax.sif.json"
+        self.environment = {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "USER": "alice",
+            "SCRATCH": str(self.scratch),
+            "SBATCH_ACCOUNT": "training",
+        }
+
+    def configure(self, **config) -> None:
+        """Write the configuration file."""
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+
+    def snakemake(self, *arguments: str, profile: str = "jureca", check: bool = True):
+        """Run Snakemake; returns the completed process, standard error in ``stderr``."""
+        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
+        command += ["--profile", ROOT / "profiles" / profile]
+        command += ["--configfile=config.yaml"]  # with a space it would swallow targets
+        result = subprocess.run(
+            [*map(str, command), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+        )
+        if check:
+            assert result.returncode == 0, result.stderr
+        return result
+
+    def planned(self, *arguments: str, **options) -> list[str]:
+        """Names of the jobs that a dry-run lists: the rule, or rule and job."""
+        listing = self.snakemake("--dry-run", "--verbose", *arguments, **options).stderr
+        names, lines = [], listing.splitlines()
+        for i, line in enumerate(lines):
+            if "Would run" in line:
+                rule = line.split("Would run ")[1].split()[0]
+                wildcards = [w for w in lines[i + 1 : i + 4] if "Wildcards: name=" in w]
+                names.append(rule + (f" {wildcards[0].split('name=')[1]}" if wildcards else ""))
+        return sorted(n for n in names if n != "all")
+
+    def use_stubs(self) -> None:
+        """Put stubs of Slurm, Apptainer and the container's Python first in PATH."""
+        binaries = self.folder / "bin"
+        binaries.mkdir()
+        for name in STUBS:
+            stub = (ROOT / "tests/workflow/stub.py").read_text()
+            (binaries / name).write_text(stub.replace("/usr/bin/env python3", sys.executable))
+            (binaries / name).chmod(0o755)
+        self.environment["PATH"] = f"{binaries}:{self.environment['PATH']}"
+        self.environment["STUB_FOLDER"] = str(self.folder)
+
+    def make_container(self) -> None:
+        """Leave what pull makes."""
+        self.sif.parent.mkdir(parents=True, exist_ok=True)
+        self.sif.write_text("a container")
+        self.record.write_text("{}")
+
+    def calls(self, name: str) -> list[list[str]]:
+        """Arguments of each call of a stub."""
+        calls = map(json.loads, (self.folder / "calls.jsonl").read_text().splitlines())
+        return [call[1:] for call in calls if call[0] == name]

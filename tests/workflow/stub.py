@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""A stub of every command that the plan calls: records its arguments, then does the least that
+lets the plan go on. Its name decides which command it is. For tests of the plan only.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+RESULT = {  # what the report needs of a smoke test and of a training
+    "provenance": {
+        **dict.fromkeys(("container", "commit", "site", "nodes", "job", "platform", "device_kind")),
+        **dict.fromkeys(("python", "jax", "jaxlib", "numpy", "backend", "driver")),
+        **{"time": "", "devices": 1, "processes": 1},
+        "arguments": {"global_batch": 1, "context": 1},
+    },
+    "passed": True,
+    "checks": [],
+    "versions": {},
+    "data": {"files": 1, "train_bytes": 1, "validation_bytes": 1, "sha256": ""},
+    "segments": [],
+    "sample": "",
+    "steps": 1,
+    "parameters": 1,
+    "flops_per_token": 6,
+    "seconds": 1.0,
+    "tokens_per_second": 1.0,
+    "train_bits_per_byte": 8.0,
+    "validation_bits_per_byte": 8.0,
+    "unigram_bits_per_byte": 8.0,
+    "gzip_bits_per_byte": 8.0,
+}
+
+name, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+folder = Path(os.environ["STUB_FOLDER"])
+with (folder / "calls.jsonl").open("a") as calls:
+    calls.write(json.dumps([name, *arguments]) + "\n")
+
+
+def after_sif() -> list[str]:
+    """What apptainer is to run in the container."""
+    return arguments[next(i for i, a in enumerate(arguments) if a.endswith(".sif")) + 1 :]
+
+
+def value(flag: str) -> str:
+    """Value of --flag=value."""
+    return next(a.split("=", 1)[1] for a in arguments if a.startswith(f"{flag}="))
+
+
+if name == "sbatch":  # runs the job before it returns
+    with (folder / "jobs").open("a+") as jobs:
+        jobs.seek(0)
+        job = len(jobs.readlines()) + 1
+        log = arguments[arguments.index("--output") + 1].replace("%j", str(job))
+        with open(log, "w") as output:
+            run = subprocess.run(
+                value("--wrap"),
+                shell=True,
+                env=os.environ | {"SLURM_JOB_ID": str(job)},
+                stdout=output,
+                stderr=output,
+            )
+        jobs.write(f"{job}|{'FAILED' if run.returncode else 'COMPLETED'}\n")
+    print(job)
+elif name == "squeue":
+    print((folder / "jobs").read_text(), end="")
+elif name == "scontrol":
+    print("MinJobAge = 300 sec")
+elif name == "sacctmgr":
+    print("training")
+elif name == "sinfo":
+    print("dc-gpu* dc-gpu-devel")
+elif name == "apptainer" and arguments == ["--version"]:
+    print("apptainer version 1.4.5")
+elif name == "apptainer" and arguments[0] == "exec":
+    sys.exit(subprocess.run(after_sif()).returncode)
+elif name == "apptainer" and arguments[0] == "pull":
+    Path(arguments[1]).write_bytes(bytes(2**21))  # Snakemake takes no checksum of so large a file
+elif name == "srun":
+    command = next(i for i, a in enumerate(arguments) if not a.startswith("-"))
+    sys.exit(subprocess.run(arguments[command:]).returncode)
+elif name == "python3":  # a program: leaves what it was asked for
+    with (folder / "xla_flags").open("a") as seen:
+        seen.write(os.environ.get("XLA_FLAGS", "") + "\n")
+    out = Path(value("--out"))
+    out.write_text(json.dumps(RESULT))
+    if out.name == "summary.json":
+        out.with_name("metrics.jsonl").write_text('{"step": 1, "loss": 8.0}\n')
+else:
+    sys.exit(f"stub: no such call: {name} {arguments}")

@@ -1,0 +1,259 @@
+"""The configuration: defaults, sweeps, and one sentence for each way in which it can be wrong."""
+
+import os
+
+import configuration
+import pytest
+from plan import ROOT
+
+BROKEN = {
+    # Wrong shape or type.
+    "a list at the top": ([1, 2], "must be object"),
+    "a section that is text": ({"train": "tiny"}, "train: must be object"),
+    "an entry that is a number": ({"train": {"a": 3}}, "train.a: must be object"),
+    "text for a number": ({"train": {"a": {"steps": "many"}}}, "train.a.steps: must be integer"),
+    "a fraction for a count": ({"train": {"a": {"steps": 1.5}}}, "train.a.steps: must be integer"),
+    "true for a count": ({"train": {"a": {"steps": True}}}, "train.a.steps: must be integer"),
+    "a whole number with a point": (
+        {"train": {"a": {"steps": 100.0}}},
+        "train.a.steps: must be integer",
+    ),
+    "not a number": (
+        {"train": {"a": {"learning_rate": float("nan")}}},
+        "train.a.learning_rate: must be number",
+    ),
+    "a number without a point before its exponent": (
+        {"train": {"a": {"learning_rate": "1e-3"}}},
+        "train.a.learning_rate: must be number (write 1.0e-3 for 1e-3)",
+    ),
+    "a sweep of smoke tests": (
+        {"smoke_test": {"memory_mb": [1, 2]}},
+        "smoke_test: there is one, so no key can be a list",
+    ),
+    "a list of programs": (
+        {"benchmark": {"a": {"program": ["matmul"]}}},
+        "benchmark.a.program: must be string or null",
+    ),
+    "data that looks like an option": (
+        {"train": {"a": {"data": ["--out=x"]}}},
+        "train.a.data.0: must match",
+    ),
+    "null for a count": ({"train": {"a": {"steps": None}}}, "train.a.steps: must be integer"),
+    "an account that is a number": ({"account": 7}, "account: must be string or null"),
+    "an account with a space": ({"account": "a b"}, "account: must match"),
+    "an empty image": ({"image": ""}, "image: must match"),
+    "an account with a line break": ({"account": "a\n"}, "account: must match"),
+    "an environment that is a list": ({"environment": ["A=1"]}, "environment: must be object"),
+    "a variable that is a number": ({"environment": {"A": 1}}, "environment.A: must be string"),
+    "a variable's name with a space": ({"environment": {"A B": "1"}}, "environment: "),
+    # Unknown names.
+    "a section misspelt": ({"tarin": {}}, "tarin: unknown key; did you mean 'train'?"),
+    "an option misspelt": (
+        {"train": {"a": {"learning_rat": 1}}},
+        "train.a.learning_rat: unknown key; did you mean 'learning_rate'?",
+    ),
+    "a placement misspelt": (
+        {"smoke_test": {"gpu_per_node": 1}},
+        "smoke_test.gpu_per_node: unknown key; did you mean 'gpus_per_node'?",
+    ),
+    "an option of another program": (
+        {"benchmark": {"matmul": {"steps": 1}}},
+        "benchmark.matmul.steps: unknown key",
+    ),
+    "a program misspelt": (
+        {"benchmark": {"matmull": {}}},
+        "benchmark.matmull.program: there is no workflow/scripts/benchmark_matmull.py; "
+        "did you mean 'matmul'?",
+    ),
+    "a platform that is none": ({"platform": "tpu"}, "platform: must be one of cuda, cpu"),
+    "a dtype that is none": (
+        {"benchmark": {"matmul": {"dtype": "int3"}}},
+        "benchmark.matmul.dtype: must be one of",
+    ),
+    # Out of range.
+    "negative steps": ({"train": {"a": {"steps": -1}}}, "train.a.steps: must be at least 1"),
+    "no learning": (
+        {"train": {"a": {"learning_rate": 0}}},
+        "train.a.learning_rate: must be greater than 0",
+    ),
+    "zero nodes": ({"train": {"a": {"nodes": 0}}}, "train.a.nodes: must be at least 1"),
+    "zero GPUs": ({"smoke_test": {"gpus_per_node": 0}}, "smoke_test.gpus_per_node: must be at"),
+    "more GPUs than a node has": (
+        {"train": {"a": {"gpus_per_node": 5}}},
+        "train.a.gpus_per_node: a node of jureca has 4, not 5",
+    ),
+    "processes that do not divide the GPUs": (
+        {"train": {"a": {"processes_per_node": 3}}},
+        "train.a.processes_per_node: 3 processes cannot share 4 GPUs equally",
+    ),
+    "no time": ({"smoke_test": {"walltime": 0}}, "smoke_test.walltime: must be at least 1"),
+    "a batch that does not divide": (
+        {"train": {"a": {"global_batch": 6}}},
+        "train.a.global_batch: must be a multiple of 4 GPUs, not 6",
+    ),
+    "a width that does not divide": (
+        {"train": {"a": {"width": 100, "heads": 3}}},
+        "train.a.width: must be an even multiple of heads, not 100",
+    ),
+    "a warm-up longer than the training": (
+        {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
+        "train.a.warmup_steps: must be fewer than steps, not 10",
+    ),
+    # Sweeps.
+    "one bad value of a sweep": (
+        {"benchmark": {"matmul": {"size": [64, -1]}}},
+        "benchmark.matmul.size: must be at least 1, not -1",
+    ),
+    "an empty sweep": ({"benchmark": {"matmul": {"size": []}}}, "size: must not be empty"),
+    "a sweep with the same value twice": (
+        {"benchmark": {"matmul": {"size": [64, 64]}}},
+        "benchmark.matmul: there are two jobs named matmul-size=64",
+    ),
+    # Names.
+    "a name with a space": ({"train": {"a b": {}}}, "train: a name must be text that"),
+    "a name with a slash": ({"train": {"../a": {}}}, 'not "../a"'),
+    "a name beyond ASCII": ({"train": {"größe": {}}}, "größe"),
+    "a name that is a number": ({"train": {1: {}}}, "train: "),
+    # Data.
+    "missing data": (
+        {"train": {"a": {"data": ["/nowhere/a b/ü*.txt"]}}},
+        "train.a.data: nothing matches /nowhere/a b/ü*.txt",
+    ),
+    "no data": ({"train": {"a": {"data": []}}}, "train.a.data: must not be empty"),
+    "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be array"),
+    "data in an unset variable": (
+        {"train": {"a": {"data": ["$NOT_SET/x"]}}},
+        "train.a.data: names an environment variable that is not set",
+    ),
+}
+
+
+@pytest.fixture
+def jureca(monkeypatch, tmp_path):
+    """JURECA's site, with what its users have in their environment."""
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setenv("SBATCH_ACCOUNT", "training")
+    monkeypatch.setenv("JAXWAY_SITE", "profiles/jureca")
+    monkeypatch.delenv("JAXWAY_ACCOUNT", raising=False)
+    return configuration.load_site(ROOT)
+
+
+@pytest.mark.parametrize(("config", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_broken_configuration_is_one_sentence(jureca, config, sentence):
+    with pytest.raises(configuration.ConfigurationError) as error:
+        configuration.load(config, jureca)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {a: {steps: -1}}", "train.a.steps: must be at least 1, not -1"),
+        ("tarin: {}", "tarin: unknown key; did you mean 'train'?"),
+        ("train: {a: {data: [/nowhere/a b/ü]}}", "train.a.data: nothing matches /nowhere/a b/ü"),
+        ("train: {größe: {}}", "größe"),
+        ("train: {a: {}, b: {}, a: {}}", "config.yaml, line 1: a is there twice"),
+        ("- 1", "onfig"),
+        ("train: [", "onfig"),
+    ],
+)
+def test_snakemake_says_it_in_one_sentence(plan, text, sentence):
+    (plan.folder / "config.yaml").write_text(text)
+    result = plan.snakemake("--dry-run", check=False)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_unreadable_data_is_one_sentence(jureca, tmp_path, monkeypatch):
+    (tmp_path / "secret.txt").write_text("text")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+    with pytest.raises(configuration.ConfigurationError, match="cannot be read by this user"):
+        configuration.load({"train": {"a": {"data": [f"{tmp_path}/*"]}}}, jureca)
+
+
+def test_relative_scratch_is_one_sentence(monkeypatch, jureca):
+    monkeypatch.setenv("SCRATCH", "scratch")
+    with pytest.raises(configuration.ConfigurationError, match="must be an absolute path"):
+        configuration.load_site(ROOT)
+
+
+def test_missing_site_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("JAXWAY_SITE", "profiles/nowhere")
+    with pytest.raises(configuration.ConfigurationError, match="describes no site"):
+        configuration.load_site(ROOT)
+
+
+def test_one_process_where_there_is_no_launcher(monkeypatch):
+    monkeypatch.setenv("JAXWAY_SITE", "profiles/local")
+    site = configuration.load_site(ROOT)
+    with pytest.raises(configuration.ConfigurationError, match="has no launcher"):
+        configuration.load({"train": {"a": {"nodes": 2}}}, site)
+
+
+def test_the_users_environment_wins_over_the_sites(jureca):
+    config = configuration.load({"environment": {"NCCL_SOCKET_IFNAME": "eth0"}}, jureca)
+    assert config["environment"]["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert config["environment"]["UCX_RC_TIMEOUT"] == "4s"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("{'a': {'type': 'integer', 'default': 2**14, 'description': ''}}", "must be literal"),
+        ("{'a': {'type': 'integer', 'description': ''}}", "OPTIONS.a has no default"),
+    ],
+)
+def test_a_programs_bad_options_are_one_sentence(monkeypatch, tmp_path, options, sentence):
+    (tmp_path / "benchmark_bad.py").write_text(f"OPTIONS = {options}")
+    monkeypatch.setattr(configuration, "SCRIPTS", tmp_path)
+    with pytest.raises(configuration.ConfigurationError, match=sentence):
+        configuration.options_of.__wrapped__("benchmark_bad")
+
+
+def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
+    (tmp_path / "mein Text ü.txt").write_text("text")
+    config = {"train": {"a": {"data": ["$SCRATCH/mein Text*"]}}}
+    job = configuration.load(config, jureca)["train"]["a"]
+    assert job["options"]["data"] == [f"{tmp_path}/mein Text*"]
+
+
+def test_scratch_with_a_space_is_one_sentence(monkeypatch, jureca):
+    monkeypatch.setenv("SCRATCH", "/p/my scratch")
+    with pytest.raises(configuration.ConfigurationError, match="takes no path with spaces"):
+        configuration.load_site(ROOT)
+
+
+def test_a_list_is_a_sweep(jureca):
+    sweep = {"steps": [100, 200], "gpus_per_node": [1, 4], "learning_rate": 0.1}
+    jobs = configuration.load({"train": {"a": sweep}}, jureca)["train"]
+    assert list(jobs) == [
+        "a-steps=100-gpus_per_node=1",
+        "a-steps=100-gpus_per_node=4",
+        "a-steps=200-gpus_per_node=1",
+        "a-steps=200-gpus_per_node=4",
+    ]
+    assert jobs["a-steps=200-gpus_per_node=4"]["options"]["steps"] == 200
+    assert jobs["a-steps=200-gpus_per_node=4"]["gpus_per_node"] == 4
+
+
+def test_id_is_what_defines_a_training_and_not_where_it_runs(jureca):
+    def identity(entry):
+        config = {"train": {"a": entry}}
+        return configuration.load(config, jureca)["train"]["a"]["id"]
+
+    assert identity({}) == identity({"nodes": 2, "walltime": 600})
+    assert identity({}) != identity({"steps": 170})
+
+
+def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "site.yaml").write_text("nmae: x")
+    monkeypatch.setenv("JAXWAY_SITE", str(tmp_path))
+    with pytest.raises(configuration.ConfigurationError, match="did you mean 'name'"):
+        configuration.load_site(ROOT)
+
+
+def test_readme_is_up_to_date():
+    """`make config/README.md` makes it from the schema and the programs' OPTIONS."""
+    assert (ROOT / "config/README.md").read_text() == configuration.readme()

@@ -1,0 +1,293 @@
+"""The plan: which jobs there are, and the exact command lines that reach Slurm and Apptainer."""
+
+import os
+import re
+import shlex
+import time
+
+import pytest
+from plan import ROOT, Plan
+
+IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"
+SMALL = {"steps": 100, "global_batch": 8}
+
+
+def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
+    plan.configure(train={"one": SMALL}, benchmark={"matmul": {"size": [64, 128]}})
+    assert plan.planned() == [
+        "benchmark_run matmul-size=128",
+        "benchmark_run matmul-size=64",
+        "pull",
+        "report",
+        "smoke_test",
+        "train_run one",
+    ]
+
+
+def test_local_plan_has_no_container(plan):
+    plan.configure(train={"one": SMALL})
+    assert plan.planned(profile="local") == ["report", "smoke_test", "train_run one"]
+
+
+@pytest.mark.parametrize(
+    ("target", "jobs"),
+    [
+        ("pull", ["pull"]),
+        ("smoke_test", ["pull", "smoke_test"]),
+        ("train", ["pull", "smoke_test", "train", "train_run one"]),
+        ("benchmark", ["benchmark", "benchmark_run matmul", "pull", "smoke_test"]),
+    ],
+)
+def test_targets(plan, target, jobs):
+    plan.configure(train={"one": SMALL}, benchmark={"matmul": {}})
+    assert plan.planned(target) == jobs
+
+
+def test_configfile_and_config_keep_the_site(plan):
+    """Both options of Snakemake would undo a site that the profile gave by `configfile`."""
+    assert "pull" in plan.planned("--config", "account=other")
+
+
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [
+        ("SCRATCH", "jutil env activate -p <project>"),
+        ("SBATCH_ACCOUNT", "`export SBATCH_ACCOUNT=<account>`"),
+    ],
+)
+def test_missing_variable_is_one_sentence(plan, variable, advice):
+    del plan.environment[variable]
+    result = plan.snakemake("--dry-run", check=False)
+    assert result.returncode == 1
+    (sentence,) = [line for line in result.stderr.splitlines() if not line.startswith("Using")]
+    assert advice in sentence
+
+
+def test_a_real_run_without_apptainer_is_refused(plan):
+    plan.make_container()
+    result = plan.snakemake("smoke_test", check=False)
+    assert result.returncode == 1
+    assert "there is no apptainer in PATH" in result.stderr
+    assert not (plan.folder / "logs").exists()
+
+
+ENVIRONMENT = (
+    "env CUDA_VISIBLE_DEVICES=0,1,2,3 NCCL_SOCKET_IFNAME=ib0 NCCL_IB_TIMEOUT=50"
+    " NCCL_IB_RETRY_CNT=10 UCX_RC_TIMEOUT=4s PYTHONNOUSERSITE=1"
+)
+
+
+def placed(sbatch: list[str]) -> list[str]:
+    """Arguments of sbatch that say where and for how long a job runs."""
+    return [*sbatch[sbatch.index("-A") : sbatch.index("-D")], sbatch[sbatch.index("-D") + 2]]
+
+
+@pytest.fixture(scope="module")
+def stubbed(tmp_path_factory):
+    """A chain that has run on stubs."""
+    plan = Plan(tmp_path_factory.mktemp("plan"))
+    plan.configure(
+        platform="cpu",
+        train={
+            "one_node": SMALL,
+            "two_nodes": SMALL | {"nodes": 2, "walltime": 600},
+            "process_per_gpu": SMALL | {"nodes": 2, "processes_per_node": 4},
+        },
+    )
+    plan.use_stubs()
+    plan.make_container()
+    plan.environment["XLA_FLAGS"] = "--of-the-host"
+    plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1")
+    return plan
+
+
+def common(plan, devices: int) -> list[str]:
+    """Arguments that every program gets."""
+    return [
+        f"--devices={devices}",
+        "--platform=cpu",
+        f"--container-record={plan.record}",
+        f"--image={IMAGE}",
+        "--host-suffix=i",
+    ]
+
+
+def apptainer(plan, program: str) -> list[str]:
+    """The one call of apptainer whose command contains ``program``."""
+    (call,) = [c for c in plan.calls("apptainer") if any(program in word for word in c)]
+    return call
+
+
+def test_smoke_test_asks_slurm_for_one_whole_node(stubbed):
+    (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_smoke_test" in c]
+    assert placed(sbatch) == [
+        *["-A", "training", "-p", "dc-gpu-devel", "-t", "30"],
+        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+    ]
+
+
+def in_container(plan, call: list[str]) -> str:
+    """Check how Snakemake starts the container; returns the command inside it."""
+    cache = str(plan.folder / ".cache/snakemake/snakemake/source-cache")
+    assert call[:-1] == [
+        *["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch)],
+        *["--bind", cache, str(plan.sif), "bash", "-c"],
+    ]
+    return call[-1].removeprefix("set -euo pipefail;  ")
+
+
+def test_smoke_test_runs_in_the_container(stubbed):
+    command = in_container(stubbed, apptainer(stubbed, "smoke_test.py"))
+    words = shlex.split(command.removesuffix(" > logs/smoke_test.log 2>&1"))
+    assert words[: words.index("python3")] == ENVIRONMENT.split()
+    assert words[words.index("python3") + 1 :][:6] == [
+        str(ROOT / "workflow/scripts/smoke_test.py"),
+        *common(stubbed, 4),
+    ]
+    assert words[-2:] == [
+        f"--scratch={stubbed.scratch}/alice/jaxway",
+        "--out=results/smoke_test.json",
+    ]
+
+
+def test_training_on_one_node_is_one_process_in_the_container(stubbed):
+    (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_train_run_wildcards_one_node" in c]
+    assert placed(sbatch) == [
+        *["-A", "training", "-p", "dc-gpu", "-t", "30"],
+        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+    ]
+    command = in_container(stubbed, apptainer(stubbed, "train/one_node/"))
+    words = shlex.split(command.removesuffix(" > logs/train/one_node.log 2>&1"))
+    assert words[: words.index("python3")] == ENVIRONMENT.split()
+    check_training(stubbed, words[words.index("python3") :], "one_node", devices=4)
+
+
+def check_training(plan, words: list[str], name: str, devices: int) -> None:
+    """Check the training program's own command line."""
+    assert words[:7] == [
+        "python3",
+        str(ROOT / "workflow/scripts/train.py"),
+        *common(plan, devices),
+    ]
+    assert "--steps=100" in words
+    assert "--global-batch=8" in words
+    state, out = words[-2:]
+    assert re.fullmatch(f"--state={plan.scratch}/alice/jaxway/train/{name}-[0-9a-f]{{8}}", state)
+    assert out == f"--out=results/train/{name}/summary.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "walltime", "ntasks", "cpus", "srun_tasks", "srun_cpus"),
+    [
+        ("two_nodes", "600", 2, 64, 1, 128),
+        ("process_per_gpu", "30", 4, 32, 4, 32),
+    ],
+)
+def test_several_processes_start_by_srun_around_apptainer(
+    stubbed, name, walltime, ntasks, cpus, srun_tasks, srun_cpus
+):
+    (sbatch,) = [c for c in stubbed.calls("sbatch") if f"rule_train_run_wildcards_{name}" in c]
+    assert placed(sbatch) == [
+        *["-A", "training", "-p", "dc-gpu", "-t", walltime],
+        *["--nodes=2", f"--ntasks-per-node={ntasks}", f"--cpus-per-task={cpus}", "--gres=gpu:4"],
+    ]
+    (srun,) = [c for c in stubbed.calls("srun") if any(name in word for word in c)]
+    program = srun.index("python3")
+    assert srun[:program] == [
+        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=2"],
+        *[f"--ntasks-per-node={srun_tasks}", f"--cpus-per-task={srun_cpus}"],
+        *["apptainer", "exec", "--home", str(stubbed.folder), "--nv"],
+        *["--bind", str(stubbed.scratch), str(stubbed.sif)],
+    ]
+    check_training(stubbed, srun[program:], name, devices=8)
+    assert apptainer(stubbed, f"train/{name}/") == srun[srun.index("exec") :]
+
+
+def test_the_hosts_xla_flags_do_not_reach_the_container(stubbed):
+    environments = (stubbed.folder / "xla_flags").read_text()
+    assert "of-the-host" not in environments
+
+
+FINISHED = {"platform": "cpu", "image": "docker-archive:one.tar", "train": {"a": SMALL, "b": SMALL}}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A plan whose chain has run, on this machine, with a stub of the container."""
+    plan = Plan(tmp_path_factory.mktemp("plan"))
+    plan.configure(**FINISHED)
+    plan.use_stubs()
+    plan.snakemake("--executor=local", "--cores=2")
+    return plan
+
+
+@pytest.fixture
+def finished(ran):
+    """The same plan, with nothing to do."""
+    ran.configure(**FINISHED)
+    container, record = ran.sif.read_bytes(), ran.record.read_text()
+    yield ran
+    ran.sif.write_bytes(container)
+    ran.record.write_text(record)
+
+
+def test_finished_chain_does_nothing(finished):
+    assert finished.planned() == []
+
+
+def test_forced_smoke_test_reruns_what_relies_on_it(finished):
+    jobs = ["report", "smoke_test", "train_run a", "train_run b"]
+    assert finished.planned("--forcerun=smoke_test") == jobs
+
+
+def test_smoke_test_by_itself_makes_nothing_stale(finished):
+    finished.snakemake("smoke_test", "--forcerun=smoke_test", "--executor=local", "--cores=2")
+    assert finished.planned() == []
+
+
+def test_another_learning_rate_reruns_that_training_and_the_report(finished):
+    finished.configure(**FINISHED | {"train": {"a": SMALL | {"learning_rate": 0.0123}, "b": SMALL}})
+    assert finished.planned() == ["report", "train_run a"]
+
+
+def test_another_walltime_reruns_nothing(finished):
+    finished.configure(**FINISHED | {"train": {"a": SMALL | {"walltime": 99}, "b": SMALL}})
+    assert finished.planned() == []
+
+
+def test_touched_container_reruns_nothing(finished):
+    later = time.time() + 60
+    for file in (finished.sif, finished.record):
+        os.utime(file, (later, later))
+    assert finished.planned() == []
+
+
+def test_container_that_scratch_has_wiped_reruns_nothing(finished):
+    finished.sif.unlink()
+    assert finished.planned() == []
+
+
+def test_new_digest_reruns_what_used_the_old_one(finished):
+    finished.record.write_text('{"digest": "sha256:another"}')
+    later = time.time() + 60
+    os.utime(finished.record, (later, later))
+    assert finished.planned() == ["report", "smoke_test", "train_run a", "train_run b"]
+
+
+def test_new_image_is_pulled_and_reruns_everything(finished):
+    finished.configure(**FINISHED | {"image": "docker-archive:two.tar"})
+    assert finished.planned() == ["pull", "report", "smoke_test", "train_run a", "train_run b"]
+
+
+def test_deleted_result_is_made_again(finished):
+    (finished.folder / "results/train/a/summary.json").rename(finished.folder / "summary")
+    assert finished.planned() == ["report", "train_run a"]
+    (finished.folder / "summary").rename(finished.folder / "results/train/a/summary.json")
+
+
+def test_unknown_job_is_one_sentence(plan):
+    plan.configure(train={"one": SMALL})
+    result = plan.snakemake("results/train/two/summary.json", "--dry-run", check=False)
+    assert result.returncode == 1
+    assert "No rule to produce results/train/two/summary.json" in result.stderr
+    assert "Traceback" not in result.stderr

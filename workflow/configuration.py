@@ -1,0 +1,381 @@
+"""Check the configuration and turn it into jobs; run as a program, print config/README.md.
+
+Knows nothing of Snakemake. Whatever a user can get wrong is a `ConfigurationError` whose message
+is one sentence that begins with the path of the key.
+"""
+
+import ast
+import difflib
+import functools
+import getpass
+import glob
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+WORKFLOW = Path(__file__).parent
+SCRIPTS = WORKFLOW / "scripts"
+SECTIONS = ("smoke_test", "train", "benchmark")
+
+Settings = dict[str, Any]
+
+
+class ConfigurationError(Exception):
+    """The configuration or the environment is not usable; the message is one sentence."""
+
+
+@functools.cache
+def load_schema(name: str) -> Settings:
+    """The schema workflow/schemas/<name>.schema.yaml."""
+    return yaml.safe_load((WORKFLOW / "schemas" / f"{name}.schema.yaml").read_text())
+
+
+@functools.cache
+def options_of(module: str) -> Settings:
+    """The JSON-schema properties that workflow/scripts/<module>.py declares in ``OPTIONS``.
+
+    Read without importing, since the program's imports may exist only in the container.
+    """
+    for statement in ast.parse((SCRIPTS / f"{module}.py").read_text()).body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name("OPTIONS")], value=value)
+                | ast.AnnAssign(target=ast.Name("OPTIONS"), value=ast.expr() as value)
+            ):
+                try:
+                    options = ast.literal_eval(value)
+                except ValueError as error:
+                    raise ConfigurationError(
+                        f"workflow/scripts/{module}.py: OPTIONS must be literal, with no "
+                        f"expression in it: {error}"
+                    ) from None
+                for name, schema in options.items():
+                    for key in ("type", "default", "description"):
+                        if key not in schema:
+                            raise ConfigurationError(
+                                f"workflow/scripts/{module}.py: OPTIONS.{name} has no {key}"
+                            )
+                return options
+    raise ConfigurationError(f"workflow/scripts/{module}.py: declares no OPTIONS")
+
+
+def programs() -> list[str]:
+    """Names of the benchmark programs."""
+    return sorted(p.stem.removeprefix("benchmark_") for p in SCRIPTS.glob("benchmark_*.py"))
+
+
+def program_options(section: str, program: str) -> Settings:
+    """Properties of the options of the program that runs an entry of ``section``."""
+    if section == "benchmark":
+        return options_of("measure") | options_of(f"benchmark_{program}")
+    return options_of(section)
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """A hint at the known word that was probably meant."""
+    close = difflib.get_close_matches(word, known, 1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+# Stricter than JSON Schema, for which 100.0 is an integer, and as strict as a command line.
+Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    ).redefine("number", lambda _, value: type(value) in (int, float) and math.isfinite(value)),
+)
+
+
+def check(value: Any, schema: Settings, path: str) -> None:
+    """Raise a sentence for the first way in which ``value`` breaks ``schema``."""
+    errors = Validator(schema).iter_errors(value)
+    error = min(errors, key=lambda e: [str(part) for part in e.absolute_path], default=None)
+    if error is None:
+        return
+    key = ".".join([path, *map(str, error.absolute_path)]).lstrip(".")
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        word = next(k for k in error.instance if k not in known)
+        raise ConfigurationError(
+            f"{key}.{word}".lstrip(".") + f": unknown key; {nearest(str(word), known)}"
+        )
+    found = json.dumps(error.instance, ensure_ascii=False, default=str)
+    if "propertyNames" in error.absolute_schema_path:
+        raise ConfigurationError(
+            f"{key}: a name must be text that matches {error.schema['pattern']}, not {found}"
+        )
+    wanted = {
+        "type": lambda v: (
+            f"must be {' or '.join([v] if isinstance(v, str) else v)}"
+            + (" (write 1.0e-3 for 1e-3)" if v == "number" else "")
+        ),
+        "enum": lambda v: f"must be one of {', '.join(map(str, v))}",
+        "minimum": lambda v: f"must be at least {v}",
+        "exclusiveMinimum": lambda v: f"must be greater than {v}",
+        "maximum": lambda v: f"must be at most {v}",
+        "minItems": lambda v: "must not be empty",
+        "pattern": lambda v: f"must match {v}",
+    }.get(str(error.validator), lambda v: error.message)(error.validator_value)
+    raise ConfigurationError(f"{key}: {wanted}, not {found}")
+
+
+def with_defaults(value: Settings, properties: Settings) -> Settings:
+    """``value`` with the default of every property that it does not set."""
+    return {k: s["default"] for k, s in properties.items() if "default" in s} | value
+
+
+def load_site(root: Path) -> Settings:
+    """Description of the site whose profile is in use, with its environment variables expanded.
+
+    The profile names itself in $JAXWAY_SITE: what it puts into `configfile` or `config` is lost
+    as soon as the user gives those options too.
+    """
+    path = root / os.environ.setdefault("JAXWAY_SITE", "profiles/local") / "site.yaml"
+    os.environ.setdefault("USER", getpass.getuser())
+    schema = load_schema("site")
+    try:
+        site = yaml.safe_load(path.read_text())
+        check(site, schema, "site")
+    except (ConfigurationError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"{path} describes no site: {reason}") from None
+    site = with_defaults(site, schema["properties"])
+    for name, advice in site["required_variables"].items():
+        if not os.environ.get(name):
+            raise ConfigurationError(f"${name} is not set: {advice}")
+    for key in ("sif", "scratch"):
+        below_variable = site[key].startswith("$")
+        site[key] = expand(site[key], key)
+        if not re.fullmatch(r"[\w./+@=-]+", site[key]):
+            raise ConfigurationError(
+                f"{key}: Apptainer takes no path with spaces or special characters: {site[key]}"
+            )
+        if below_variable and not site[key].startswith("/"):
+            raise ConfigurationError(f"{key}: must be an absolute path, not {site[key]}")
+    if " " in sys.executable:
+        raise ConfigurationError(
+            f"Snakemake cannot start Python from a path with spaces: {sys.executable}"
+        )
+    return site
+
+
+def prepare_environment(root: Path, container_site: Settings | None) -> None:
+    """Set what jobs inherit, and drop what must not reach the container, if there is one."""
+    if container_site:
+        for variable in container_site["unset_variables"]:
+            os.environ.pop(variable, None)
+    else:  # python3 is to be the one that runs this: it has JAX beside it
+        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        described = subprocess.run(describe, capture_output=True, text=True, check=True)
+        os.environ["JAXWAY_COMMIT"] = described.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # a compute node may have no git
+        os.environ.setdefault("JAXWAY_COMMIT", "unknown")
+
+
+def expand(text: str, path: str) -> str:
+    """``text`` with its environment variables and ~ replaced."""
+    result = os.path.expanduser(os.path.expandvars(text))
+    if "$" in result:
+        raise ConfigurationError(f"{path}: names an environment variable that is not set: {result}")
+    return result
+
+
+def load(config: Any, site: Settings) -> Settings:
+    """The whole configuration, checked and completed.
+
+    Each section becomes a dictionary of jobs by name. A job has the keys of a placement, its
+    ``program``, that program's ``options``, and ``id``: a hash of what defines a training.
+    """
+    schema = load_schema("config")
+    check(config, schema | {"properties": known_sections(schema)}, "")
+    config = with_defaults(config, schema["properties"])
+    if site["account_variables"] and not config["account"]:
+        # In a job Slurm's own variables are gone; ours tells what they said.
+        names = [*site["account_variables"], "JAXWAY_ACCOUNT"]
+        found = list(filter(None, map(os.environ.get, names)))
+        if not found:
+            raise ConfigurationError(
+                "account: no Slurm account; set it in the configuration, or "
+                f"`export {names[0]}=<account>`"
+            )
+        check(found[0], schema["properties"]["account"], "account")
+        config["account"] = os.environ["JAXWAY_ACCOUNT"] = found[0]
+    config["platform"] = config["platform"] or site["platform"]
+    config["environment"] = site["environment"] | config["environment"]
+    for section in SECTIONS:
+        entries = config[section]
+        if section == "smoke_test":
+            entries = {section: entries}
+        config[section] = {}
+        for name, entry in entries.items():
+            path = section if section == name else f"{section}.{name}"
+            for job_name, job in jobs(section, name, entry or {}, path, site):
+                if section == "smoke_test" and job_name != section:
+                    raise ConfigurationError(f"{section}: there is one, so no key can be a list")
+                if job_name in config[section]:
+                    raise ConfigurationError(f"{path}: there are two jobs named {job_name}")
+                definition = json.dumps(job["options"], sort_keys=True)
+                job["id"] = hashlib.sha256(definition.encode()).hexdigest()[:8]
+                config[section][job_name] = job
+    return config
+
+
+def refuse_repeated_keys(file: Path) -> None:
+    """Raise a sentence if a mapping of a YAML file has a key twice: YAML would drop the first."""
+
+    def visit(node: Any) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                visit(item)
+        elif isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                name = str(key.value)
+                if name in seen:
+                    line = key.start_mark.line + 1
+                    raise ConfigurationError(f"{file}, line {line}: {name} is there twice")
+                seen.add(name)
+                visit(value)
+
+    visit(yaml.compose(file.read_text(), yaml.SafeLoader))
+
+
+def known_sections(schema: Settings) -> Settings:
+    """Top-level properties, with the sections reduced to their shape: jobs() checks the rest."""
+    entries = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
+    names = schema["$defs"]["entries"]["propertyNames"]
+    shapes: Settings = {name: entries | {"propertyNames": names} for name in ("train", "benchmark")}
+    return schema["properties"] | shapes | {"smoke_test": {"type": "object"}}
+
+
+def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
+    """Yield name and settings of each job of an entry: one, or the product of its lists."""
+    definitions = load_schema("config")["$defs"]
+    placement = dict(definitions["placement"]["properties"])
+    program = section
+    if section == "benchmark":
+        placement |= definitions["program"]
+        check(entry.get("program"), definitions["program"]["program"], f"{path}.program")
+        program = entry.get("program") or name
+        if program not in programs():
+            raise ConfigurationError(
+                f"{path}.program: there is no workflow/scripts/benchmark_{program}.py; "
+                + nearest(str(program), programs())
+            )
+    options = program_options(section, program)
+    properties = placement | options
+
+    swept = {
+        key: value
+        for key, value in entry.items()
+        if isinstance(value, list) and properties.get(key, {}).get("type") != "array"
+    }
+    single = {key: value for key, value in entry.items() if key not in swept}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    check(single, schema, path)
+    for key, values in swept.items():
+        check(values, {"type": "array", "minItems": 1}, f"{path}.{key}")
+        for value in values:
+            check({key: value}, schema, path)
+
+    for combination in itertools.product(*swept.values()):
+        point = dict(zip(swept, combination, strict=True))
+        job = with_defaults(single | point, properties)
+        job["gpus_per_node"] = job["gpus_per_node"] or site["gpus_per_node"]
+        job["partition"] = job["partition"] or site["partitions"].get(section)
+        job["program"] = program
+        job["options"] = {key: job.pop(key) for key in options}
+        check_placement(job, path, site)
+        if section == "train":
+            check_training(job, path)
+        label = "-".join([name, *(f"{k}={v}" for k, v in point.items())])
+        yield re.sub(r"[^\w.=+-]", "_", label), job
+
+
+def check_placement(job: Settings, path: str, site: Settings) -> None:
+    """Raise a sentence if the site cannot place the job."""
+    gpus, processes = job["gpus_per_node"], job["processes_per_node"]
+    if gpus > site["gpus_per_node"]:
+        raise ConfigurationError(
+            f"{path}.gpus_per_node: a node of {site['name']} has {site['gpus_per_node']}, "
+            f"not {gpus}"
+        )
+    if gpus % processes:
+        raise ConfigurationError(
+            f"{path}.processes_per_node: {processes} processes cannot share {gpus} GPUs equally"
+        )
+    for key in ("nodes", "processes_per_node"):
+        if job[key] > 1 and not site["launcher"]:
+            raise ConfigurationError(
+                f"{path}.{key}: must be 1, since the site {site['name']} has no launcher "
+                "for several processes"
+            )
+
+
+def check_training(job: Settings, path: str) -> None:
+    """Raise a sentence if the training cannot start: its data, or sizes that do not divide."""
+    options, devices = job["options"], job["nodes"] * job["gpus_per_node"]
+    rules = [
+        ("global_batch", options["global_batch"] % devices == 0, f"a multiple of {devices} GPUs"),
+        ("width", options["width"] % (2 * options["heads"]) == 0, "an even multiple of heads"),
+        ("warmup_steps", options["warmup_steps"] < options["steps"], "fewer than steps"),
+    ]
+    for key, kept, wanted in rules:
+        if not kept:
+            raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {options[key]}")
+    options["data"] = [expand(pattern, f"{path}.data") for pattern in options["data"]]
+    for pattern in options["data"]:
+        if pattern == "python":
+            continue
+        files = glob.glob(pattern, recursive=True)
+        if not files:
+            raise ConfigurationError(f"{path}.data: nothing matches {pattern}")
+        for file in files:
+            if not os.access(file, os.R_OK):
+                raise ConfigurationError(f"{path}.data: {file} cannot be read by this user")
+
+
+def readme() -> str:
+    """config/README.md: every key in a table, from the schema and the programs' OPTIONS."""
+    schema = load_schema("config")
+
+    def table(properties: Settings) -> list[str]:
+        rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
+        for key, s in properties.items():
+            kind = s.get("type", "object")  # a $ref is to an object
+            kind = kind if isinstance(kind, str) else " or ".join(kind)
+            if "enum" in s:
+                kind = " or ".join(v or "null" for v in s["enum"])
+            rows.append(f"| `{key}` | {kind} | `{json.dumps(s['default'])}` | {s['description']} |")
+        return [*rows, ""]
+
+    placement = schema["$defs"]["placement"]["properties"]
+    lines = ["# Configuration", ""]
+    lines += ["Made from the schema by `make config/README.md`; do not edit.", ""]
+    lines += ["`config.yaml` is read unless `--configfile` names others. A list in place of a"]
+    lines += ["single value is a sweep: the entry becomes one job for each combination.", ""]
+    lines += table(schema["properties"])
+    lines += ["## Placement: keys of every job", "", *table(placement)]
+    lines += ["## smoke_test", "", *table(options_of("smoke_test"))]
+    lines += ["## train.&lt;name&gt;", "", *table(options_of("train"))]
+    lines += ["## benchmark.&lt;name&gt;", ""]
+    lines += table(schema["$defs"]["program"] | options_of("measure"))
+    for program in programs():
+        lines += [f"### program: {program}", "", *table(options_of(f"benchmark_{program}"))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    print(readme(), end="")

@@ -1,0 +1,224 @@
+"""Does JAX work here? Checks devices, compiler, communication, arithmetic, memory and scratch.
+
+All checks run that can, the result file is written, and the exit code is 1 if any of them failed.
+The first that failed is explained on standard error.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import benchmark_all_reduce
+import benchmark_matmul
+import harness
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+OPTIONS = {
+    "memory_mb": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 64,
+        "description": "memory to fill on each device, in MiB",
+    },
+}
+MODULES = ("optax", "orbax.checkpoint")  # what training needs besides JAX
+PACKAGES = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
+
+Outcome = tuple[str, str, bool]  # what was measured, what is expected, whether they agree
+
+
+def devices(args: argparse.Namespace) -> tuple[Mesh | None, Outcome]:
+    """Start JAX: the mesh, unless the devices are not those expected."""
+    expected = f"{args.devices} {args.platform or 'default'} devices"
+    try:
+        mesh = harness.start(args)
+    except SystemExit as stop:
+        return None, (str(stop.code).partition(": ")[2], expected, False)
+    kind = mesh.devices.flat[0].platform
+    found = {"gpu": "cuda"}.get(kind, kind)
+    return mesh, (f"{mesh.size} {found} devices", expected, args.platform in (None, found))
+
+
+def jit(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    """A compiled function of small integers: exact in float32."""
+    x = np.arange(1000, dtype=np.float32)
+    return exact(jax.jit(lambda x: x * x + 1)(x) - (x * x + 1))
+
+
+def gradient(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    """The gradient of sum(x^3) is 3 x^2; small integers: exact in float32."""
+    x = np.arange(100, dtype=np.float32)
+    return exact(jax.jit(jax.grad(lambda x: jnp.sum(x**3)))(x) - 3 * x * x)
+
+
+def collective(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    """A psum over all devices of small integers: exact in float32."""
+    x = benchmark_all_reduce.operand(mesh, 1024)
+    return exact(benchmark_all_reduce.error(benchmark_all_reduce.all_reduce(mesh)(x), mesh.size))
+
+
+def exact(error: Any) -> Outcome:
+    worst = float(np.max(np.abs(error)))
+    return f"error {worst:.3g}", "error 0", worst == 0
+
+
+def matmul_bfloat16(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    return matmul("bfloat16")
+
+
+def matmul_float32(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    return matmul("float32")
+
+
+def matmul(dtype: str) -> Outcome:
+    """A product on each local device; benchmark_matmul.error derives the tolerance."""
+    errors = []
+    for device in jax.local_devices():
+        with jax.default_device(device):
+            multiply, a, b = benchmark_matmul.product(512, dtype)
+            error, tolerance = benchmark_matmul.error(a, b, multiply(a, b))
+            errors.append(error)
+    worst = float(np.max(errors))
+    return f"relative error {worst:.2g}", f"at most {tolerance:.2g}", worst <= tolerance
+
+
+def memory(args: argparse.Namespace, mesh: Mesh) -> Outcome:
+    """Fill ``memory_mb`` of every local device at the same time, then read it."""
+    blocks = []
+    for k, device in enumerate(jax.local_devices()):
+        with jax.default_device(device):
+            block = jnp.full((args.memory_mb, 2**18), k, jnp.float32)
+            blocks.append(jax.block_until_ready(block))
+    kept = sum(bool((block == k).all()) for k, block in enumerate(blocks))
+    measured, expected = (f"{args.memory_mb} MiB on {n} devices" for n in (kept, len(blocks)))
+    return measured, expected, kept == len(blocks)
+
+
+def scratch(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
+    """Write a file of a unique name, flush it to the disk, read it back and delete it."""
+    args.scratch.mkdir(parents=True, exist_ok=True)
+    data = os.urandom(2**20)
+    with tempfile.NamedTemporaryFile(dir=args.scratch, prefix="smoke_test.") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        same = Path(file.name).read_bytes() == data
+    return f"1 MiB {'kept' if same else 'changed'}", "1 MiB kept", same
+
+
+def packages(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
+    """Import what training needs besides JAX."""
+    names = ", ".join(importlib.import_module(name).__name__ for name in MODULES)
+    return names, ", ".join(MODULES), True
+
+
+NODE = "Run it again on another node; if it fails only there, report the node to the site."
+MEANING = {
+    "devices": (
+        "Nothing would run on the hardware that was asked for. Look at nvidia-smi inside the job, "
+        "and at how the site's profile describes its nodes and starts the container (--nv)."
+    ),
+    "jit": f"Compiled code gives wrong numbers, or the driver cannot run the image's CUDA. {NODE}",
+    "gradient": f"Compiled gradients are wrong, so training would be. {NODE}",
+    "collective": (
+        "The devices do not exchange data correctly. Run it again with NCCL_DEBUG=INFO, and check "
+        "the interconnect settings of the site's profile."
+    ),
+    "matmul_bfloat16": f"A device multiplies wrongly in bfloat16. {NODE}",
+    "matmul_float32": (
+        "A device multiplies wrongly in float32, or XLA_FLAGS or NVIDIA_TF32_OVERRIDE lower its "
+        f"precision. {NODE}"
+    ),
+    "memory": "Another process holds the memory, or memory_mb is too large: look at nvidia-smi.",
+    "scratch": (
+        "Results could not be saved. The folder given with --scratch must be writable, have "
+        "quota left, and be visible inside the container (--bind)."
+    ),
+    "packages": "The image lacks what training needs: choose one that holds optax and orbax.",
+}
+ON_DEVICES = (jit, gradient, collective, matmul_bfloat16, matmul_float32, memory)
+ON_HOST = (scratch, packages)
+
+
+def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
+    """Outcome of every check that can run in this process. An exception is an outcome too."""
+    mesh, found = devices(args)
+    result = {"devices": found}
+    for check in ON_HOST if mesh is None else ON_DEVICES + ON_HOST:
+        try:
+            result[check.__name__] = check(args, mesh)  # type: ignore[arg-type]
+        except Exception as error:
+            message = f"{type(error).__name__}: {harness.first_line(error)}"
+            result[check.__name__] = (message, "no error", False)
+    return result
+
+
+def failing_processes(passed: list[bool]) -> list[list[int]]:
+    """For each check the processes where it failed, as far as they can be asked."""
+    try:
+        gathered = multihost_utils.process_allgather(np.array(passed))
+    except Exception:  # The checks of devices or collective say why.
+        gathered = np.array(passed)
+    return [np.flatnonzero(~column).tolist() for column in gathered.reshape(-1, len(passed)).T]
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python and of the packages; None for what is missing."""
+    result: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            result[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            result[name] = None
+    return result
+
+
+def main() -> None:
+    parser = harness.parser(__doc__, OPTIONS)
+    parser.add_argument("--scratch", type=Path, required=True, help="folder to write a file in")
+    args = parser.parse_args()
+
+    outcome = outcomes(args)
+    where = failing_processes([passed for _, _, passed in outcome.values()])
+    checks: list[dict[str, Any]] = []
+    for (name, (measured, expected, passed)), failing in zip(outcome.items(), where, strict=True):
+        if passed and failing:
+            measured = f"failed in processes {failing}"
+        check = {"name": name, "passed": not failing, "measured": measured, "expected": expected}
+        checks.append(check | {"meaning": MEANING[name]} if failing else check)
+    failed = [check for check in checks if not check["passed"]]
+    provenance = harness.provenance(args) if "jit" in outcome else None
+    software = versions() | {k: provenance and provenance[k] for k in ("backend", "driver")}
+
+    if harness.first_process():
+        for check in checks:
+            verdict = "ok" if check["passed"] else "FAILED"
+            print(f"{check['name']:18}{verdict:8}{check['measured']} ({check['expected']})")
+        for name, version in software.items():
+            print(f"{name:18}{version}")
+    result = {
+        "provenance": provenance,
+        "passed": not failed,
+        "checks": checks,
+        "versions": software,
+    }
+    harness.write_json(args.out, result)
+    if failed:
+        first = failed[0]
+        harness.fail(
+            f"{first['name']}: {first['measured']}, but expected {first['expected']}. "
+            f"{first['meaning']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -25,9 +25,12 @@ try:
     for file in workflow.configfiles:
         configuration.refuse_repeated_keys(Path(file))
     CONFIG = configuration.load(config, SITE)
+    if CONFIG["packages"] and not CONTAINED:
+        sys.exit("packages: they are added to a container, and here jobs run without one")
+    CONTAINER = configuration.container(CONFIG, SITE)
 except configuration.ConfigurationError as error:
     sys.exit(str(error))
-configuration.prepare_environment(ROOT, SITE if CONTAINED else None)
+configuration.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
 
 
 onstart:
@@ -35,7 +38,17 @@ onstart:
         raise WorkflowError(
             f"The site {SITE['name']} runs jobs in a container, but there is no apptainer in PATH."
         )
+    refuse_changed_container()
     refuse_second_run()
+
+
+def refuse_changed_container():
+    """Submit nothing into a container that is not the one that was made; a new one is made first."""
+    if CONTAINED and Path(CONTAINER["digest"]).exists() and Path(CONTAINER["sif"]).exists():
+        check = [sys.executable, script("verify_container"), "--sif", CONTAINER["sif"]]
+        verified = subprocess.run(check, capture_output=True, text=True)
+        if verified.returncode:
+            raise WorkflowError(verified.stderr.strip())
 
 
 def refuse_second_run():
@@ -95,10 +108,11 @@ def job_of(section, wildcards):
 
 
 def container_input():
-    """The container as input. Only its record, whose content names the digest, makes jobs rerun."""
+    """The container as input. Only its digest, a small file, makes jobs rerun."""
     if not CONTAINED:
         return {}
-    return {"sif": ancient(SITE["sif"]), "container": SITE["sif"] + ".json"}
+    files = [ancient(f) for f in (CONTAINER["sif"], CONTAINER["packages"]) if f]
+    return {"container": files, "digest": CONTAINER["digest"]}
 
 
 def container_for(section):
@@ -106,7 +120,7 @@ def container_for(section):
 
     def container(wildcards):
         job = job_of(section, wildcards)
-        return SITE["sif"] if CONTAINED and processes(job) == 1 else None
+        return CONTAINER["sif"] if CONTAINED and processes(job) == 1 else None
 
     return container
 
@@ -127,7 +141,8 @@ def launcher(section):
     def launch(wildcards):
         job = job_of(section, wildcards)
         words = ["env"]
-        words += [f"{k}={shlex.quote(v)}" for k, v in CONFIG["environment"].items()]
+        environment = configuration.job_environment(CONFIG, CONTAINER if CONTAINED else None)
+        words += [f"{k}={shlex.quote(v)}" for k, v in environment.items()]
         if processes(job) > 1:
             words += [
                 SITE["launcher"],
@@ -137,7 +152,7 @@ def launcher(section):
             ]
             if CONTAINED:
                 arguments = workflow.deployment_settings.apptainer_args
-                words += ['apptainer exec --home "$PWD"', arguments, SITE["sif"]]
+                words += ['apptainer exec --home "$PWD"', arguments, CONTAINER["sif"]]
         return " ".join([*words, "python3"])
 
     return launch
@@ -152,7 +167,7 @@ def arguments(section):
         if CONFIG["platform"]:
             words.append(f"--platform={CONFIG['platform']}")
         if CONTAINED:
-            words.append(f"--container-record={SITE['sif']}.json")
+            words.append(f"--container-record={CONTAINER['record']}")
             words.append(f"--image={CONFIG['image']}")
         if SITE["host_suffix"]:
             words.append(f"--host-suffix={SITE['host_suffix']}")

@@ -169,11 +169,39 @@ def load_site(root: Path) -> Settings:
     return site
 
 
-def prepare_environment(root: Path, container_site: Settings | None) -> None:
+def container(config: Settings, site: Settings) -> Settings:
+    """Files of the container that jobs run in.
+
+    ``sif``, its ``record``, ``digest`` (what reruns depend on), and ``packages``: the folder with
+    the configured Python packages, or None where there are none or the SIF holds them.
+    """
+    sif, packages = site["sif"], config["packages"]
+    files = {"sif": sif, "record": f"{sif}.json", "digest": f"{sif}.digest", "packages": None}
+    if not packages:
+        return files
+    # Named by its content, so that users of one folder with other packages keep out of each other.
+    name = hashlib.sha256(json.dumps(packages, sort_keys=True).encode()).hexdigest()[:8]
+    made = f"{sif.removesuffix('.sif')}-{name}"
+    if site["container_build"]:
+        sif = f"{made}.sif"
+        return {"sif": sif, "record": f"{sif}.json", "digest": f"{sif}.digest", "packages": None}
+    if "debian" in packages:
+        raise ConfigurationError(
+            f"packages.debian: at {site['name']} users cannot build containers, so only Python "
+            "packages can be added"
+        )
+    return files | {"record": f"{made}.json", "digest": f"{made}.digest", "packages": made}
+
+
+def prepare_environment(root: Path, site: Settings, container: Settings | None) -> None:
     """Set what jobs inherit, and drop what must not reach the container, if there is one."""
-    if container_site:
-        for variable in container_site["unset_variables"]:
+    if container:
+        for variable in site["unset_variables"]:
             os.environ.pop(variable, None)
+        if folder := container["packages"]:
+            binds = [b for b in os.environ.get("APPTAINER_BIND", "").split(",") if b]
+            if (bind := f"{folder}:{folder}:ro") not in binds:
+                os.environ["APPTAINER_BIND"] = ",".join([*binds, bind])
     else:  # python3 is to be the one that runs this: it has JAX beside it
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -182,6 +210,15 @@ def prepare_environment(root: Path, container_site: Settings | None) -> None:
         os.environ["JAXWAY_COMMIT"] = described.stdout.strip()
     except (OSError, subprocess.CalledProcessError):  # a compute node may have no git
         os.environ.setdefault("JAXWAY_COMMIT", "unknown")
+
+
+def job_environment(config: Settings, container: Settings | None) -> dict[str, str]:
+    """Environment variables of every computing job."""
+    environment = dict(config["environment"])
+    if container and container["packages"]:
+        paths = [container["packages"], environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = ":".join(filter(None, paths))
+    return environment
 
 
 def expand(text: str, path: str) -> str:
@@ -212,6 +249,9 @@ def load(config: Any, site: Settings) -> Settings:
             )
         check(found[0], schema["properties"]["account"], "account")
         config["account"] = os.environ["JAXWAY_ACCOUNT"] = found[0]
+    config["image"] = expand(config["image"], "image")
+    if config["temporary"]:
+        config["temporary"] = expand(config["temporary"], "temporary")
     config["platform"] = config["platform"] or site["platform"]
     config["environment"] = site["environment"] | config["environment"]
     for section in SECTIONS:

@@ -76,8 +76,8 @@ elif name == "apptainer" and arguments == ["--version"]:
     print("apptainer version 1.4.5")
 elif name == "apptainer" and arguments[0] == "exec":
     sys.exit(subprocess.run(after_sif()).returncode)
-elif name == "apptainer" and arguments[0] == "pull":
-    Path(arguments[1]).write_bytes(bytes(2**21))  # Snakemake takes no checksum of so large a file
+elif name == "apptainer" and arguments[0] == "build":
+    Path(arguments[-2]).write_bytes(bytes(2**21))  # Snakemake takes no checksum of so large a file
 elif name == "srun":
     command = next(i for i, a in enumerate(arguments) if not a.startswith("-"))
     sys.exit(subprocess.run(arguments[command:]).returncode)

@@ -1,134 +1,363 @@
-"""Pull a container image into a SIF, by digest, and record what it is.
+"""Pull a container image into a SIF, pinned by its digest, and record what it is.
 
-Runs on the host, where there is internet: a login node. Needs only Apptainer and Python.
+Runs on a host with internet: a login node. Layers and unpacked files go to a folder on the node's
+own disk where there is room; beside the SIF there is never more than its unfinished copy. A pull
+that failed leaves the layers that had arrived, and the next one goes on from there.
 """
 
 import argparse
+import contextlib
+import ctypes
+import errno
+import fcntl
 import hashlib
-import http.client
 import json
 import os
+import platform
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
-MANIFESTS = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-)
-TIMEOUT = 60  # seconds for one answer of the registry
+import verify_container
+from registry import Image, Json, RegistryError, Repository, sha256
+
+# Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
+ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
+UNPACKED = 3  # bytes that a byte of a layer takes unpacked, roughly
+INODES = 100_000  # files of a large image, roughly
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as Linux and as registries name them
+TELL = 10  # seconds between two signs of life
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def fail(sentence: str) -> NoReturn:
     """End the program with exit code 1 and one sentence on standard error."""
-    sys.exit(f"pull: {sentence}")
+    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
 
 
-def parse(image: str) -> tuple[str, str, str]:
-    """Registry host, repository and reference (tag or digest) of a ``docker://`` image.
+def say(line: str) -> None:
+    print(line, flush=True)
 
-    The host is empty where the image names none: Apptainer knows which one it takes then.
+
+def parse(image: str) -> tuple[str, str, str] | None:
+    """Registry host, repository and reference (tag or digest) of an image in a registry.
+
+    None for any other source, and for a ``docker://`` name without host: Apptainer knows those.
     """
-    name, at, digest = image.removeprefix("docker://").partition("@")
-    host, slash, repository = name.partition("/")
-    if not slash or not re.search(r"[.:]|^localhost$", host):
-        host, repository = "", name
-    repository, _, tag = repository.partition(":")
+    scheme, _, name = image.partition("://")
+    host, slash, path = name.partition("/")
+    if scheme not in ("docker", "oras") or not slash or not re.search(r"[.:]|^localhost$", host):
+        return None
+    if "@" in host:
+        fail(
+            "image: a user or password does not belong into the image's name; set "
+            "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD"
+        )
+    path, at, digest = path.partition("@")
+    repository, _, tag = path.partition(":")
     return host, repository, digest if at else tag or "latest"
 
 
-def resolve(image: str) -> str:
-    """Digest of a ``docker://`` image, asked from its registry (OCI distribution specification).
+# ------------------------------------------------------------------------------------- Apptainer
 
-    A registry that wants a token gets one that anybody may have.
-    """
-    host, repository, reference = parse(image)
-    url = f"https://{host}/v2/{repository}/manifests/{reference}"
-    request = urllib.request.Request(url, headers={"Accept": ", ".join(MANIFESTS)})
-    try:
-        try:
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-        except urllib.error.HTTPError as error:
-            challenge = error.headers.get("WWW-Authenticate", "")
-            if error.code != 401 or not challenge.startswith("Bearer "):
-                raise
-            fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-            realm = fields.pop("realm")
-            with urllib.request.urlopen(
-                f"{realm}?{urllib.parse.urlencode(fields)}", timeout=TIMEOUT
-            ) as granted:
-                token = json.load(granted)
-            bearer = token.get("token") or token["access_token"]
-            request.add_header("Authorization", f"Bearer {bearer}")
-            answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-        with answer:
-            body = answer.read()
-    except urllib.error.HTTPError as error:
-        fail(
-            f"the registry {host} answers {error.code} {error.reason} for {repository}:{reference}"
+
+def apptainer(*arguments: str | Path, work: Path) -> None:
+    """Run Apptainer, telling now and then that it is at work; end the program if it fails."""
+    environment = os.environ | {
+        "APPTAINER_TMPDIR": str(work),
+        "APPTAINER_CACHEDIR": str(work / "cache"),
+    }
+    with tempfile.TemporaryFile("w+", dir=work) as output:
+        process = subprocess.Popen(
+            ["apptainer", *arguments],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
         )
-    except (OSError, KeyError, ValueError, http.client.HTTPException) as error:
-        fail(f"the registry {host} cannot be asked for {image}: {error}")
-    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+        began = time.monotonic()
+        try:
+            while process.poll() is None:
+                try:
+                    process.wait(TELL)
+                except subprocess.TimeoutExpired:
+                    free = shutil.disk_usage(work).free
+                    say(
+                        f"... {time.monotonic() - began:.0f} s, {free / 1e9:,.1f} GB free in {work}"
+                    )
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(0)
+        said = [line.strip() for line in output if line.strip()]
+    if process.returncode:
+        reasons = [line for line in said if line.startswith("FATAL")] or said or ["no reason given"]
+        reason = re.sub(r"^\w+: +", "", reasons[-1])
+        if re.search("no space left|quota exceeded", reason, re.IGNORECASE):
+            reason += f"; {no_room(work)}"
+        for line in said[-20:]:
+            say(line)
+        fail(f"apptainer {arguments[0]} failed: {reason}")
+
+
+def end_with_parent() -> None:
+    """In the child: be killed when pull is, even by SIGKILL."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def no_room(work: Path) -> str:
+    return (
+        f"make room there (space, inodes and your quota of both), or set `temporary` in the "
+        f"configuration to a folder with more than {work} has"
+    )
+
+
+def apptainer_version() -> str:
+    """Version of Apptainer; ends the program if this user cannot run it."""
+    try:
+        done = subprocess.run(["apptainer", "--version"], capture_output=True, text=True)
+    except FileNotFoundError:
+        fail("there is no apptainer in PATH")
+    if "group container" in done.stdout + done.stderr:
+        fail(
+            "you may not use Apptainer here yet: in JuDoor, under Software, request access to "
+            "restricted software, choose Container Runtime Engine and accept its agreement; it "
+            "takes effect within hours"
+        )
+    if done.returncode:
+        fail(f"apptainer does not run: {(done.stderr or done.stdout).strip()}")
+    return done.stdout.split()[-1]
+
+
+def compression(work: Path) -> tuple[str, ...]:
+    """Arguments of `apptainer build` for zstd; none, so gzip, if this host cannot make or mount it.
+
+    Found by running a program in an image that is nothing but links to the host's own /usr.
+    """
+    trial = work / "trial"
+    shutil.rmtree(trial, ignore_errors=True)
+    (trial / "root/usr").mkdir(parents=True)
+    for name in ("bin", "lib", "lib64", "sbin"):
+        (trial / "root" / name).symlink_to(f"usr/{name}")
+    sif = trial / "trial.sif"
+    lines: list[list[str | Path]] = [
+        ["build", *ZSTD, sif, trial / "root"],
+        ["exec", "--bind", "/usr", sif, "true"],
+    ]
+    environment = os.environ | {"APPTAINER_TMPDIR": str(trial)}
+    for line in lines:
+        if subprocess.run(["apptainer", *line], env=environment, capture_output=True).returncode:
+            say("zstd images do not work on this host: taking gzip, which is slower")
+            return ()
+    return ZSTD
+
+
+# ---------------------------------------------------------------------------------------- places
+
+
+def work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
+    """Folder for layers and unpacked files, this user's alone and the same for each attempt."""
+    name = f"jaxway-{os.getuid()}-{hashlib.sha256(str(sif).encode()).hexdigest()[:8]}"
+    places = [os.environ.get("APPTAINER_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp"]
+    candidates = [temporary] if temporary else [Path(p) for p in dict.fromkeys(places) if p]
+    for place in candidates:
+        if not place.is_dir():
+            fail(f"{place} is no folder, but `temporary` or APPTAINER_TMPDIR names it")
+        status = os.statvfs(place)
+        there = sum(f.stat().st_size for f in (place / name).rglob("*") if f.is_file())
+        room = status.f_bavail * status.f_frsize + there
+        say(
+            f"{place}: {room / 1e9:,.1f} GB and {status.f_favail:,} inodes free, about "
+            f"{needed / 1e9:,.1f} GB and up to {INODES:,} inodes needed"
+        )
+        if temporary or (room > needed and status.f_favail > INODES):
+            break
+    else:
+        place = sif.parent
+        say(f"no room on this machine's own disks: working in {place}")
+    work = place / name
+    work.mkdir(mode=0o700, exist_ok=True)
+    if work.is_symlink() or work.stat().st_uid != os.getuid():
+        fail(f"{work} belongs to somebody else; set `temporary` in the configuration")
+    return work
+
+
+@contextlib.contextmanager
+def alone(sif: Path) -> Iterator[None]:
+    """Wait until no other pull, of whatever user and node, makes this SIF; keep others out."""
+    sif.parent.mkdir(parents=True, exist_ok=True)
+    file = sif.with_name(f"{sif.name}.lock")
+    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "w") as lock:
+        with contextlib.suppress(PermissionError):
+            file.chmod(0o666)  # whoever may write into the folder can wait here
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another pull to {sif} is under way: waiting for its end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def is_there(sif: Path, image: str, digest: str | None) -> bool:
+    """Whether the SIF is what ``image`` stands for now, and whole."""
+    try:
+        record = json.loads(verify_container.record_of(sif).read_text())
+    except (OSError, ValueError):
+        return False
+    same = (record.get("image"), record.get("digest")) == (image, digest)
+    return bool(digest) and same and not verify_container.problem(sif, full=False)
+
+
+# ------------------------------------------------------------------------------------------ pull
+
+
+def write_layout(folder: Path, image: Image) -> str:
+    """Complete a folder with an image's layers to an OCI layout, the source that Apptainer takes.
+
+    It lies where Apptainer keeps its own cache of layers, which is such a layout too: so it finds
+    each of them there already and copies none.
+    """
+    manifest = json.loads(image.manifest)
+    wanted = {layer["digest"] for layer in image.layers}
+    blobs = folder / "blobs/sha256"
+    for file in blobs.iterdir():
+        if f"sha256:{file.name}" not in wanted:
+            file.unlink()  # of another image
+    for document in (image.manifest, image.config):
+        (blobs / sha256(document).removeprefix("sha256:")).write_bytes(document)
+    entry = {
+        "mediaType": manifest.get("mediaType", OCI_MANIFEST),
+        "digest": sha256(image.manifest),
+        "size": len(image.manifest),
+    }
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    return f"oci:{folder}"
+
+
+def pull(image: str, sif: Path, temporary: Path | None) -> None:
+    """Make the SIF and write its record and digest beside it, unless all that is there."""
+    version, began = apptainer_version(), time.monotonic()
+    file = Path(re.sub(r"^docker-archive:([^:]+).*", r"\1", image))
+    found, digest = None, None
+    if name := parse(image):
+        artifact = image.startswith("oras://")  # a SIF in a registry
+        architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
+        repository = Repository(name[0], name[1], say)
+        found = repository.image(name[2], None if artifact else architecture)
+        digest = found.digest
+    elif file.is_file():
+        digest = f"sha256:{verify_container.sha256(file)}"
+    layers = found.layers if found else []
+    if is_there(sif, image, digest):
+        say(f"{sif} is {digest} already")
+        write(verify_container.digest_of(sif), f"{digest}\n")
+        return
+
+    size = sum(layer["size"] for layer in layers) or (file.stat().st_size if digest else 0)
+    say(f"{image} is {digest or 'what Apptainer finds'}: {size / 1e6:,.0f} MB")
+    free = shutil.disk_usage(sif.parent).free
+    say(f"{sif.parent}: {free / 1e9:,.1f} GB free, about {size / 1e9:,.1f} GB and 5 inodes needed")
+    # Layers, unpacked files and the compressed ones, which Apptainer then copies into the SIF.
+    work = work_folder(sif, temporary, size * (2 + UNPACKED))
+    part = sif.with_name(f".{sif.name}.part")
+    layout = work / "cache/cache/blob"
+    blobs = layout / "blobs/sha256"
+    blobs.mkdir(parents=True, exist_ok=True)
+    try:
+        part.unlink(missing_ok=True)  # of a pull that was killed
+        with ThreadPoolExecutor() as pool:
+            arguments = pool.submit(compression, work)
+            if found:
+                repository.fetch(layers, blobs)
+        if found and artifact:
+            shutil.copyfile(blobs / layers[0]["digest"].removeprefix("sha256:"), part)
+        elif digest and file.suffix == ".sif":
+            shutil.copyfile(file, part)
+        else:
+            say("unpacking and compressing")
+            source = write_layout(layout, found) if found else image
+            apptainer("build", *arguments.result(), part, source, work=work)
+        record: Json = {
+            "image": image,
+            "digest": digest,
+            **verify_container.measures(part),
+            "apptainer": version,
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "labels": labels(found),
+            "layers": [{"digest": x["digest"], "bytes": x["size"]} for x in layers],
+        }
+        part.replace(sif)
+        write(verify_container.record_of(sif), json.dumps(record, indent=1) + "\n")
+        write(verify_container.digest_of(sif), f"{digest or record['sha256']}\n")
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        for leftover in work.iterdir():
+            if leftover.name != "cache":
+                remove(leftover)
+        if here := [x for x in layers if (blobs / x["digest"].removeprefix("sha256:")).exists()]:
+            say(f"{len(here)} of {len(layers)} layers stay in {work}: the next pull needs them")
+        else:
+            remove(work)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(f"{sif.parent} or {work} is full: {no_room(work)}")
+        raise
+    remove(work)
+    say(f"{sif}: {record['bytes'] / 1e6:,.0f} MB in {time.monotonic() - began:.0f} s")
+
+
+def labels(image: Image | None) -> dict[str, str]:
+    """Labels of an image; none of what is not from a registry."""
+    config = json.loads(image.config).get("config") if image else None
+    return (config or {}).get("Labels") or {}
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file so that nobody ever sees half of it."""
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(text)
+    part.replace(file)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a whole folder; unpacked images hold folders that nobody may write to."""
+    subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", path], stderr=subprocess.DEVNULL)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--image", required=True, help="any source that apptainer pull takes")
     arguments.add_argument("--sif", type=Path, required=True, help="file to make")
+    arguments.add_argument("--temporary", type=Path, help="folder for layers and unpacked files")
     args = arguments.parse_args()
+    sif = args.sif.absolute()
+    with alone(sif):
+        pull(args.image, sif, args.temporary)
 
-    digest, source = None, args.image
-    if args.image.startswith("docker://") and parse(args.image)[0]:
-        digest = resolve(args.image)
-        host, repository, reference = parse(args.image)
-        if reference.startswith("sha256:") and reference != digest:
-            fail(f"the registry {host} sent {digest} where {reference} was asked for")
-        source = f"docker://{host}/{repository}@{digest}"
-    args.sif.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=args.sif.parent, prefix=".pull-") as temporary:
-        part = Path(temporary, "jax.sif")
-        environment = os.environ | {
-            "APPTAINER_TMPDIR": temporary,
-            "APPTAINER_CACHEDIR": str(Path(temporary, "cache")),
-        }
-        try:
-            version = subprocess.run(
-                ["apptainer", "--version"], capture_output=True, text=True, check=True
-            ).stdout.strip()
-            subprocess.run(["apptainer", "pull", part, source], env=environment, check=True)
-        except FileNotFoundError:
-            fail("there is no apptainer in PATH")
-        except subprocess.CalledProcessError as error:
-            fail(f"apptainer could not pull {source} (exit code {error.returncode}); see above")
-        with part.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        record = {
-            "image": args.image,
-            "digest": digest,
-            "sha256": sha256,
-            "bytes": part.stat().st_size,
-            "apptainer": version,
-        }
-        new_record = Path(temporary, "record")
-        new_record.write_text(json.dumps(record, indent=1) + "\n")
-        part.replace(args.sif)
-        new_record.replace(args.sif.with_name(args.sif.name + ".json"))
-    print(f"{args.sif}: {record['bytes'] / 1e6:.0f} MB, {digest or sha256}")
+
+def run(program: Callable[[], None]) -> None:
+    """Run a program that cleans up also when a signal ends it, and fails with one sentence."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda n, _: fail(f"ended by {signal.Signals(n).name}"))
+    try:
+        program()
+    except RegistryError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: fail("ended by SIGTERM"))  # and clean up
-    try:
-        main()
-    except OSError as problem:
-        fail(str(problem))
+    run(main)

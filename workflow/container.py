@@ -1,0 +1,83 @@
+"""Step into the container: a shell, or any command, where and as the jobs run.
+
+    python workflow/container.py --profile profiles/jureca [--here] [COMMAND ...]
+
+On a site with Slurm it is on a GPU node, with the smoke test's partition, GPUs and time limit.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import configuration
+import yaml
+import yte
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "workflow/scripts"))
+import verify_container  # noqa: E402
+
+
+def launcher(config: configuration.Settings, site: configuration.Settings) -> list[str]:
+    """How one process gets onto a node of the site, as the smoke test's would."""
+    job = config["smoke_test"]["smoke_test"]
+    words = site["launcher"].split()
+    words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={site['cores_per_node'] or 1}"]
+    words += [f"--gres=gpu:{job['gpus_per_node']}", f"--time={job['walltime']}"]
+    words += [f"--partition={job['partition']}"] if job["partition"] else []
+    words += [f"--account={config['account']}"] if config["account"] else []
+    return words + (["--pty"] if sys.stdin.isatty() else [])
+
+
+def command(args: argparse.Namespace) -> list[str]:
+    """The command line that steps in; sets the environment it needs."""
+    file = args.profile / "config.yaml"
+    try:
+        profile = yte.process_yaml(file.read_text(), require_use_yte=True)  # names the site
+        settings = yaml.safe_load(args.configfile.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise configuration.ConfigurationError(" ".join(str(error).split())) from None
+    site = configuration.load_site(ROOT)
+    config = configuration.load(settings, site)
+    container = configuration.container(config, site)
+    configuration.prepare_environment(ROOT, site, container)
+    os.environ.update(configuration.job_environment(config, container))
+
+    sif = Path(container["sif"])
+    if not sif.exists():
+        raise configuration.ConfigurationError(
+            f"{sif} is not there: `snakemake --profile {args.profile} pull` makes it"
+        )
+    if problem := verify_container.problem(sif, full=False):
+        raise configuration.ConfigurationError(problem)
+    words = launcher(config, site) if site["launcher"] and not args.here else []
+    words += ["apptainer", "exec" if args.command else "shell", "--home", os.getcwd()]
+    words += os.path.expandvars(profile.get("apptainer-args", "")).split()
+    words += [str(sif), *args.command]
+    if not shutil.which(words[0]):
+        raise configuration.ConfigurationError(f"there is no {words[0]} in PATH")
+    return words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profile", type=Path, default=ROOT / "profiles/local")
+    parser.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
+    parser.add_argument("--here", action="store_true", help="on this machine, without Slurm")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="none: a shell")
+    args = parser.parse_args()
+    if args.command[:1] == ["--"]:
+        del args.command[0]
+    try:
+        words = command(args)
+    except configuration.ConfigurationError as error:
+        sys.exit(f"container: {error}")
+    os.execvp(words[0], words)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Add packages on top of a pulled container: in a SIF of its own, or in a folder that is bound.
+
+Runs on a host with internet, as pull does.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import subprocess
+import time
+from pathlib import Path
+
+import pull
+import verify_container
+
+PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
+
+
+def definition(base: Path, python: list[str], debian: list[str]) -> str:
+    """What `apptainer build` is to do."""
+    lines = ["Bootstrap: localimage", f"From: {base}", "%post"]
+    if debian:
+        install = ["apt-get", "install", "--yes", "--no-install-recommends", *debian]
+        lines += ["export DEBIAN_FRONTEND=noninteractive", "apt-get update", shlex.join(install)]
+        lines += ["rm -rf /var/lib/apt/lists/*"]
+    if python:  # an image is an environment of its own, also where Debian says that Python is its
+        lines += ["export PIP_BREAK_SYSTEM_PACKAGES=1", shlex.join([*PIP, "install", *python])]
+    return "\n".join(lines) + "\n"
+
+
+def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> set[str]:
+    """Python and Debian packages in a container, each with its version."""
+    list_all = shlex.join([*PIP, "freeze"])
+    list_all += "; dpkg-query --show --showformat '${Package}=${Version}\\n' 2> /dev/null || true"
+    variables = [f"--env=PYTHONPATH={folder}"] if folder else []
+    line = ["apptainer", "exec", *arguments, *variables, str(sif), "sh", "-c", list_all]
+    return set(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines())
+
+
+def add(args: argparse.Namespace, arguments: list[str]) -> None:
+    """Make ``args.out`` with its record and digest; an old one stays until this one is complete."""
+    base = json.loads(verify_container.record_of(args.base).read_text())
+    arguments = [*arguments, "--bind", str(args.out.parent)]
+    part = args.out.with_name(f".{args.out.name}.part")
+    pull.remove(part)
+    work = pull.work_folder(args.out, args.temporary, base["bytes"] * (2 + 2 * pull.UNPACKED))
+    try:
+        if args.out.suffix == ".sif":
+            recipe = work / "container.def"
+            recipe.write_text(definition(args.base, args.python, args.debian))
+            zstd = pull.compression(work)
+            pull.apptainer("build", *arguments, *zstd, part, recipe, work=work)
+            there = inventory(part, arguments)
+        else:
+            install = [*PIP, "install", "--target", str(part), *args.python]
+            pull.apptainer("exec", *arguments, args.base, *install, work=work)
+            there = inventory(args.base, arguments, part)
+        record = base | {
+            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "packages": {"python": args.python, "debian": args.debian},
+            "installed": sorted(there - inventory(args.base, arguments)),
+            "base": base,
+        }
+        identity = json.dumps([base["digest"] or base["sha256"], record["installed"]])
+        record["digest"] = f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}"
+        if args.out.suffix == ".sif":
+            record |= verify_container.measures(part)
+        pull.remove(args.out)
+        part.replace(args.out)
+    except BaseException:
+        pull.remove(part)
+        raise
+    finally:
+        pull.remove(work)
+    pull.write(verify_container.record_of(args.out), json.dumps(record, indent=1) + "\n")
+    pull.write(verify_container.digest_of(args.out), f"{record['digest']}\n")
+    pull.say(
+        f"{args.out}: {', '.join(record['installed']) or 'nothing that was not there already'}"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--base", type=Path, required=True, help="SIF that pull made")
+    parser.add_argument("--out", type=Path, required=True, help="SIF to make (.sif), or folder")
+    parser.add_argument("--python", nargs="+", default=[], help="packages as pip takes them")
+    parser.add_argument("--debian", nargs="+", default=[], help="packages as apt-get takes them")
+    parser.add_argument("--temporary", type=Path, help="folder for unpacked files")
+    args, arguments = parser.parse_known_args()  # the rest is for Apptainer, binds above all
+    args.base, args.out = args.base.absolute(), args.out.absolute()
+    with pull.alone(args.out):
+        add(args, arguments)
+
+
+if __name__ == "__main__":
+    pull.run(main)

@@ -1,0 +1,313 @@
+"""Read container images from a registry, over the API of the OCI distribution specification.
+
+Runs on the host that pulls. Needs the package requests, which Snakemake brings.
+"""
+
+import base64
+import email.utils
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import ssl
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+import requests
+import urllib3
+
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
+PAUSES = (1, 2, 4, 8)  # seconds before each further attempt, unless the registry names its own
+LONGEST_PAUSE = 600  # seconds; a registry that wants more is not waited for
+CONNECTIONS = 4  # layers that are fetched at once
+TELL = 10  # seconds between two lines about progress
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+
+class RegistryError(Exception):
+    """The registry, or the way to it, refuses; the message is one sentence."""
+
+
+class TemporaryError(Exception):
+    """What another attempt may mend, and the seconds to wait before it, if the registry said so."""
+
+    def __init__(self, problem: str, pause: float | None = None) -> None:
+        super().__init__(problem)
+        self.pause = pause
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image for one architecture: the digest that its name stands for, and its documents."""
+
+    digest: str
+    manifest: bytes
+    config: bytes
+
+    @property
+    def layers(self) -> list[Json]:
+        """Of each layer its ``digest``, ``size`` in bytes and ``mediaType``."""
+        return json.loads(self.manifest)["layers"]
+
+
+def sha256(content: bytes) -> str:
+    """Digest of a document as registries write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+class Repository:
+    """A repository of a registry, such as nvidia/jax; ``say`` gets each line about progress."""
+
+    def __init__(self, host: str, name: str, say: Callable[[str], None]) -> None:
+        self.host, self.name, self.say = host, name, say
+        self.session = requests.Session()
+        self.session.verify = ssl.get_default_verify_paths().cafile or True
+        self.session.auth = self.authorize  # of our own, so that requests reads no ~/.netrc
+        self.authorization = ""
+
+    def authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the credentials that the registry has asked for, if it has."""
+        if self.authorization:
+            request.headers["Authorization"] = self.authorization
+        return request
+
+    def image(self, reference: str, architecture: str | None) -> Image:
+        """The image that a tag or digest stands for; None, of any architecture."""
+        body = self.document(f"manifests/{reference}")
+        digest = sha256(body)
+        if reference.startswith("sha256:") and reference != digest:
+            raise RegistryError(f"{self.host} sent {digest} where {reference} was asked for")
+        manifest = body
+        if "manifests" in (index := json.loads(body)):
+            platforms = {
+                m.get("platform", {}).get("architecture"): m["digest"]
+                for m in reversed(index["manifests"])  # the first of an architecture counts
+                if m.get("platform", {}).get("os") == "linux"
+            }
+            self.refuse_other(architecture, list(platforms), reference)
+            manifest = self.document(f"manifests/{platforms[architecture]}")
+        description = json.loads(manifest)["config"]
+        config = self.document(f"blobs/{description['digest']}")
+        if architecture and "manifests" not in index:
+            self.refuse_other(architecture, [json.loads(config).get("architecture")], reference)
+        return Image(digest, manifest, config)
+
+    def refuse_other(self, wanted: str | None, there: list[str | None], reference: str) -> None:
+        if wanted not in there:
+            names = ", ".join(map(str, there))
+            raise RegistryError(
+                f"{self.host}/{self.name}:{reference} is for {names}, but this machine is "
+                f"{wanted}: name an image for {wanted}"
+            )
+
+    def document(self, path: str) -> bytes:
+        """A manifest or configuration; one that is asked for by digest is checked."""
+
+        def attempt() -> bytes:
+            with self.get(path, {"Accept": ", ".join(MANIFESTS)}) as answer:
+                try:
+                    content = answer.content
+                except requests.RequestException as error:
+                    raise TemporaryError(f"the connection broke: {error}") from None
+            wanted = path.rpartition("/")[2]
+            if path.startswith("blobs/") and sha256(content) != wanted:
+                raise TemporaryError(f"{wanted} arrived damaged")
+            return content
+
+        return self.persistently(attempt)
+
+    def fetch(self, layers: list[Json], folder: Path) -> None:
+        """Have every layer in ``folder``, in a file that its hexadecimal digest names.
+
+        Finished ones that are there stay; unfinished ones are removed when this fails.
+        """
+        sizes = {layer["digest"].removeprefix("sha256:"): layer["size"] for layer in layers}
+        missing = [name for name in sizes if not (folder / name).exists()]
+        left, began = sum(sizes[name] for name in missing), time.monotonic()
+
+        def arrived() -> str:
+            files = [folder / name for name in missing]
+            here = sum(x.stat().st_size for f in files for x in (f, part(f)) if x.exists())
+            speed = here / (time.monotonic() - began)
+            return f"{here / 1e6:,.0f} of {left / 1e6:,.0f} MB, {speed / 1e6:,.0f} MB/s"
+
+        finished = 0
+        try:
+            # Its threads end with the program, also while they wait for the registry.
+            with ThreadPool(CONNECTIONS) as pool:
+                results = pool.imap_unordered(
+                    lambda name: self.fetch_layer(folder / name, sizes[name]), missing
+                )
+                while finished < len(missing):
+                    try:
+                        results.next(TELL)
+                        finished += 1
+                    except multiprocessing.TimeoutError:
+                        pass
+                    self.say(f"layer {finished} of {len(missing)} is here: {arrived()}")
+        finally:
+            for name in missing:
+                part(folder / name).unlink(missing_ok=True)
+
+    def fetch_layer(self, file: Path, size: int) -> None:
+        """Fetch a layer; a further attempt goes on where the last one stopped."""
+
+        def attempt() -> None:
+            start = part(file).stat().st_size if part(file).exists() else 0
+            if start < size:
+                headers = {"Range": f"bytes={start}-"} if start else {}
+                with self.get(f"blobs/sha256:{file.name}", headers) as answer:
+                    mode = "ab" if answer.status_code == requests.codes.partial else "wb"
+                    with part(file).open(mode) as out:
+                        try:
+                            for piece in answer.raw.stream(1 << 20, decode_content=False):
+                                out.write(piece)
+                        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+                            raise TemporaryError(f"the connection broke: {error}") from None
+            with part(file).open("rb") as written:
+                if hashlib.file_digest(written, "sha256").hexdigest() != file.name:
+                    part(file).unlink()
+                    raise TemporaryError(f"layer {file.name[:12]} arrived damaged")
+            part(file).rename(file)
+
+        self.persistently(attempt)
+
+    def persistently(self, attempt: Callable[[], T]) -> T:
+        """What ``attempt`` returns, tried again with growing pauses while that may help."""
+        for pause in (*PAUSES, None):
+            try:
+                return attempt()
+            except TemporaryError as problem:
+                wait = problem.pause or pause
+                if pause is None or wait is None:
+                    raise RegistryError(
+                        f"{self.host}: {problem}, {len(PAUSES) + 1} times; try again later"
+                    ) from None
+                if wait > LONGEST_PAUSE:
+                    raise RegistryError(
+                        f"{self.host}: {problem} and asks to wait; try again in {wait:,.0f} s"
+                    ) from None
+                self.say(f"{self.host}: {problem}; trying again in {wait:g} s")
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def get(self, path: str, headers: dict[str, str]) -> requests.Response:
+        """The registry's answer to one request, its body yet to be read."""
+        url = f"https://{self.host}/v2/{self.name}/{path}"
+        try:
+            answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+            if answer.status_code == requests.codes.unauthorized:
+                self.log_in(answer.headers.get("WWW-Authenticate", ""))
+                answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+        except requests.exceptions.SSLError as error:
+            raise RegistryError(
+                f"{self.host} has no certificate that this machine trusts; if it should, name its "
+                f"authority's file in SSL_CERT_FILE ({reason(error)})"
+            ) from None
+        except requests.exceptions.ProxyError as error:
+            raise RegistryError(
+                f"the proxy that https_proxy names cannot be used: {reason(error)}"
+            ) from None
+        except requests.exceptions.ConnectionError as error:
+            if isinstance(cause(error), urllib3.exceptions.NameResolutionError):
+                raise RegistryError(
+                    f"{self.host} is not known here: the name is wrong, or this machine has no "
+                    "internet (compute nodes have none: pull on a login node)"
+                ) from None
+            raise TemporaryError(f"no connection: {reason(error)}") from None
+        except requests.RequestException as error:
+            raise TemporaryError(reason(error)) from None
+        self.refuse_failure(answer, path.partition("/")[2])
+        return answer
+
+    def refuse_failure(self, answer: requests.Response, what: str) -> None:
+        code = answer.status_code
+        if answer.ok:
+            return
+        if code in (401, 403):
+            raise RegistryError(
+                f"{self.host} lets {'these credentials' if credentials(self.host) else 'nobody'} "
+                f"read {self.name} without a right to it (it answers {code}): check the image's "
+                "name, and set APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD, or use "
+                "`apptainer registry login`"
+            )
+        if code == 404:
+            raise RegistryError(f"{self.host} has no {what} of {self.name}: check the image's name")
+        answers = f"it answers {code} {answer.reason}"
+        if code == 429 or code >= 500:
+            raise TemporaryError(answers, retry_after(answer))
+        raise RegistryError(f"{self.host} does not send {what} of {self.name}: {answers}")
+
+    def log_in(self, challenge: str) -> None:
+        """Get the authorization that a 401 asks for; none where that takes credentials we lack."""
+        known = credentials(self.host)
+        scheme, _, fields = challenge.partition(" ")
+        if scheme.lower() == "basic" and known:
+            self.authorization = f"Basic {base64.b64encode(':'.join(known).encode()).decode()}"
+        if scheme.lower() == "bearer":
+            asked = requests.utils.parse_dict_header(fields)
+            realm = asked.pop("realm", None) or ""
+            if not realm.startswith("https://"):
+                raise RegistryError(f"{self.host} wants a login over a connection that is not safe")
+            granted = self.session.get(
+                realm, params=asked, auth=known or (lambda r: r), timeout=TIMEOUT
+            )
+            self.refuse_failure(granted, "token")
+            token = granted.json()
+            self.authorization = f"Bearer {token.get('token') or token.get('access_token')}"
+
+
+def part(file: Path) -> Path:
+    """Where a layer is while it arrives."""
+    return file.with_name(f"{file.name}.part")
+
+
+def cause(error: BaseException) -> BaseException:
+    """What is below the wrappers of requests and urllib3."""
+    inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
+    return cause(inner) if isinstance(inner, BaseException) else error
+
+
+def reason(error: BaseException) -> str:
+    """The cause in one line, without the names of objects."""
+    return re.sub(r"<.*?>(\(.*?\))?:? *|^.*?: (?=\[)", "", " ".join(str(cause(error)).split()))
+
+
+def retry_after(answer: requests.Response) -> float | None:
+    """Seconds that the registry asks to wait, given as such or as a date; None, it does not."""
+    value = answer.headers.get("Retry-After", "")
+    if value.isdecimal():
+        return float(value)
+    date = email.utils.parsedate_tz(value)
+    return max(1.0, email.utils.mktime_tz(date) - time.time()) if date else None
+
+
+def credentials(host: str) -> tuple[str, str] | None:
+    """User and password for a registry: from Apptainer's variables, else from a login's file."""
+    names = ("APPTAINER_DOCKER_USERNAME", "APPTAINER_DOCKER_PASSWORD")
+    if all(name in os.environ for name in names):
+        return os.environ[names[0]], os.environ[names[1]]
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    for file in (Path.home() / ".apptainer/docker-config.json", docker / "config.json"):
+        try:
+            entry = json.loads(file.read_text())["auths"][host]
+            user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
+            return user, password
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # nothing for this host, or kept elsewhere
+    return None

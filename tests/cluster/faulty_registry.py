@@ -17,6 +17,7 @@ of faults, read again when it is another file. A fault has a regular expression 
 - status, headers: answer with this status
 - cut: reset the connection after so many bytes of the body
 - corrupt: change a byte of the body
+- whole: ignore that only a range is wanted
 - hold: send half of the body and log it; the rest once the faults have changed
 - serve: answer with the manifest of this tag instead
 - redirect: send the client to this host name, same port
@@ -264,7 +265,7 @@ class RegistryHandler(BaseHTTPRequestHandler):
             headers["Content-Type"] = media or "application/octet-stream"
             status = 200
             asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-            if asked:
+            if asked and not fault.get("whole"):
                 first, last = int(asked[1]), int(asked[2] or len(data) - 1)
                 status, headers["Content-Range"] = 206, f"bytes {first}-{last}/{len(data)}"
                 data = data[first : last + 1]

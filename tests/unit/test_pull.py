@@ -1,65 +1,131 @@
-"""Pull: names of images, and what it leaves when Apptainer succeeds or fails."""
+"""Pull without a registry: names, places, credentials, and what tells a changed container."""
 
 import json
-import sys
+import os
 
 import pull
 import pytest
+import registry
+import requests
+import verify_container
 
 
 @pytest.mark.parametrize(
-    ("image", "host", "repository", "reference"),
+    ("image", "parts"),
     [
-        ("docker://nvcr.io/nvidia/jax:24.10-py3", "nvcr.io", "nvidia/jax", "24.10-py3"),
-        ("docker://localhost:5000/a/b", "localhost:5000", "a/b", "latest"),
-        ("docker://h.org/a@sha256:12", "h.org", "a", "sha256:12"),
-        ("docker://h.org/a:tag@sha256:12", "h.org", "a", "sha256:12"),
-        ("docker://python:3.11", "", "python", "3.11"),
-        ("docker://nvidia/cuda", "", "nvidia/cuda", "latest"),
+        ("docker://nvcr.io/nvidia/jax:24.10-py3", ("nvcr.io", "nvidia/jax", "24.10-py3")),
+        ("docker://localhost:5000/a/b", ("localhost:5000", "a/b", "latest")),
+        ("docker://h.org/a@sha256:12", ("h.org", "a", "sha256:12")),
+        ("docker://h.org/a:tag@sha256:12", ("h.org", "a", "sha256:12")),
+        ("oras://h.org/a:tag", ("h.org", "a", "tag")),
+        ("docker://python:3.11", None),
+        ("docker://nvidia/cuda", None),
+        ("docker-archive:/tmp/jax.tar", None),
+        ("/tmp/jax.sif", None),
     ],
 )
-def test_parse(image, host, repository, reference):
-    assert pull.parse(image) == (host, repository, reference)
+def test_parse(image, parts):
+    assert pull.parse(image) == parts
+
+
+def test_password_in_the_images_name_is_refused_and_not_repeated():
+    with pytest.raises(SystemExit, match="APPTAINER_DOCKER_PASSWORD") as refused:
+        pull.parse("docker://alice:secret@h.org/a:tag")
+    assert "secret" not in str(refused.value)
+
+
+GB = 10**9
+
+
+def test_works_where_there_is_room(tmp_path, monkeypatch):
+    sif, small, large = tmp_path / "jax.sif", tmp_path / "small", tmp_path / "large"
+    small.mkdir()
+    large.mkdir()
+    monkeypatch.setenv("APPTAINER_TMPDIR", str(small))
+    monkeypatch.setenv("TMPDIR", str(large))
+    real = pull.os.statvfs(tmp_path)
+
+    def statvfs(place):
+        free = {small: GB, large: 9 * GB}.get(place, 0)
+        blocks = free // real.f_frsize
+        return type(real)((*real[:4], blocks, real.f_files, 10**9, 10**9, *real[8:]))
+
+    monkeypatch.setattr(pull.os, "statvfs", statvfs)
+    assert pull.work_folder(sif, None, GB // 2).parent == small
+    assert pull.work_folder(sif, None, 2 * GB).parent == large
+    assert pull.work_folder(sif, small, 2 * GB).parent == small  # asked for
+    nowhere = pull.work_folder(sif, None, 20 * GB)
+    assert nowhere.parent == tmp_path
+    assert nowhere.stat().st_mode & 0o777 == 0o700
+    assert pull.work_folder(tmp_path / "other.sif", None, 20 * GB) != nowhere
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [({"Retry-After": "7"}, 7), ({"Retry-After": "soon"}, None), ({}, None)],
+)
+def test_retry_after(header, seconds):
+    answer = requests.Response()
+    answer.headers.update(header)
+    assert registry.retry_after(answer) == seconds
+
+
+def test_retry_after_as_a_date(monkeypatch):
+    monkeypatch.setattr(registry.time, "time", lambda: 784111770.0)
+    answer = requests.Response()
+    answer.headers["Retry-After"] = "Sun, 06 Nov 1994 08:49:37 GMT"  # RFC 9110, section 5.6.7
+    assert registry.retry_after(answer) == 7
+
+
+def test_credentials_come_from_the_variables_then_from_a_login(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    assert registry.credentials("h.org") is None
+    login = tmp_path / ".docker/config.json"
+    login.parent.mkdir()
+    login.write_text(json.dumps({"auths": {"h.org": {"auth": "YWxpY2U6YTpi"}}}))  # alice:a:b
+    assert registry.credentials("h.org") == ("alice", "a:b")
+    assert registry.credentials("other.org") is None
+    monkeypatch.setenv("APPTAINER_DOCKER_USERNAME", "bob")
+    monkeypatch.setenv("APPTAINER_DOCKER_PASSWORD", "c")
+    assert registry.credentials("h.org") == ("bob", "c")
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Runs pull with a stub of apptainer, on a registry that knows one digest."""
-
-    def run(image: str, apptainer: str) -> None:
-        stub = tmp_path / "bin/apptainer"
-        stub.parent.mkdir(exist_ok=True)
-        stub.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo 1.4.5 && exit\n{apptainer}\n')
-        stub.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{stub.parent}:/usr/bin:/bin")
-        monkeypatch.setattr(pull, "resolve", lambda image: "sha256:there")
-        sif = tmp_path / "containers/jax.sif"
-        monkeypatch.setattr(sys, "argv", ["pull", "--image", image, "--sif", str(sif)])
-        pull.main()
-
-    return run
+def sif(tmp_path):
+    """A file with the record that pull would leave."""
+    file = tmp_path / "jax.sif"
+    file.write_bytes(bytes(1000))
+    record = {"image": "docker://h.org/a", "date": "today", **verify_container.measures(file)}
+    verify_container.record_of(file).write_text(json.dumps(record))
+    return file
 
 
-def test_pulls_by_digest_and_records_it(run, tmp_path):
-    run("docker://h.org/a:tag", 'echo "$3" > "$2"')
-    folder = tmp_path / "containers"
-    assert (folder / "jax.sif").read_text() == "docker://h.org/a@sha256:there\n"
-    record = json.loads((folder / "jax.sif.json").read_text())
-    assert record["image"] == "docker://h.org/a:tag"
-    assert record["digest"] == "sha256:there"
-    assert record["bytes"] == len("docker://h.org/a@sha256:there\n")
-    assert sorted(p.name for p in folder.iterdir()) == ["jax.sif", "jax.sif.json"]
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[500] ^= 1
+    file.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("image", "apptainer", "sentence"),
-    [
-        ("docker://h.org/a:tag", 'echo half > "$2"; exit 3', r"could not pull .* \(exit code 3\)"),
-        ("docker://h.org/a@sha256:wanted", "exit", "sent sha256:there where sha256:wanted"),
-    ],
-)
-def test_failed_pull_leaves_nothing(run, tmp_path, image, apptainer, sentence):
-    with pytest.raises(SystemExit, match=sentence):
-        run(image, apptainer)
-    assert not list(tmp_path.glob("containers/*"))
-    assert not list(tmp_path.glob("containers/.*"))
+def test_whole_container_has_no_problem(sif):
+    assert verify_container.problem(sif, full=False) == ""
+    assert verify_container.problem(sif, full=True) == ""
+    sif.touch()
+    assert verify_container.problem(sif, full=False) == ""
+
+
+def test_one_flipped_bit_is_found(sif):
+    made = sif.stat()
+    flip_a_bit(sif)
+    assert "has changed" in verify_container.problem(sif, full=False)
+    os.utime(sif, ns=(made.st_atime_ns, made.st_mtime_ns))
+    assert verify_container.problem(sif, full=False) == ""  # cheap: the time is the recorded one
+    assert "has changed" in verify_container.problem(sif, full=True)
+
+
+def test_other_size_and_missing_record_are_found(sif):
+    with sif.open("ab") as file:
+        file.write(b"more")
+    assert "has 1004 bytes, but was made with 1000" in verify_container.problem(sif, full=False)
+    verify_container.record_of(sif).unlink()
+    assert f"`rm {sif}`" in verify_container.problem(sif, full=False)

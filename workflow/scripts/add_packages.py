@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import shlex
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -53,8 +54,15 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
             pull.apptainer("build", *arguments, *zstd, part, recipe, work=work)
             there = inventory(part, arguments)
         else:
-            install = [*PIP, "install", "--target", str(part), *args.python]
-            pull.apptainer("exec", *arguments, args.base, *install, work=work)
+            # As a user's own packages: pip takes what the image has for installed, and leaves it.
+            user = work / "user"
+            variables = (f"--env=PYTHONUSERBASE={user}", "--env=PIP_BREAK_SYSTEM_PACKAGES=1")
+            install = [*PIP, "install", "--user", *args.python]
+            binds = [*arguments, "--bind", str(work), *variables]
+            pull.apptainer("exec", *binds, args.base, *install, work=work)
+            for site_packages in user.glob("lib/python*/site-packages"):
+                shutil.copytree(site_packages, part, symlinks=True)
+            part.mkdir(exist_ok=True)  # all of it was there already
             there = inventory(args.base, arguments, part)
         record = base | {
             "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

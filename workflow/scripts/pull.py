@@ -255,7 +255,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
         artifact = image.startswith("oras://")  # a SIF in a registry
         architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
         repository = Repository(name[0], name[1], say)
-        found = repository.image(name[2], None if artifact else architecture)
+        found = repository.image(name[2], architecture)
         digest = found.digest
     elif file.is_file():
         digest = f"sha256:{verify_container.sha256(file)}"
@@ -319,7 +319,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
 
 def labels(image: Image | None) -> dict[str, str]:
     """Labels of an image; none of what is not from a registry."""
-    config = json.loads(image.config).get("config") if image else None
+    config = json.loads(image.config or "{}").get("config") if image else None
     return (config or {}).get("Labels") or {}
 
 

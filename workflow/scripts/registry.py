@@ -84,8 +84,8 @@ class Repository:
             request.headers["Authorization"] = self.authorization
         return request
 
-    def image(self, reference: str, architecture: str | None) -> Image:
-        """The image that a tag or digest stands for; None, of any architecture."""
+    def image(self, reference: str, architecture: str) -> Image:
+        """The image that a tag or digest stands for, for an architecture as Go names it."""
         body = self.document(f"manifests/{reference}")
         digest = sha256(body)
         if reference.startswith("sha256:") and reference != digest:
@@ -93,7 +93,7 @@ class Repository:
         manifest = body
         if "manifests" in (index := json.loads(body)):
             platforms = {
-                m.get("platform", {}).get("architecture"): m["digest"]
+                m["platform"]["architecture"]: m["digest"]
                 for m in reversed(index["manifests"])  # the first of an architecture counts
                 if m.get("platform", {}).get("os") == "linux"
             }
@@ -101,13 +101,13 @@ class Repository:
             manifest = self.document(f"manifests/{platforms[architecture]}")
         description = json.loads(manifest)["config"]
         config = self.document(f"blobs/{description['digest']}")
-        if architecture and "manifests" not in index:
-            self.refuse_other(architecture, [json.loads(config).get("architecture")], reference)
+        if found := json.loads(config or "{}").get("architecture"):  # an artifact has none
+            self.refuse_other(architecture, [found], reference)
         return Image(digest, manifest, config)
 
-    def refuse_other(self, wanted: str | None, there: list[str | None], reference: str) -> None:
+    def refuse_other(self, wanted: str, there: list[str], reference: str) -> None:
         if wanted not in there:
-            names = ", ".join(map(str, there))
+            names = " and ".join(there) or "no Linux"
             raise RegistryError(
                 f"{self.host}/{self.name}:{reference} is for {names}, but this machine is "
                 f"{wanted}: name an image for {wanted}"

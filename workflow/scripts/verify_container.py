@@ -38,7 +38,7 @@ def problem(sif: Path, full: bool) -> str:
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
     """
-    again = f"remove it (`rm {sif}`), and the next run pulls it again"
+    again = f"remove it (`rm {sif}`), and the next run makes it again"
     try:
         status = sif.stat()
         record: dict[str, Any] = json.loads(record_of(sif).read_text())

@@ -1,0 +1,160 @@
+"""The container in the plan: its checks, packages on top of it, and stepping into it."""
+
+import os
+import subprocess
+import sys
+
+import configuration
+import pytest
+from plan import ROOT, Plan
+
+
+def flip_a_bit(plan: Plan) -> None:
+    content = bytearray(plan.sif.read_bytes())
+    content[3] ^= 1
+    plan.sif.write_bytes(content)
+
+
+def test_changed_container_is_found_before_a_job_is_queued(plan):
+    plan.use_stubs()
+    plan.make_container()
+    flip_a_bit(plan)
+    result = plan.snakemake("smoke_test", check=False)
+    assert result.returncode == 1
+    assert "jax.sif has changed since it was made" in " ".join(result.stderr.split())
+    assert not plan.calls("sbatch")
+
+
+def test_verify_container_computes_the_hash(plan):
+    plan.use_stubs()
+    plan.make_container()
+    plan.snakemake("verify_container")
+    made = plan.sif.stat()
+    flip_a_bit(plan)
+    os.utime(plan.sif, ns=(made.st_atime_ns, made.st_mtime_ns))
+    result = plan.snakemake("verify_container", check=False)
+    assert result.returncode == 1
+    assert "jax.sif has changed since it was made" in " ".join(result.stderr.split())
+
+
+def test_failed_pull_keeps_the_old_container(plan):
+    plan.use_stubs()
+    plan.make_container()
+    old = plan.sif.read_bytes()
+    plan.configure(image="docker://python")
+    (plan.folder / "bin/apptainer").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
+    plan.snakemake("pull", "--forcerun=pull", check=False)
+    assert plan.sif.read_bytes() == old
+    assert not plan.digest.exists()
+    assert plan.planned("pull") == ["pull"]
+
+
+# --------------------------------------------------------------------------------------- packages
+
+PACKAGES = {"python": ["einops==0.8.0"]}
+
+
+def test_packages_are_added_before_any_job(plan):
+    plan.configure(packages=PACKAGES)
+    assert plan.planned() == ["add_packages", "pull", "report", "smoke_test"]
+
+
+def test_debian_packages_need_a_site_that_builds(plan):
+    plan.configure(packages={"debian": ["graphviz"]})
+    result = plan.snakemake("--dry-run", check=False)
+    assert result.returncode == 1
+    assert "packages.debian: at jureca users cannot build containers" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_packages_need_a_container(plan):
+    plan.configure(packages=PACKAGES)
+    result = plan.snakemake("--dry-run", profile="local", check=False)
+    assert result.returncode == 1
+    assert "packages: they are added to a container" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("builds", [True, False])
+def test_other_packages_make_another_container(builds):
+    site = {"name": "here", "sif": "/c/jax.sif", "container_build": builds}
+
+    def container(*packages: str):
+        return configuration.container({"packages": {"python": [*packages]}}, site)
+
+    a, b, nothing = container("a"), container("b"), configuration.container({"packages": {}}, site)
+    assert len({a["digest"], b["digest"], nothing["digest"]}) == 3
+    assert (a["sif"] == "/c/jax.sif") is (not builds)
+    assert bool(a["packages"]) is not builds
+    assert nothing == {
+        **{"sif": "/c/jax.sif", "record": "/c/jax.sif.json", "digest": "/c/jax.sif.digest"},
+        "packages": None,
+    }
+
+
+# ---------------------------------------------------------------------------------------- step in
+
+
+def step_in(plan: Plan, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run container.py with JURECA's profile."""
+    program = [sys.executable, ROOT / "workflow/container.py"]
+    options = ["--profile", ROOT / "profiles/jureca", "--configfile", "config.yaml"]
+    return subprocess.run(
+        [*map(str, [*program, *options]), *words],
+        cwd=plan.folder,
+        env=plan.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_steps_in_where_and_as_the_smoke_test_runs(plan):
+    plan.use_stubs()
+    plan.make_container()
+    done = step_in(plan, "env")
+    assert done.returncode == 0, done.stderr
+    (srun,) = plan.calls("srun")
+    in_container = ["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch)]
+    in_container += [str(plan.sif), "env"]
+    assert srun == [
+        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=1", "--ntasks=1"],
+        *["--cpus-per-task=128", "--gres=gpu:4", "--time=30", "--partition=dc-gpu-devel"],
+        *["--account=training", "apptainer", *in_container],
+    ]
+    assert plan.calls("apptainer") == [in_container]
+    assert "NCCL_SOCKET_IFNAME=ib0" in done.stdout.splitlines()
+
+
+def test_steps_in_here_and_without_a_command_into_a_shell(plan):
+    plan.use_stubs()
+    plan.make_container()
+    step_in(plan, "--here")
+    (call,) = plan.calls("apptainer")
+    assert (call[0], call[-1]) == ("shell", str(plan.sif))
+
+
+def test_exit_code_comes_through(plan):
+    plan.use_stubs()
+    plan.make_container()
+    assert step_in(plan, "--here", "--", "sh", "-c", "exit 7").returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda plan: plan.sif.unlink(), "is not there: `snakemake --profile"),
+        (flip_a_bit, "has changed since it was made"),
+        (lambda plan: plan.environment.pop("SCRATCH"), "$SCRATCH is not set: run `jutil"),
+        (lambda plan: plan.configure(tarin={}), "tarin: unknown key"),
+        (lambda plan: (plan.folder / "config.yaml").unlink(), "No such file"),
+    ],
+)
+def test_what_keeps_one_out_is_one_sentence(plan, spoil, sentence):
+    plan.use_stubs()
+    plan.make_container()
+    spoil(plan)
+    done = step_in(plan, "true")
+    assert done.returncode == 1
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -21,7 +21,7 @@ from nodes import Checkout, Cluster  # noqa: E402
 from pull import ZSTD  # noqa: E402
 
 TAG = "24.10-maxtext-py3"  # the seed's
-STARTS_TAG = "26.06-py3"  # for starts: the JAX that the nodes have without a container, too
+STARTS_TAG = "26.06-py3"  # newer, as nobody would start with the seed's JAX today
 STARTS = 5
 NODE = "jrc0101"
 IMAGES = "/p/scratch/training/pull-benchmark"
@@ -122,12 +122,15 @@ def print_starts(checkout: Checkout) -> None:
     """Seconds until JAX is imported, with nothing in memory and then with all that was read."""
     cluster = checkout.cluster
     cluster.run(CLEAN, timeout=600)
-    ways = {"no container": ""}
+    ways = {}
     for way, command in (("seed", SEED), ("ours", OURS)):
         sif = f"{IMAGES}/{way}.sif"
         line = command.format(sif=sif, tag=STARTS_TAG)
         cluster.run(f"cd {checkout.folder}; {line}", timeout=3600)
         ways[way] = f"apptainer exec {sif} "
+    # Without a container: the image's Python and JAX as plain files; and the node's own, newer.
+    cluster.run(f"apptainer build --sandbox {IMAGES}/files {sif}", timeout=600)
+    ways |= {"files": f"PYTHONHOME={IMAGES}/files/usr {IMAGES}/files/usr/bin/", "node's own": ""}
 
     def start(way: str) -> float:
         return timed(cluster, f"export PYTHONDONTWRITEBYTECODE=1; {ways[way]}{IMPORT}", NODE)[0]

@@ -5,7 +5,7 @@
 
 Under every repository's name it serves the same tiny image, with these tags:
 
-- latest: a manifest; arm64: one for the wrong architecture
+- latest: a manifest; other: the same, but other bytes; arm64: for the wrong architecture
 - index, arm64-index: the same in an index, the first with both architectures
 - sif: FOLDER/image.sif as an ORAS artifact, if a test has put it there
 
@@ -60,20 +60,21 @@ def sha256(data: bytes) -> str:
 # ------------------------------------------------------------------------------------- the image
 
 
-def tar(name: str, content: bytes) -> bytes:
-    """A tar archive with one file."""
+def tar(files: dict[str, bytes]) -> bytes:
+    """A tar archive with these files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(content)
-        archive.addfile(info, io.BytesIO(content))
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
     return buffer.getvalue()
 
 
 def layers() -> list[bytes]:
     """The image's layers, not yet compressed; always the same bytes."""
     noise = random.Random(0)
-    return [tar(name, noise.randbytes(size)) for name, size in LAYERS.items()]
+    return [tar({name: noise.randbytes(size)}) for name, size in LAYERS.items()]
 
 
 def configuration(architecture: str) -> bytes:
@@ -93,11 +94,7 @@ def write_archive(path: Path) -> None:
     files = {f"{n}/layer.tar": layer for n, layer in enumerate(layers())}
     entry = {"Config": "config.json", "RepoTags": ["tiny:latest"], "Layers": [*files]}
     files |= {"config.json": configuration("amd64"), "manifest.json": json.dumps([entry]).encode()}
-    with tarfile.open(path, "w") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
+    path.write_bytes(tar(files))
 
 
 class Content:
@@ -117,6 +114,8 @@ class Content:
             platforms.append(
                 described | {"platform": {"os": "linux", "architecture": architecture}}
             )
+            if tag == "latest":
+                self.manifest("other", config=config, layers=self.layers, annotations={"a": "b"})
         self.manifest("index", manifests=platforms)
         self.manifest("arm64-index", manifests=platforms[1:])
 
@@ -165,7 +164,9 @@ class Registry(ThreadingHTTPServer):
     def __init__(self, folder: Path, log: Log) -> None:
         self.folder, self.log, self.content = folder, log, Content()
         self._lock = threading.Lock()
-        self._read, self._faults, self._seen = (0, 0), [], []  # type: tuple, list[Json], list[int]
+        self._read = (0, 0)  # which file the faults come from
+        self._faults: list[Json] = []
+        self._seen: list[int] = []  # requests that each fault was meant for
         super().__init__(("", 0), RegistryHandler)
 
     def finish_request(self, request: Any, client_address: Any) -> None:

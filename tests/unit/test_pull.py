@@ -51,13 +51,13 @@ def test_works_where_there_is_room(tmp_path, monkeypatch):
         return type(real)((*real[:4], blocks, real.f_files, 10**9, 10**9, *real[8:]))
 
     monkeypatch.setattr(pull.os, "statvfs", statvfs)
-    assert pull.work_folder(sif, None, GB // 2).parent == small
-    assert pull.work_folder(sif, None, 2 * GB).parent == large
-    assert pull.work_folder(sif, small, 2 * GB).parent == small  # asked for
-    nowhere = pull.work_folder(sif, None, 20 * GB)
+    assert pull.choose_work_folder(sif, None, GB // 2).parent == small
+    assert pull.choose_work_folder(sif, None, 2 * GB).parent == large
+    assert pull.choose_work_folder(sif, small, 2 * GB).parent == small  # asked for
+    nowhere = pull.choose_work_folder(sif, None, 20 * GB)
     assert nowhere.parent == tmp_path
     assert nowhere.stat().st_mode & 0o777 == 0o700
-    assert pull.work_folder(tmp_path / "other.sif", None, 20 * GB) != nowhere
+    assert pull.choose_work_folder(tmp_path / "other.sif", None, 20 * GB) != nowhere
 
 
 @pytest.mark.parametrize(

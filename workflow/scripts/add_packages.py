@@ -45,7 +45,9 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
     arguments = [*arguments, "--bind", str(args.out.parent)]
     part = args.out.with_name(f".{args.out.name}.part")
     pull.remove(part)
-    work = pull.work_folder(args.out, args.temporary, base["bytes"] * (2 + 2 * pull.UNPACKED))
+    work = pull.choose_work_folder(
+        args.out, args.temporary, base["bytes"] * (2 + 2 * pull.UNPACKED)
+    )
     try:
         if args.out.suffix == ".sif":
             recipe = work / "container.def"
@@ -74,15 +76,18 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
         record["digest"] = f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}"
         if args.out.suffix == ".sif":
             record |= verify_container.measures(part)
-        pull.remove(args.out)
-        part.replace(args.out)
+        texts = {
+            verify_container.record_of(args.out): json.dumps(record, indent=1) + "\n",
+            verify_container.digest_of(args.out): f"{record['digest']}\n",
+        }
+        if part.is_dir():
+            pull.remove(args.out)  # a folder takes no other one's place
+        pull.appear(texts, {args.out: part})
     except BaseException:
         pull.remove(part)
         raise
     finally:
         pull.remove(work)
-    pull.write(verify_container.record_of(args.out), json.dumps(record, indent=1) + "\n")
-    pull.write(verify_container.digest_of(args.out), f"{record['digest']}\n")
     pull.say(
         f"{args.out}: {', '.join(record['installed']) or 'nothing that was not there already'}"
     )

@@ -166,16 +166,24 @@ def compression(work: Path) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------- places
 
 
-def work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
-    """Folder for layers and unpacked files, this user's alone and the same for each attempt."""
+def work_folders(sif: Path, temporary: Path | None) -> list[Path]:
+    """Folders that could hold the layers and unpacked files of this user's pulls to this SIF."""
     name = f"jaxway-{os.getuid()}-{hashlib.sha256(str(sif).encode()).hexdigest()[:8]}"
     places = [os.environ.get("APPTAINER_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp"]
-    candidates = [temporary] if temporary else [Path(p) for p in dict.fromkeys(places) if p]
-    for place in candidates:
+    if temporary:
+        places = [str(temporary)]
+    return [Path(place, name) for place in (*dict.fromkeys(places), sif.parent) if place]
+
+
+def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
+    """The first of them where there is room, made and open to this user alone; else the last."""
+    *candidates, beside = work_folders(sif, temporary)
+    for work in candidates:
+        place = work.parent
         if not place.is_dir():
             fail(f"{place} is no folder, but `temporary` or APPTAINER_TMPDIR names it")
         status = os.statvfs(place)
-        there = sum(f.stat().st_size for f in (place / name).rglob("*") if f.is_file())
+        there = sum(f.stat().st_size for f in work.rglob("*") if f.is_file())
         room = status.f_bavail * status.f_frsize + there
         say(
             f"{place}: {room / 1e9:,.1f} GB and {status.f_favail:,} inodes free, about "
@@ -184,9 +192,8 @@ def work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
         if temporary or (room > needed and status.f_favail > INODES):
             break
     else:
-        place = sif.parent
-        say(f"no room on this machine's own disks: working in {place}")
-    work = place / name
+        work = beside
+        say(f"no room on this machine's own disks: working in {work}")
     work.mkdir(mode=0o700, exist_ok=True)
     if work.is_symlink() or work.stat().st_uid != os.getuid():
         fail(f"{work} belongs to somebody else; set `temporary` in the configuration")
@@ -262,15 +269,15 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
     layers = found.layers if found else []
     if is_there(sif, image, digest):
         say(f"{sif} is {digest} already")
-        write(verify_container.digest_of(sif), f"{digest}\n")
-        return
+        appear({verify_container.digest_of(sif): f"{digest}\n"})
+        return remove(*work_folders(sif, temporary))
 
     size = sum(layer["size"] for layer in layers) or (file.stat().st_size if digest else 0)
     say(f"{image} is {digest or 'what Apptainer finds'}: {size / 1e6:,.0f} MB")
     free = shutil.disk_usage(sif.parent).free
     say(f"{sif.parent}: {free / 1e9:,.1f} GB free, about {size / 1e9:,.1f} GB and 5 inodes needed")
     # Layers, unpacked files and the compressed ones, which Apptainer then copies into the SIF.
-    work = work_folder(sif, temporary, size * (2 + UNPACKED))
+    work = choose_work_folder(sif, temporary, size * (2 + UNPACKED))
     part = sif.with_name(f".{sif.name}.part")
     layout = work / "cache/cache/blob"
     blobs = layout / "blobs/sha256"
@@ -298,14 +305,15 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
             "labels": labels(found),
             "layers": [{"digest": x["digest"], "bytes": x["size"]} for x in layers],
         }
-        part.replace(sif)
-        write(verify_container.record_of(sif), json.dumps(record, indent=1) + "\n")
-        write(verify_container.digest_of(sif), f"{digest or record['sha256']}\n")
+        texts = {
+            verify_container.record_of(sif): json.dumps(record, indent=1) + "\n",
+            verify_container.digest_of(sif): f"{digest or record['sha256']}\n",
+        }
+        appear(texts, {sif: part})
     except BaseException as error:
         part.unlink(missing_ok=True)
-        for leftover in work.iterdir():
-            if leftover.name != "cache":
-                remove(leftover)
+        remove(*(leftover for leftover in work.iterdir() if leftover.name != "cache"))
+        remove(*(leftover for leftover in layout.iterdir() if leftover.name != "blobs"))
         if here := [x for x in layers if (blobs / x["digest"].removeprefix("sha256:")).exists()]:
             say(f"{len(here)} of {len(layers)} layers stay in {work}: the next pull needs them")
         else:
@@ -313,7 +321,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             fail(f"{sif.parent} or {work} is full: {no_room(work)}")
         raise
-    remove(work)
+    remove(*work_folders(sif, temporary))
     say(f"{sif}: {record['bytes'] / 1e6:,.0f} MB in {time.monotonic() - began:.0f} s")
 
 
@@ -323,17 +331,24 @@ def labels(image: Image | None) -> dict[str, str]:
     return (config or {}).get("Labels") or {}
 
 
-def write(file: Path, text: str) -> None:
-    """Write a file so that nobody ever sees half of it."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
-    part.replace(file)
+def appear(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> None:
+    """Have files appear at their places, all or none: those to write and those that are ready."""
+    parts = dict(ready or {})
+    try:
+        for file, text in texts.items():
+            parts[file] = file.with_name(f".{file.name}.part")
+            parts[file].write_text(text)
+        for file, part in parts.items():
+            part.replace(file)
+    except OSError:
+        remove(*parts.values())
+        raise
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a whole folder; unpacked images hold folders that nobody may write to."""
-    subprocess.run(["chmod", "-R", "u+rwX", path], stderr=subprocess.DEVNULL)
-    subprocess.run(["rm", "-rf", path], stderr=subprocess.DEVNULL)
+def remove(*paths: Path) -> None:
+    """Delete files and folders; unpacked images hold folders that nobody may write to."""
+    subprocess.run(["chmod", "-R", "u+rwX", *paths], stderr=subprocess.DEVNULL)
+    subprocess.run(["rm", "-rf", *paths], stderr=subprocess.DEVNULL)
 
 
 def main() -> None:

@@ -87,9 +87,6 @@ class Repository:
     def image(self, reference: str, architecture: str) -> Image:
         """The image that a tag or digest stands for, for an architecture as Go names it."""
         body = self.document(f"manifests/{reference}")
-        digest = sha256(body)
-        if reference.startswith("sha256:") and reference != digest:
-            raise RegistryError(f"{self.host} sent {digest} where {reference} was asked for")
         manifest = body
         if "manifests" in (index := json.loads(body)):
             platforms = {
@@ -103,7 +100,7 @@ class Repository:
         config = self.document(f"blobs/{description['digest']}")
         if found := json.loads(config or "{}").get("architecture"):  # an artifact has none
             self.refuse_other(architecture, [found], reference)
-        return Image(digest, manifest, config)
+        return Image(sha256(body), manifest, config)
 
     def refuse_other(self, wanted: str, there: list[str], reference: str) -> None:
         if wanted not in there:
@@ -123,8 +120,8 @@ class Repository:
                 except requests.RequestException as error:
                     raise TemporaryError(f"the connection broke: {error}") from None
             wanted = path.rpartition("/")[2]
-            if path.startswith("blobs/") and sha256(content) != wanted:
-                raise TemporaryError(f"{wanted} arrived damaged")
+            if wanted.startswith("sha256:") and sha256(content) != wanted:
+                raise TemporaryError(f"it sent {sha256(content)} where {wanted} was asked for")
             return content
 
         return self.persistently(attempt)

@@ -282,8 +282,9 @@ def build_registry(target: Path) -> None:
 
     base = target / "base"
     mmdebstrap(base, IMAGE_PACKAGES, "bookworm")
-    for path in ("var/cache/apt", "var/lib/apt/lists"):
-        shutil.rmtree(base / path)
+    # The settings with which mmdebstrap had it made name releases that apt-get does not know later.
+    unneeded = ("var/cache/apt", "var/lib/apt/lists", "etc/apt/apt.conf.d/99mmdebstrap")
+    call("rm", "-rf", *(base / path for path in unneeded))
     (base / place[1:]).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
         base_layer = pool.submit(layer, base)

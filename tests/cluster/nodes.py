@@ -94,10 +94,11 @@ class Checkout:
         self.cluster.run(f"cat > {self.folder}/{name}.yaml", user=self.user, input=text)
         return f"{name}.yaml"
 
-    def start(self, config: str, *arguments: str, account: str = "training") -> "Snakemake":
+    def start(self, config: str, *arguments: str, **environment: str) -> "Snakemake":
         """Starts Snakemake in the checkout, with the profile as it is."""
         line = ["snakemake", "--profile", "profiles/jureca", f"--configfile={config}", *arguments]
-        return Snakemake(self, ["env", f"SBATCH_ACCOUNT={account}", *line])
+        variables = {"SBATCH_ACCOUNT": "training"} | environment
+        return Snakemake(self, ["env", *(f"{k}={v}" for k, v in variables.items()), *line])
 
     def run(self, config: str, *arguments: str, timeout: float) -> str:
         """Runs Snakemake, which must succeed in time; what it says."""

@@ -59,7 +59,7 @@ def has_checkpoint(cluster: Cluster, training: str) -> bool:
 @pytest.fixture(scope="module")
 def alice(cluster: Cluster) -> Checkout:
     """The checkout in which the whole chain has run once, pull and all."""
-    cluster.run(f"rm -rf {SIF} {SIF}.json $SCRATCH/alice")
+    cluster.run(f"rm -rf {SIF}* $SCRATCH/alice")
     checkout = Checkout(cluster)
     # The slowest part by far is the pull: 1 minute on two idle cores.
     checkout.run(checkout.configure("chain", CHAIN), timeout=900)
@@ -127,7 +127,7 @@ def test_slurms_refusals_are_said(cluster: Cluster, alice: Checkout) -> None:
 
 def test_wrong_account_is_said(cluster: Cluster, alice: Checkout) -> None:
     config = alice.configure("forbidden", {"train": {"not_mine": SMALL}})
-    with alice.start(config, "train", account="forbidden") as snakemake:
+    with alice.start(config, "train", SBATCH_ACCOUNT="forbidden") as snakemake:
         code, said = snakemake.wait(60)
     assert code == 1
     assert "account forbidden appears to be invalid" in said

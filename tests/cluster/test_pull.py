@@ -375,6 +375,7 @@ def test_record_says_what_is_in_the_sif(place: Place, tag: str) -> None:
     start = place.here(place.sif).read_bytes().find(b"hsqs")
     said = place.cluster.run(["unsquashfs", "-l", "-o", str(start), place.sif]).stdout
     assert {f"squashfs-root/{x}" for x in ("first", "second", "third")} <= {*said.split()}
+    assert compressor(place) == 6
 
 
 def test_second_pull_has_nothing_to_do(good: Place) -> None:
@@ -400,6 +401,33 @@ def test_archive_of_docker_becomes_a_sif(place: Place, archive: str) -> None:
 def test_local_sif_arrives_as_it_is(place: Place, good: Place) -> None:
     place.start(good.sif).succeed()
     assert place.check_sif()["sha256"] == sha256(good.here(good.sif))
+
+
+@pytest.mark.parametrize(
+    ("tool", "stub"),
+    [
+        ("mksquashfs", 'case "$*" in *"comp zstd"*) exit 1;; esac; exec /usr/bin/mksquashfs "$@"'),
+        ("squashfuse_ll", "exit 1"),
+    ],
+    ids=["make", "mount"],
+)
+def test_host_that_cannot_use_zstd_gets_gzip(place: Place, tool: str, stub: str) -> None:
+    """A stub of the tool stands for a host whose own cannot make zstd, or mount it."""
+    file = place.cluster.path(f"{place.folder}/bin") / tool
+    file.parent.mkdir()
+    file.write_text(f"#!/bin/sh\n{stub}\n")
+    file.chmod(0o755)
+    path = f"{place.folder}/bin:/opt/jaxway/bin:/usr/bin:/bin"
+    said = place.start(env={"PATH": path}).succeed()
+    assert "taking gzip" in said
+    place.check_sif()
+    assert compressor(place) == 1
+
+
+def compressor(place: Place) -> int:
+    """Which compression the SIF's squashfs has, by its superblock: 1 is gzip, 6 is zstd."""
+    content = place.here(place.sif).read_bytes()
+    return int.from_bytes(content[content.find(b"hsqs") + 20 :][:2], "little")
 
 
 def test_pinned_digest_is_pulled(place: Place) -> None:

@@ -6,6 +6,7 @@ Runs on a host with internet, as pull does.
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -16,17 +17,22 @@ import pull
 import verify_container
 
 PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
+COPIED = "/opt/jaxway-packages"
 
 
 def definition(base: Path, python: list[str], debian: list[str]) -> str:
-    """What `apptainer build` is to do."""
-    lines = ["Bootstrap: localimage", f"From: {base}", "%post"]
+    """What `apptainer build` is to do; packages that are files on the host are copied in first."""
+    local = filter(os.path.isfile, python + debian)
+    files = {name: f"{COPIED}/{Path(name).name}" for name in local}
+    lines = ["Bootstrap: localimage", f"From: {base}", "%files"]
+    lines += [f"{Path(name).absolute()} {copy}" for name, copy in files.items()]
+    lines += ["%post", "export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1"]
     if debian:
-        install = ["apt-get", "install", "--yes", "--no-install-recommends", *debian]
-        lines += ["export DEBIAN_FRONTEND=noninteractive", "apt-get update", shlex.join(install)]
-        lines += ["rm -rf /var/lib/apt/lists/*"]
-    if python:  # an image is an environment of its own, also where Debian says that Python is its
-        lines += ["export PIP_BREAK_SYSTEM_PACKAGES=1", shlex.join([*PIP, "install", *python])]
+        install = ["apt-get", "install", "--yes", "--no-install-recommends"]
+        lines += ["apt-get update", shlex.join([*install, *(files.get(x, x) for x in debian)])]
+    if python:
+        lines += [shlex.join([*PIP, "install", *(files.get(x, x) for x in python)])]
+    lines += [f"rm -rf {COPIED} /var/lib/apt/lists/*"]
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +59,7 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
             recipe = work / "container.def"
             recipe.write_text(definition(args.base, args.python, args.debian))
             zstd = pull.compression(work)
-            pull.apptainer("build", *arguments, *zstd, part, recipe, work=work)
+            pull.apptainer("build", *zstd, part, recipe, work=work)
             there = inventory(part, arguments)
         else:
             # As a user's own packages: pip takes what the image has for installed, and leaves it.
@@ -102,6 +108,9 @@ def main() -> None:
     parser.add_argument("--temporary", type=Path, help="folder for unpacked files")
     args, arguments = parser.parse_known_args()  # the rest is for Apptainer, binds above all
     args.base, args.out = args.base.absolute(), args.out.absolute()
+    # What jobs bind is not there yet.
+    binds = os.environ.get("APPTAINER_BIND", "").split(",")
+    os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{args.out}:"))
     with pull.alone(args.out):
         add(args, arguments)
 

@@ -358,6 +358,7 @@ def main() -> None:
     arguments.add_argument("--temporary", type=Path, help="folder for layers and unpacked files")
     args = arguments.parse_args()
     sif = args.sif.absolute()
+    os.environ.pop("APPTAINER_BIND", None)  # for jobs, of folders that may not be there yet
     with alone(sif):
         pull(args.image, sif, args.temporary)
 

@@ -121,7 +121,9 @@ class Repository:
                     raise TemporaryError(f"the connection broke: {error}") from None
             wanted = path.rpartition("/")[2]
             if wanted.startswith("sha256:") and sha256(content) != wanted:
-                raise TemporaryError(f"it sent {sha256(content)} where {wanted} was asked for")
+                raise RegistryError(
+                    f"{self.host} sent {sha256(content)} where {wanted} was asked for"
+                )
             return content
 
         return self.persistently(attempt)

@@ -1,0 +1,166 @@
+"""The container on the cluster: stepping in, packages on top of it, and what a run leaves of a
+password."""
+
+import json
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from nodes import Checkout, Cluster
+
+CONTAINERS = "/p/scratch/training/jureca_containers"
+CANARY = "canary-7f3a91"
+OTHER = "profiles/builds"  # a copy of profiles/jureca for a site where users may build containers
+
+pytestmark = pytest.mark.usefixtures("repaired")
+
+
+@pytest.fixture(scope="module")
+def checkout(cluster: Cluster) -> Iterator[Checkout]:
+    """A checkout with a pulled container, and packages to add to it."""
+    cluster.run(f"rm -rf {CONTAINERS}")
+    checkout = Checkout(cluster, name="container")
+    checkout.configure("plain", {})
+    password = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": CANARY}
+    with checkout.start("plain.yaml", "smoke_test", "report", **password) as snakemake:
+        code, said = snakemake.wait(600)
+    assert code == 0, said
+    (checkout.path("said")).write_text(said)
+    make_packages(checkout)
+    yield checkout
+    cluster.run(f"rm -rf {checkout.folder} {CONTAINERS}/jax-*", user="root")
+
+
+def make_packages(checkout: Checkout) -> None:
+    """A wheel and a Debian package in the checkout, and a site that may build containers."""
+    info = "Metadata-Version: 2.1\nName: hello-jaxway\nVersion: 1.0\nRequires-Dist: numpy\n"
+    with zipfile.ZipFile(checkout.path("hello_jaxway-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("hello_jaxway.py", "GREETING = 'hello'\n")
+        folder = "hello_jaxway-1.0.dist-info"
+        wheel.writestr(f"{folder}/METADATA", info)
+        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{folder}/RECORD", "")
+    control = (
+        "Package: hello-debian\nVersion: 2.0\nArchitecture: all\nMaintainer: a\nDescription: b\n"
+    )
+    deb = checkout.path("deb")
+    (deb / "DEBIAN").mkdir(parents=True)
+    (deb / "DEBIAN/control").write_text(control)
+    (deb / "usr/share/hello-debian").mkdir(parents=True)
+    for part in (deb, *deb.rglob("*")):
+        part.chmod(0o755 if part.is_dir() else 0o644)
+    checkout.cluster.run(f"cd {checkout.folder}; dpkg-deb --build --root-owner-group deb hello.deb")
+    site = checkout.path("profiles/jureca/site.yaml").read_text()
+    checkout.path(OTHER).mkdir()
+    text = site.replace("container_build: false", "container_build: true")
+    assert text != site
+    checkout.path(f"{OTHER}/site.yaml").write_text(text)
+    profile = checkout.path("profiles/jureca/config.yaml").read_text()
+    text = profile.replace('"profiles/jureca"', f'"{OTHER}"').replace(
+        "--nv", "--nv --bind $PROJECT"
+    )
+    checkout.path(f"{OTHER}/config.yaml").write_text(text)
+
+
+def step_in(
+    checkout: Checkout, *words: str, profile: str = "profiles/jureca", config: str = "plain.yaml"
+) -> subprocess.CompletedProcess[str]:
+    program = ["python3", "workflow/container.py", "--profile", profile, "--configfile", config]
+    shell = f'cd {checkout.folder}; export SBATCH_ACCOUNT=training; exec "$@"'
+    line = ["bash", "-c", shell, "bash", *program, *words]
+    return checkout.cluster.run(line, check=False)
+
+
+# ---------------------------------------------------------------------------------------- step in
+
+WHERE = "import jax, os, socket; print(socket.gethostname(), jax.__version__, os.getcwd())"
+
+
+def test_steps_in_on_a_gpu_node_or_here(cluster: Cluster, checkout: Checkout) -> None:
+    for words, node in (([], "jrc010"), (["--here"], cluster.login)):
+        done = step_in(checkout, *words, "python3", "-c", WHERE)
+        host, version, folder = done.stdout.split()
+        assert host.startswith(node), done.stderr
+        assert (version, folder) == ("0.4.33", checkout.folder)
+    assert step_in(checkout, "sh", "-c", "exit 7").returncode == 7
+
+
+def test_shell_on_a_terminal(cluster: Cluster, checkout: Checkout) -> None:
+    program = "python3 workflow/container.py --profile profiles/jureca --configfile plain.yaml"
+    line = (
+        f'export SBATCH_ACCOUNT=training; cd {checkout.folder}; script -qec "{program}" /dev/null'
+    )
+    done = cluster.run(line, input="hostname; tty; echo $NCCL_SOCKET_IFNAME; exit\n")
+    assert {"ib0", "/dev/pts/0"} <= {*done.stdout.split()}
+    assert "jrc010" in done.stdout
+
+
+# --------------------------------------------------------------------------------------- packages
+
+
+def test_packages_in_a_folder(cluster: Cluster, checkout: Checkout) -> None:
+    """As JURECA's users get them: bound read-only, and in the provenance."""
+    wheel = f"{checkout.folder}/hello_jaxway-1.0-py3-none-any.whl"
+    cluster.run(f"cp {wheel} $SCRATCH")  # the profile binds that folder
+    wheel = f"/p/scratch/training/{Path(wheel).name}"
+    config = checkout.configure("folder", {"packages": {"python": [wheel]}})
+    checkout.run(config, "smoke_test", timeout=300)
+    container = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
+    container = container["container"]
+    assert container["packages"] == {"python": [wheel], "debian": []}
+    (installed,) = container["installed"]
+    assert installed.startswith("hello-jaxway @ file://")
+    assert container["digest"] != container["base"]["digest"]
+    (folder,) = cluster.path(CONTAINERS).glob("jax-????????")
+    assert (folder / "hello_jaxway.py").exists()
+    assert not (folder / "numpy").exists()  # which it needs, but the image has
+    show = "import hello_jaxway, numpy; print(hello_jaxway.GREETING, hello_jaxway.__file__)"
+    done = step_in(checkout, "python3", "-c", show, config=config)
+    assert done.stdout.split() == ["hello", f"{CONTAINERS}/{folder.name}/hello_jaxway.py"]
+    touch = step_in(checkout, "touch", f"{CONTAINERS}/{folder.name}/new", config=config)
+    assert "Read-only file system" in touch.stderr
+    assert "Nothing to be done" in checkout.run(config, "smoke_test", "--dry-run", timeout=60)
+
+
+def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checkout) -> None:
+    wheel = f"{checkout.folder}/hello_jaxway-1.0-py3-none-any.whl"
+    packages = {"python": [wheel], "debian": [f"{checkout.folder}/hello.deb"]}
+    config = checkout.configure("built", {"packages": packages})
+    profile = f"--profile={OTHER}"
+    line = (
+        f"cd {checkout.folder}; SBATCH_ACCOUNT=training snakemake {profile} --configfile={config}"
+    )
+    cluster.run(f"{line} smoke_test", timeout=300)
+    record = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
+    installed = record["container"]["installed"]
+    assert any(name.startswith("hello-jaxway @") for name in installed)
+    assert "hello-debian=2.0" in installed
+    show = "import hello_jaxway; print(hello_jaxway.__file__)"
+    done = step_in(checkout, "python3", "-c", show, profile=OTHER, config=config)
+    assert "dist-packages/hello_jaxway.py" in done.stdout, done.stderr
+    done = step_in(checkout, "ls", "/usr/share/hello-debian", profile=OTHER, config=config)
+    assert done.returncode == 0, done.stderr
+
+
+def test_missing_package_is_said(checkout: Checkout) -> None:
+    config = checkout.configure("missing", {"packages": {"python": ["/nowhere/a.whl"]}})
+    with checkout.start(config, "smoke_test") as snakemake:
+        code, said = snakemake.wait(120)
+    assert code == 1
+    assert "add_packages.py: apptainer exec failed" in said
+    assert "/nowhere/a.whl" in said
+
+
+# --------------------------------------------------------------------------------------- password
+
+
+def test_run_leaves_no_password(cluster: Cluster, checkout: Checkout) -> None:
+    """In the environment of the whole run; one that a registry asks for: test_pull.py."""
+    assert CANARY not in checkout.path("said").read_text()
+    assert checkout.path("results/report.html").exists()
+    places = [checkout.path("."), cluster.path("/p/scratch"), cluster.path("/p/home")]
+    files = [f for place in places for f in place.rglob("*") if f.is_file() and not f.is_symlink()]
+    assert len(files) > 100
+    assert [f for f in files if CANARY.encode() in f.read_bytes()] == []

@@ -27,6 +27,7 @@ try:
     CONFIG = configuration.load(config, SITE)
     if CONFIG["packages"] and not CONTAINED:
         sys.exit("packages: they are added to a container, and here jobs run without one")
+    PULLED = configuration.container(CONFIG | {"packages": {}}, SITE)
     CONTAINER = configuration.container(CONFIG, SITE)
 except configuration.ConfigurationError as error:
     sys.exit(str(error))
@@ -105,6 +106,24 @@ def names(section):
 def job_of(section, wildcards):
     """Settings of a job, as configuration.load() made them."""
     return CONFIG[section][wildcards.get("name", section)]
+
+
+def made(container):
+    """What a rule that makes a container puts out: always the digest that reruns depend on.
+
+    Snakemake deletes outputs before each attempt and after a failure, so the container is one only
+    while it is missing: an old one stays until the new one takes its place.
+    """
+    folder = container["packages"]
+    if Path(folder or container["sif"]).exists():
+        return {"digest": container["digest"]}
+    missing = directory(folder) if folder else container["sif"]
+    return {"digest": container["digest"], "missing": missing}
+
+
+def where():
+    """Where a rule that makes a container works, as its argument."""
+    return [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
 
 
 def container_input():

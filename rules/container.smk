@@ -1,24 +1,3 @@
-def made(container):
-    """What a rule that makes a container puts out: always the digest that reruns depend on.
-
-    Snakemake deletes outputs before each attempt and after a failure, so the container is one only
-    while it is missing: an old one stays until the new one takes its place.
-    """
-    folder = container["packages"]
-    if Path(folder or container["sif"]).exists():
-        return {"digest": container["digest"]}
-    missing = directory(folder) if folder else container["sif"]
-    return {"digest": container["digest"], "missing": missing}
-
-
-def where():
-    """Where a rule that makes a container works, as its argument."""
-    return [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
-
-
-PULLED = configuration.container(CONFIG | {"packages": {}}, SITE)
-
-
 rule pull:
     output:
         **made(PULLED),
@@ -65,10 +44,14 @@ rule verify_container:
     input:
         sif=ancient(CONTAINER["sif"]),
         digest=ancient(CONTAINER["digest"]),
+    log:
+        "logs/verify_container.log",
     localrule: True
     params:
         script=script("verify_container"),
     message:
         "Compare {input.sif} with what was recorded of it"
     run:
-        shell("{sys.executable} {params.script:q} --full --sif {input.sif:q}")
+        shell(
+            "{sys.executable} {params.script:q} --full --sif {input.sif:q} 2>&1 | tee {log:q}"
+        )

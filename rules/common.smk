@@ -109,10 +109,10 @@ def job_of(section, wildcards):
 
 
 def made(container):
-    """What a rule that makes a container puts out: always the digest that reruns depend on.
+    """Outputs of making a container. The digest, on which reruns depend, is always one of them.
 
     Snakemake deletes outputs before each attempt and after a failure, so the container is one only
-    while it is missing: an old one stays until the new one takes its place.
+    while it is missing; an old one stays until the new one takes its place.
     """
     folder = container["packages"]
     if Path(folder or container["sif"]).exists():
@@ -121,9 +121,9 @@ def made(container):
     return {"digest": container["digest"], "missing": missing}
 
 
-def where():
-    """Where a rule that makes a container works, as its argument."""
-    return [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
+def temporary():
+    """Argument of what makes a container: the folder to work in, if one is configured."""
+    return f"--temporary={shlex.quote(CONFIG['temporary'])}" if CONFIG["temporary"] else ""
 
 
 def container_input():

@@ -5,12 +5,17 @@ rule pull:
         "logs/pull.log",
     localrule: True  # compute nodes have no internet
     params:
-        arguments=shlex.join([f"--image={CONFIG['image']}", f"--sif={PULLED['sif']}", *where()]),
+        image=CONFIG["image"],
+        sif=PULLED["sif"],
+        temporary=temporary(),
         script=script("pull"),
     message:
-        "Pull the container {output.digest}"
+        "Pull {params.image} to {params.sif}"
     run:
-        shell("{sys.executable} {params.script:q} {params.arguments} 2>&1 | tee {log:q}")
+        shell(
+            "{sys.executable} {params.script:q} --image={params.image:q} --sif={params.sif:q}"
+            " {params.temporary} 2>&1 | tee {log:q}"
+        )
 
 
 if CONTAINED and CONFIG["packages"]:
@@ -25,18 +30,21 @@ if CONTAINED and CONFIG["packages"]:
             "logs/add_packages.log",
         localrule: True
         params:
-            arguments=shlex.join(
-                [f"--base={PULLED['sif']}"]
-                + [f"--out={CONTAINER['packages'] or CONTAINER['sif']}", *where()]
-                + [x for kind, names in CONFIG["packages"].items() for x in (f"--{kind}", *names)]
+            out=CONTAINER["packages"] or CONTAINER["sif"],
+            packages=shlex.join(
+                word
+                for kind, packages in CONFIG["packages"].items()
+                for word in (f"--{kind}", *packages)
             ),
+            temporary=temporary(),
             apptainer=workflow.deployment_settings.apptainer_args,
             script=script("add_packages"),
         message:
-            "Add packages to the container"
+            "Add packages to the container: {params.packages}"
         run:
             shell(
-                "{sys.executable} {params.script:q} {params.arguments} {params.apptainer} 2>&1 | tee {log:q}"
+                "{sys.executable} {params.script:q} --base={input.sif:q} --out={params.out:q}"
+                " {params.packages} {params.temporary} {params.apptainer} 2>&1 | tee {log:q}"
             )
 
 

@@ -114,11 +114,13 @@ def made(container):
     Snakemake deletes outputs before each attempt and after a failure, so the container is one only
     while it is missing; an old one stays until the new one takes its place.
     """
-    folder = container["packages"]
-    if Path(folder or container["sif"]).exists():
+    made = container["made"]
+    if Path(made).exists():
         return {"digest": container["digest"]}
-    missing = directory(folder) if folder else container["sif"]
-    return {"digest": container["digest"], "missing": missing}
+    return {
+        "digest": container["digest"],
+        "made": directory(made) if container["packages"] else made,
+    }
 
 
 def temporary():

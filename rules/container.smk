@@ -6,14 +6,13 @@ rule pull:
     localrule: True  # compute nodes have no internet
     params:
         image=CONFIG["image"],
-        sif=PULLED["sif"],
         temporary=temporary(),
         script=script("pull"),
     message:
-        "Pull {params.image} to {params.sif}"
+        "Pull {params.image} to {PULLED[sif]}"
     run:
         shell(
-            "{sys.executable} {params.script:q} --image={params.image:q} --sif={params.sif:q}"
+            "{sys.executable} {params.script:q} --image={params.image:q} --sif={PULLED[sif]:q}"
             " {params.temporary} 2>&1 | tee {log:q}"
         )
 
@@ -30,7 +29,6 @@ if CONTAINED and CONFIG["packages"]:
             "logs/add_packages.log",
         localrule: True
         params:
-            out=CONTAINER["packages"] or CONTAINER["sif"],
             packages=shlex.join(
                 word
                 for kind, packages in CONFIG["packages"].items()
@@ -43,7 +41,7 @@ if CONTAINED and CONFIG["packages"]:
             "Add packages to the container: {params.packages}"
         run:
             shell(
-                "{sys.executable} {params.script:q} --base={input.sif:q} --out={params.out:q}"
+                "{sys.executable} {params.script:q} --base={input.sif:q} --out={CONTAINER[made]:q}"
                 " {params.packages} {params.temporary} {params.apptainer} 2>&1 | tee {log:q}"
             )
 

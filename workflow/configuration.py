@@ -173,24 +173,29 @@ def container(config: Settings, site: Settings) -> Settings:
     """Files of the container that jobs run in.
 
     ``sif``, its ``record``, ``digest`` (what reruns depend on), and ``packages``: the folder with
-    the configured Python packages, or None where there are none or the SIF holds them.
+    the configured Python packages, or None where there are none or the SIF holds them. ``made`` is
+    the last of them to be made, SIF or folder.
     """
     sif, packages = site["sif"], config["packages"]
-    files = {"sif": sif, "record": f"{sif}.json", "digest": f"{sif}.digest", "packages": None}
+
+    def files(sif: str, made: str) -> Settings:
+        folder = made if made != sif else None
+        record, digest = f"{made}.json", f"{made}.digest"
+        return {"sif": sif, "made": made, "record": record, "digest": digest, "packages": folder}
+
     if not packages:
-        return files
+        return files(sif, sif)
     # Named by its content, so that users of one folder with other packages keep out of each other.
     name = hashlib.sha256(json.dumps(packages, sort_keys=True).encode()).hexdigest()[:8]
     made = f"{sif.removesuffix('.sif')}-{name}"
     if site["container_build"]:
-        sif = f"{made}.sif"
-        return {"sif": sif, "record": f"{sif}.json", "digest": f"{sif}.digest", "packages": None}
+        return files(f"{made}.sif", f"{made}.sif")
     if "debian" in packages:
         raise ConfigurationError(
             f"packages.debian: at {site['name']} users cannot build containers, so only Python "
             "packages can be added"
         )
-    return files | {"record": f"{made}.json", "digest": f"{made}.digest", "packages": made}
+    return files(sif, made)
 
 
 def prepare_environment(root: Path, site: Settings, container: Settings | None) -> None:

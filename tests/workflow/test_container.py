@@ -88,7 +88,7 @@ def test_other_packages_make_another_container(builds):
     assert bool(a["packages"]) is not builds
     assert nothing == {
         **{"sif": "/c/jax.sif", "record": "/c/jax.sif.json", "digest": "/c/jax.sif.digest"},
-        "packages": None,
+        **{"made": "/c/jax.sif", "packages": None},
     }
 
 

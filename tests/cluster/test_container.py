@@ -2,6 +2,7 @@
 password."""
 
 import json
+import secrets
 import subprocess
 import zipfile
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 from nodes import Checkout, Cluster
 
 CONTAINERS = "/p/scratch/training/jureca_containers"
-CANARY = "canary-7f3a91"
+CANARY = f"canary-{secrets.token_hex(8)}"  # made here: the checkout holds this file, too
 OTHER = "profiles/builds"  # a copy of profiles/jureca for a site where users may build containers
 
 pytestmark = pytest.mark.usefixtures("repaired")

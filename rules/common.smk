@@ -1,6 +1,7 @@
 """What the rules share: site, checked configuration, and how a job reaches its nodes."""
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -15,8 +16,9 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 
 ROOT = Path(workflow.basedir)
-sys.path.insert(0, str(ROOT / "workflow"))
+sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 import configuration
+import verify_container
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 try:
@@ -39,17 +41,31 @@ onstart:
         raise WorkflowError(
             f"The site {SITE['name']} runs jobs in a container, but there is no apptainer in PATH."
         )
-    refuse_changed_container()
+    check_container()
     refuse_second_run()
 
 
-def refuse_changed_container():
-    """Submit nothing into a container that is not the one that was made; a new one is made first."""
-    if CONTAINED and Path(CONTAINER["digest"]).exists() and Path(CONTAINER["sif"]).exists():
-        check = [sys.executable, script("verify_container"), "--sif", CONTAINER["sif"]]
-        verified = subprocess.run(check, capture_output=True, text=True)
-        if verified.returncode:
-            raise WorkflowError(verified.stderr.strip())
+def check_container():
+    """Make again what was wiped, and submit nothing into a container that has changed.
+
+    What this run makes anew in any case need not be there or whole.
+    """
+    planned = {job.rule.name for job in workflow.dag.needrun_jobs()}
+    if not CONTAINED or not planned & {"add_packages", "smoke_test", "train_run", "benchmark_run"}:
+        return
+    makers = {"pull": (PULLED, PULL), "add_packages": (CONTAINER, ADD_PACKAGES)}
+    for maker, (container, command) in makers.items():
+        if maker in planned or not Path(container["digest"]).exists():
+            continue
+        if not Path(container["made"]).exists():
+            print(f"{container['made']} is gone: making it again", flush=True)
+            if subprocess.run(command, shell=True).returncode:
+                raise WorkflowError(
+                    f"{container['made']} is gone, and cannot be made again: see above"
+                )
+        found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
+        if found:
+            raise WorkflowError(found)
 
 
 def refuse_second_run():
@@ -109,31 +125,42 @@ def job_of(section, wildcards):
 
 
 def made(container):
-    """Outputs of making a container. The digest, on which reruns depend, is always one of them.
+    """Outputs of making a container: the digest on which jobs depend, and itself while it is gone.
 
-    Snakemake deletes outputs before each attempt and after a failure, so the container is one only
-    while it is missing; an old one stays until the new one takes its place.
+    Snakemake deletes outputs before each attempt and after a failure. A container that is there is
+    none, and the digest is updated, so a failed attempt leaves both.
     """
     made = container["made"]
-    if Path(made).exists():
-        return {"digest": container["digest"]}
-    return {
-        "digest": container["digest"],
-        "made": directory(made) if container["packages"] else made,
-    }
+    missing = {} if Path(made).exists() else {"made": made}
+    if missing and container["packages"]:
+        missing = {"made": directory(made)}
+    digest = container["digest"]
+    return {"digest": update(digest) if Path(digest).exists() else digest, **missing}
 
 
-def temporary():
-    """Argument of what makes a container: the folder to work in, if one is configured."""
-    return f"--temporary={shlex.quote(CONFIG['temporary'])}" if CONFIG["temporary"] else ""
+def pulled_image():
+    """Name of the image, on which a new pull depends: pinning the one that is there is no change."""
+    try:
+        record = json.loads(Path(PULLED["record"]).read_text())
+        same = verify_container.same_image(CONFIG["image"], record)
+    except (OSError, ValueError, KeyError, TypeError):
+        same = False
+    return record["image"] if same else CONFIG["image"]
+
+
+TEMPORARY = [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
+PULL = [sys.executable, script("pull"), f"--image={CONFIG['image']}", f"--sif={PULLED['sif']}"]
+PULL = shlex.join(PULL + TEMPORARY)
+ADD_PACKAGES = [sys.executable, script("add_packages"), f"--base={PULLED['sif']}"]
+ADD_PACKAGES += [f"--out={CONTAINER['made']}", *TEMPORARY]
+for kind, packages in CONFIG["packages"].items():
+    ADD_PACKAGES += [f"--{kind}", *packages]
+ADD_PACKAGES = f"{shlex.join(ADD_PACKAGES)} {workflow.deployment_settings.apptainer_args}"
 
 
 def container_input():
-    """The container as input. Only its digest, a small file, makes jobs rerun."""
-    if not CONTAINED:
-        return {}
-    files = [ancient(f) for f in (CONTAINER["sif"], CONTAINER["packages"]) if f]
-    return {"container": files, "digest": CONTAINER["digest"]}
+    """The container as input: its digest, a small file. If the rest is gone, onstart makes it."""
+    return {"container": CONTAINER["digest"]} if CONTAINED else {}
 
 
 def container_for(section):

@@ -254,9 +254,16 @@ def load(config: Any, site: Settings) -> Settings:
             )
         check(found[0], schema["properties"]["account"], "account")
         config["account"] = os.environ["JAXWAY_ACCOUNT"] = found[0]
+    if re.match(r"\w+://[^/]*@", config["image"]):  # not repeated here, nor in any log
+        raise ConfigurationError(
+            "image: a user or password does not belong into an image's name; set "
+            "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD"
+        )
     config["image"] = expand(config["image"], "image")
     if config["temporary"]:
         config["temporary"] = expand(config["temporary"], "temporary")
+    for kind, packages in config["packages"].items():
+        config["packages"][kind] = [expand(name, f"packages.{kind}") for name in packages]
     config["platform"] = config["platform"] or site["platform"]
     config["environment"] = site["environment"] | config["environment"]
     for section in SECTIONS:

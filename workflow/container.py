@@ -37,8 +37,11 @@ def command(args: argparse.Namespace) -> list[str]:
     try:
         profile = yte.process_yaml(file.read_text(), require_use_yte=True)  # names the site
         settings = yaml.safe_load(args.configfile.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise configuration.ConfigurationError(" ".join(str(error).split())) from None
+    except Exception as error:  # a profile may run any code
+        reason = " ".join(str(error).split())
+        raise configuration.ConfigurationError(
+            f"{args.profile} or {args.configfile} cannot be used: {reason}"
+        ) from None
     site = configuration.load_site(ROOT)
     config = configuration.load(settings, site)
     container = configuration.container(config, site)
@@ -46,14 +49,16 @@ def command(args: argparse.Namespace) -> list[str]:
     os.environ.update(configuration.job_environment(config, container))
 
     sif = Path(container["sif"])
-    if not sif.exists():
-        raise configuration.ConfigurationError(
-            f"{sif} is not there: `snakemake --profile {args.profile} pull` makes it"
-        )
-    if problem := verify_container.problem(sif, full=False):
+    for file in (sif, Path(container["made"])):
+        if not file.exists():
+            raise configuration.ConfigurationError(
+                f"{file} is not there: `snakemake --profile {args.profile} "
+                f"--configfile={args.configfile} verify_container` makes it"
+            )
+    if problem := verify_container.problem(sif, full=False, image=config["image"]):
         raise configuration.ConfigurationError(problem)
     words = launcher(config, site) if site["launcher"] and not args.here else []
-    words += ["apptainer", "exec" if args.command else "shell", "--home", os.getcwd()]
+    words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
     words += os.path.expandvars(profile.get("apptainer-args", "")).split()
     words += [str(sif), *args.command]
     if not shutil.which(words[0]):
@@ -65,8 +70,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--profile", type=Path, default=ROOT / "profiles/local")
-    parser.add_argument("--configfile", type=Path, default=ROOT / "config/config.yaml")
+    parser.add_argument(
+        "--profile", type=Path, default=ROOT / "profiles/local", help="default: profiles/local"
+    )
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        default=ROOT / "config/config.yaml",
+        help="default: config/config.yaml",
+    )
     parser.add_argument("--here", action="store_true", help="on this machine, without Slurm")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="none: a shell")
     args = parser.parse_args()

@@ -6,6 +6,7 @@
 Under every repository's name it serves the same tiny image, with these tags:
 
 - latest: a manifest; other: the same, but other bytes; arm64: for the wrong architecture
+- path, tag: parts that no digest names
 - index, arm64-index: the same in an index, the first with both architectures
 - sif: FOLDER/image.sif as an ORAS artifact, if a test has put it there
 
@@ -117,6 +118,9 @@ class Content:
             if tag == "latest":
                 self.manifest("other", config=config, layers=self.layers, annotations={"a": "b"})
         self.manifest("index", manifests=platforms)
+        # Parts that no digest names: a path of the client's, and a tag, which cannot be checked.
+        self.manifest("path", config=config, layers=[{"digest": "sha256:../../victim", "size": 9}])
+        self.manifest("tag", manifests=[platforms[0] | {"digest": "latest"}])
         self.manifest("arm64-index", manifests=platforms[1:])
 
     @staticmethod

@@ -9,14 +9,16 @@ import registry
 import requests
 import verify_container
 
+DIGEST = f"sha256:{12:064}"
+
 
 @pytest.mark.parametrize(
     ("image", "parts"),
     [
         ("docker://nvcr.io/nvidia/jax:24.10-py3", ("nvcr.io", "nvidia/jax", "24.10-py3")),
         ("docker://localhost:5000/a/b", ("localhost:5000", "a/b", "latest")),
-        ("docker://h.org/a@sha256:12", ("h.org", "a", "sha256:12")),
-        ("docker://h.org/a:tag@sha256:12", ("h.org", "a", "sha256:12")),
+        (f"docker://h.org/a@{DIGEST}", ("h.org", "a", DIGEST)),
+        (f"docker://h.org/a:tag@{DIGEST}", ("h.org", "a", DIGEST)),
         ("oras://h.org/a:tag", ("h.org", "a", "tag")),
         ("docker://python:3.11", None),
         ("docker://nvidia/cuda", None),
@@ -26,6 +28,12 @@ import verify_container
 )
 def test_parse(image, parts):
     assert pull.parse(image) == parts
+
+
+@pytest.mark.parametrize("pin", ["sha256:12", "sha512:" + 128 * "0", "latest"])
+def test_what_is_no_digest_pins_nothing(pin):
+    with pytest.raises(SystemExit, match="64 hexadecimal digits"):
+        pull.parse(f"docker://h.org/a@{pin}")
 
 
 def test_password_in_the_images_name_is_refused_and_not_repeated():

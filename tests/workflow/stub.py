@@ -74,8 +74,10 @@ elif name == "sinfo":
     print("dc-gpu* dc-gpu-devel")
 elif name == "apptainer" and arguments == ["--version"]:
     print("apptainer version 1.4.5")
-elif name == "apptainer" and arguments[0] == "exec":
+elif name == "apptainer" and "exec" in arguments[:2]:
     sys.exit(subprocess.run(after_sif()).returncode)
+elif name == "apptainer" and arguments[:2] == ["sif", "header"]:
+    pass  # it is a SIF
 elif name == "apptainer" and arguments[0] == "build":
     Path(arguments[-2]).write_bytes(bytes(2**21))  # Snakemake takes no checksum of so large a file
 elif name == "srun":

@@ -6,7 +6,9 @@ import sys
 
 import configuration
 import pytest
-from plan import ROOT, Plan
+from plan import DIGEST, IMAGE, ROOT, Plan
+
+PACKAGES = {"python": ["einops==0.8.0"]}
 
 
 def flip_a_bit(plan: Plan) -> None:
@@ -40,18 +42,72 @@ def test_verify_container_computes_the_hash(plan):
 def test_failed_pull_keeps_the_old_container(plan):
     plan.use_stubs()
     plan.make_container()
-    old = plan.sif.read_bytes()
-    plan.configure(image="docker://python")
-    (plan.folder / "bin/apptainer").write_text('#!/bin/sh\n[ "$1" = --version ]\n')
-    plan.snakemake("pull", "--forcerun=pull", check=False)
-    assert plan.sif.read_bytes() == old
-    assert not plan.digest.exists()
+    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    files = {file: file.read_bytes() for file in (plan.sif, plan.record, plan.digest)}
+    working = (plan.folder / "bin/apptainer").read_text()
+    (plan.folder / "bin/apptainer").write_text('#!/bin/sh\n[ "$1" = --version ] && echo 1.4.5\n')
+    assert plan.snakemake("pull", "--forcerun=pull", check=False).returncode == 1
+    assert {file: file.read_bytes() for file in files} == files
+    (plan.folder / "bin/apptainer").write_text(working)
+    assert plan.planned("smoke_test") == []
+
+
+def test_wiped_container_is_made_again_and_reruns_nothing_else(plan):
+    plan.use_stubs()
+    (plan.folder / "one.tar").write_text("a stub of an image")
+    training = {"one": {"steps": 100, "global_batch": 8}}
+    plan.configure(image="docker-archive:one.tar", train=training)
+    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    plan.sif.unlink()
+    assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
+    assert plan.planned("train") == ["train", "train_run one"]
+    said = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
+    assert "jax.sif is gone: making it again" in said
+    assert plan.sif.exists()
+
+
+def test_pinning_the_image_that_is_there_pulls_nothing(plan):
+    plan.use_stubs()
+    plan.make_container()
+    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    plan.configure(image=f"{IMAGE.rpartition(':')[0]}@{DIGEST}")
+    assert plan.planned("pull") == []
+
+
+def test_somebody_elses_container_is_refused_before_a_job_is_queued(plan):
+    plan.use_stubs()
+    plan.make_container()
+    plan.configure(image="docker://h.org/mine")
+    result = plan.snakemake("smoke_test", check=False)
+    assert result.returncode == 1
+    said = " ".join(result.stderr.split())
+    assert f"jax.sif is {IMAGE}, not docker://h.org/mine" in said
+    assert "--forcerun pull" in said
+    assert not plan.calls("sbatch")
+
+
+def test_changed_container_below_packages_is_found(plan):
+    plan.use_stubs()
+    plan.make_container()
+    plan.configure(packages=PACKAGES)
+    flip_a_bit(plan)
+    result = plan.snakemake("smoke_test", check=False)
+    assert "jax.sif has changed since it was made" in " ".join(result.stderr.split())
+
+
+def test_password_in_the_images_name_is_refused_and_nowhere(plan):
+    plan.use_stubs()
+    plan.configure(image="docker://alice:secret@h.org/a:tag")
+    result = plan.snakemake("pull", check=False)
+    assert result.returncode == 1
+    assert "APPTAINER_DOCKER_PASSWORD" in result.stderr
+    assert "secret" not in result.stderr + result.stdout
+    files = [f for f in plan.folder.rglob("*") if f.is_file() and f.name != "config.yaml"]
+    assert not any(b"secret" in file.read_bytes() for file in files)
 
 
 # --------------------------------------------------------------------------------------- packages
-
-PACKAGES = {"python": ["einops==0.8.0"]}
 
 
 def test_packages_are_added_before_any_job(plan):
@@ -115,7 +171,15 @@ def test_steps_in_where_and_as_the_smoke_test_runs(plan):
     done = step_in(plan, "env")
     assert done.returncode == 0, done.stderr
     (srun,) = plan.calls("srun")
-    in_container = ["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch)]
+    in_container = [
+        "--quiet",
+        "exec",
+        "--home",
+        str(plan.folder),
+        "--nv",
+        "--bind",
+        str(plan.scratch),
+    ]
     in_container += [str(plan.sif), "env"]
     assert srun == [
         *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=1", "--ntasks=1"],
@@ -131,7 +195,7 @@ def test_steps_in_here_and_without_a_command_into_a_shell(plan):
     plan.make_container()
     step_in(plan, "--here")
     (call,) = plan.calls("apptainer")
-    assert (call[0], call[-1]) == ("shell", str(plan.sif))
+    assert (call[1], call[-1]) == ("shell", str(plan.sif))
 
 
 def test_exit_code_comes_through(plan):
@@ -144,6 +208,7 @@ def test_exit_code_comes_through(plan):
     ("spoil", "sentence"),
     [
         (lambda plan: plan.sif.unlink(), "is not there: `snakemake --profile"),
+        (lambda plan: plan.configure(image="docker://h.org/mine"), "not docker://h.org/mine"),
         (flip_a_bit, "has changed since it was made"),
         (lambda plan: plan.environment.pop("SCRATCH"), "$SCRATCH is not set: run `jutil"),
         (lambda plan: plan.configure(tarin={}), "tarin: unknown key"),

@@ -6,9 +6,8 @@ import shlex
 import time
 
 import pytest
-from plan import ROOT, Plan
+from plan import IMAGE, ROOT, Plan
 
-IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"
 SMALL = {"steps": 100, "global_batch": 8}
 
 
@@ -217,6 +216,7 @@ def ran(tmp_path_factory):
     plan = Plan(tmp_path_factory.mktemp("plan"))
     plan.configure(**FINISHED)
     plan.use_stubs()
+    (plan.folder / "one.tar").write_text("a stub of an image")
     plan.snakemake("--executor=local", "--cores=2")
     return plan
 

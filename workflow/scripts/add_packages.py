@@ -22,8 +22,8 @@ COPIED = "/opt/jaxway-packages"
 
 def definition(base: Path, python: list[str], debian: list[str]) -> str:
     """What `apptainer build` is to do; packages that are files on the host are copied in first."""
-    local = filter(os.path.isfile, python + debian)
-    files = {name: f"{COPIED}/{Path(name).name}" for name in local}
+    local = [name for name in python + debian if "/" in name and Path(name).is_file()]
+    files = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in enumerate(local)}
     lines = ["Bootstrap: localimage", f"From: {base}", "%files"]
     lines += [f"{Path(name).absolute()} {copy}" for name, copy in files.items()]
     lines += ["%post", "export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1"]
@@ -38,7 +38,7 @@ def definition(base: Path, python: list[str], debian: list[str]) -> str:
 
 def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> set[str]:
     """Python and Debian packages in a container, each with its version."""
-    list_all = shlex.join([*PIP, "freeze"])
+    list_all = shlex.join([*PIP, "freeze", "--all"])
     list_all += "; dpkg-query --show --showformat '${Package}=${Version}\\n' 2> /dev/null || true"
     variables = [f"--env=PYTHONPATH={folder}"] if folder else []
     line = ["apptainer", "exec", *arguments, *variables, str(sif), "sh", "-c", list_all]
@@ -47,7 +47,9 @@ def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> se
 
 def add(args: argparse.Namespace, arguments: list[str]) -> None:
     """Make ``args.out`` with its record and digest; an old one stays until this one is complete."""
-    base = json.loads(verify_container.record_of(args.base).read_text())
+    if problem := verify_container.problem(args.base, full=False):
+        pull.fail(problem)
+    base = pull.read_record(args.base)
     arguments = [*arguments, "--bind", str(args.out.parent)]
     part = args.out.with_name(f".{args.out.name}.part")
     pull.remove(part)
@@ -108,6 +110,8 @@ def main() -> None:
     parser.add_argument("--temporary", type=Path, help="folder for unpacked files")
     args, arguments = parser.parse_known_args()  # the rest is for Apptainer, binds above all
     args.base, args.out = args.base.absolute(), args.out.absolute()
+    for variable in ("PYTHONPATH", "PIP_PREFIX", "PIP_TARGET", "PIP_USER"):
+        os.environ.pop(variable, None)  # the host's would lead pip astray
     # What jobs bind is not there yet.
     binds = os.environ.get("APPTAINER_BIND", "").split(",")
     os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{args.out}:"))

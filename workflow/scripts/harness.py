@@ -6,6 +6,7 @@ only what the container holds: Python 3.10, JAX 0.4.33 and numpy, or anything ne
 """
 
 import argparse
+import functools
 import json
 import operator
 import os
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 import jax
 import jaxlib
 import numpy as np
+import verify_container
 from jax.sharding import Mesh
 
 TYPES = {"integer": int, "number": float, "string": str}
@@ -92,7 +94,7 @@ def start(args: argparse.Namespace) -> Mesh:
     never falls back to the CPU when a GPU is expected.
     """
     record = container_record(args)
-    if record and args.image and record["image"] != args.image:
+    if record and args.image and not verify_container.same_image(args.image, record):
         fail(
             f"the container is {record['image']}, not {args.image}: somebody else pulled it; "
             "run `snakemake pull --forcerun pull`"
@@ -152,7 +154,12 @@ def first_process() -> bool:
 
 def container_record(args: argparse.Namespace) -> dict[str, Any] | None:
     """What pull wrote about the container; None outside a container."""
-    return json.loads(args.container_record.read_text()) if args.container_record else None
+    return read_record(args.container_record) if args.container_record else None
+
+
+@functools.cache  # as it was at the start: a pull may replace it while this runs
+def read_record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
 
 
 def container_digest(args: argparse.Namespace) -> str:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import verify_container
-from registry import Image, Json, RegistryError, Repository, sha256
+from registry import DIGEST, Image, Json, RegistryError, Repository, sha256
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
@@ -62,6 +62,8 @@ def parse(image: str) -> tuple[str, str, str] | None:
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD"
         )
     path, at, digest = path.partition("@")
+    if at and not re.fullmatch(DIGEST, digest):
+        fail(f"image: what follows @ must be sha256: and 64 hexadecimal digits, not {digest}")
     repository, _, tag = path.partition(":")
     return host, repository, digest if at else tag or "latest"
 
@@ -166,19 +168,18 @@ def compression(work: Path) -> tuple[str, ...]:
 # ---------------------------------------------------------------------------------------- places
 
 
-def work_folders(sif: Path, temporary: Path | None) -> list[Path]:
+def work_folders(sif: Path, *places: Path | None) -> list[Path]:
     """Folders that could hold the layers and unpacked files of this user's pulls to this SIF."""
     name = f"jaxway-{os.getuid()}-{hashlib.sha256(str(sif).encode()).hexdigest()[:8]}"
-    places = [os.environ.get("APPTAINER_TMPDIR"), os.environ.get("TMPDIR"), "/tmp", "/var/tmp"]
-    if temporary:
-        places = [str(temporary)]
-    return [Path(place, name) for place in (*dict.fromkeys(places), sif.parent) if place]
+    variables = map(os.environ.get, ("APPTAINER_TMPDIR", "TMPDIR"))
+    everywhere = [*places, *variables, "/tmp", "/var/tmp", sif.parent]
+    return [Path(place, name) for place in dict.fromkeys(map(str, filter(None, everywhere)))]
 
 
 def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
     """The first of them where there is room, made and open to this user alone; else the last."""
     *candidates, beside = work_folders(sif, temporary)
-    for work in candidates:
+    for work in candidates[:1] if temporary else candidates:
         place = work.parent
         if not place.is_dir():
             fail(f"{place} is no folder, but `temporary` or APPTAINER_TMPDIR names it")
@@ -216,14 +217,18 @@ def alone(sif: Path) -> Iterator[None]:
         yield
 
 
-def is_there(sif: Path, image: str, digest: str | None) -> bool:
-    """Whether the SIF is what ``image`` stands for now, and whole."""
+def read_record(sif: Path) -> Json:
+    """The record beside a SIF; an empty one where there is none."""
     try:
-        record = json.loads(verify_container.record_of(sif).read_text())
-    except (OSError, ValueError):
-        return False
-    same = (record.get("image"), record.get("digest")) == (image, digest)
-    return bool(digest) and same and not verify_container.problem(sif, full=False)
+        return dict(json.loads(verify_container.record_of(sif).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def is_there(sif: Path, record: Json, digest: str | None) -> bool:
+    """Whether the SIF is what has this digest, and whole."""
+    same = bool(digest) and record.get("digest") == digest
+    return same and not verify_container.problem(sif, full=False)
 
 
 # ------------------------------------------------------------------------------------------ pull
@@ -257,19 +262,34 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
     """Make the SIF and write its record and digest beside it, unless all that is there."""
     version, began = apptainer_version(), time.monotonic()
     file = Path(re.sub(r"^docker-archive:([^:]+).*", r"\1", image))
-    found, digest = None, None
+    record, found, digest = read_record(sif), None, None
     if name := parse(image):
+        host, repository_name, reference = name
+        if not sif.exists() and record.get("image") == image and record["digest"]:
+            reference = record["digest"]  # it was wiped: the same again, whatever the tag means now
         artifact = image.startswith("oras://")  # a SIF in a registry
         architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
-        repository = Repository(name[0], name[1], say)
-        found = repository.image(name[2], architecture)
+        repository = Repository(host, repository_name, say)
+        try:
+            found = repository.image(reference, architecture)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            fail(f"{host} sent something that is no image for {image}: {error!r}")
         digest = found.digest
     elif file.is_file():
         digest = f"sha256:{verify_container.sha256(file)}"
+    elif image.startswith("docker-archive:") or not re.match(r"[a-z-]+:", image):
+        fail(f"image: there is no file {file}; an image in a registry begins with docker://")
     layers = found.layers if found else []
-    if is_there(sif, image, digest):
+    if found and not layers:
+        fail(f"{image} has no layers")
+    if is_there(sif, record, digest):
         say(f"{sif} is {digest} already")
-        appear({verify_container.digest_of(sif): f"{digest}\n"})
+        if not verify_container.same_image(image, record):
+            record["image"] = image
+            appear({verify_container.record_of(sif): json.dumps(record, indent=1) + "\n"})
+        identity = verify_container.digest_of(sif)
+        if not identity.exists() or identity.read_text() != f"{digest}\n":
+            appear({identity: f"{digest}\n"})
         return remove(*work_folders(sif, temporary))
 
     size = sum(layer["size"] for layer in layers) or (file.stat().st_size if digest else 0)
@@ -296,7 +316,8 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
             say("unpacking and compressing")
             source = write_layout(layout, found) if found else image
             apptainer("build", *arguments.result(), part, source, work=work)
-        record: Json = {
+        subprocess.run(["apptainer", "sif", "header", part], check=True, capture_output=True)
+        record = {
             "image": image,
             "digest": digest,
             **verify_container.measures(part),
@@ -310,6 +331,10 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
             verify_container.digest_of(sif): f"{digest or record['sha256']}\n",
         }
         appear(texts, {sif: part})
+    except subprocess.CalledProcessError:
+        part.unlink()
+        remove(*work_folders(sif, temporary))
+        fail(f"{image} is no SIF")
     except BaseException as error:
         part.unlink(missing_ok=True)
         remove(*(leftover for leftover in work.iterdir() if leftover.name != "cache"))
@@ -339,6 +364,8 @@ def appear(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> Non
             parts[file] = file.with_name(f".{file.name}.part")
             parts[file].write_text(text)
         for file, part in parts.items():
+            # Whoever may read the folder may read what is in it, whatever this user's umask.
+            part.chmod(part.stat().st_mode | (file.parent.stat().st_mode & 0o044))
             part.replace(file)
     except OSError:
         remove(*parts.values())
@@ -347,7 +374,8 @@ def appear(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> Non
 
 def remove(*paths: Path) -> None:
     """Delete files and folders; unpacked images hold folders that nobody may write to."""
-    subprocess.run(["chmod", "-R", "u+rwX", *paths], stderr=subprocess.DEVNULL)
+    folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
+    subprocess.run(["chmod", "-R", "u+rwX", *folders], stderr=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", *paths], stderr=subprocess.DEVNULL)
 
 
@@ -365,8 +393,15 @@ def main() -> None:
 
 def run(program: Callable[[], None]) -> None:
     """Run a program that cleans up also when a signal ends it, and fails with one sentence."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda n, _: fail(f"ended by {signal.Signals(n).name}"))
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+    def end(number: int, _: object) -> NoReturn:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)  # a second one does not stop the cleaning up
+        fail(f"ended by {signal.Signals(number).name}")
+
+    for number in numbers:
+        signal.signal(number, end)
     try:
         program()
     except RegistryError as error:

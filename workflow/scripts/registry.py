@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import requests
 import urllib3
+import verify_container
 
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
@@ -31,6 +32,8 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 PAUSES = (1, 2, 4, 8)  # seconds before each further attempt, unless the registry names its own
 LONGEST_PAUSE = 600  # seconds; a registry that wants more is not waited for
 CONNECTIONS = 4  # layers that are fetched at once
+DIGEST = "sha256:[0-9a-f]{64}"
+DOCUMENT = 4 << 20  # bytes; what registries allow a manifest to have
 TELL = 10  # seconds between two lines about progress
 
 Json = dict[str, Any]
@@ -42,11 +45,23 @@ class RegistryError(Exception):
 
 
 class TemporaryError(Exception):
-    """What another attempt may mend, and the seconds to wait before it, if the registry said so."""
+    """What another attempt may mend.
 
-    def __init__(self, problem: str, pause: float | None = None) -> None:
+    ``pause``: seconds to wait before it, if the registry said so. ``progress``: some of what was
+    wanted has arrived all the same.
+    """
+
+    def __init__(self, problem: str, pause: float | None = None, progress: bool = False) -> None:
         super().__init__(problem)
-        self.pause = pause
+        self.pause, self.progress = pause, progress
+
+
+class Session(requests.Session):
+    """Sends credentials to the registry alone: not where it redirects to, and none of ~/.netrc."""
+
+    def rebuild_auth(self, prepared_request: Any, response: requests.Response) -> None:
+        if self.should_strip_auth(str(response.request.url), str(prepared_request.url)):
+            prepared_request.headers.pop("Authorization", None)
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,7 @@ class Repository:
 
     def __init__(self, host: str, name: str, say: Callable[[str], None]) -> None:
         self.host, self.name, self.say = host, name, say
-        self.session = requests.Session()
+        self.session = Session()
         self.session.verify = ssl.get_default_verify_paths().cafile or True
         self.session.auth = self.authorize  # of our own, so that requests reads no ~/.netrc
         self.authorization = ""
@@ -95,12 +110,20 @@ class Repository:
                 if m.get("platform", {}).get("os") == "linux"
             }
             self.refuse_other(architecture, list(platforms), reference)
+            self.refuse_names(platforms[architecture])
             manifest = self.document(f"manifests/{platforms[architecture]}")
-        description = json.loads(manifest)["config"]
-        config = self.document(f"blobs/{description['digest']}")
+        parts = json.loads(manifest)
+        self.refuse_names(*(x["digest"] for x in (parts["config"], *parts["layers"])))
+        config = self.document(f"blobs/{parts['config']['digest']}")
         if found := json.loads(config or "{}").get("architecture"):  # an artifact has none
             self.refuse_other(architecture, [found], reference)
         return Image(sha256(body), manifest, config)
+
+    def refuse_names(self, *digests: str) -> None:
+        """What is no digest cannot be checked, and might be the path of somebody's file."""
+        for digest in digests:
+            if not re.fullmatch(DIGEST, digest):
+                raise RegistryError(f"{self.host}/{self.name} names a part of the image {digest!r}")
 
     def refuse_other(self, wanted: str, there: list[str], reference: str) -> None:
         if wanted not in there:
@@ -116,9 +139,9 @@ class Repository:
         def attempt() -> bytes:
             with self.get(path, {"Accept": ", ".join(MANIFESTS)}) as answer:
                 try:
-                    content = answer.content
-                except requests.RequestException as error:
-                    raise TemporaryError(f"the connection broke: {error}") from None
+                    content = answer.raw.read(DOCUMENT, decode_content=True)
+                except urllib3.exceptions.HTTPError as error:
+                    raise TemporaryError(f"the connection broke: {reason(error)}") from None
             wanted = path.rpartition("/")[2]
             if wanted.startswith("sha256:") and sha256(content) != wanted:
                 raise RegistryError(
@@ -156,7 +179,7 @@ class Repository:
                         finished += 1
                     except multiprocessing.TimeoutError:
                         pass
-                    self.say(f"layer {finished} of {len(missing)} is here: {arrived()}")
+                    self.say(f"layers: {finished} of {len(missing)} are here, {arrived()}")
         finally:
             for name in missing:
                 part(folder / name).unlink(missing_ok=True)
@@ -174,41 +197,48 @@ class Repository:
                         try:
                             for piece in answer.raw.stream(1 << 20, decode_content=False):
                                 out.write(piece)
-                        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                            raise TemporaryError(f"the connection broke: {error}") from None
-            with part(file).open("rb") as written:
-                if hashlib.file_digest(written, "sha256").hexdigest() != file.name:
-                    part(file).unlink()
-                    raise TemporaryError(f"layer {file.name[:12]} arrived damaged")
+                                if out.tell() > size:
+                                    break
+                        except urllib3.exceptions.HTTPError as error:
+                            grown = out.tell() > start
+                            broke = f"the connection broke: {reason(error)}"
+                            raise TemporaryError(broke, progress=grown) from None
+            if verify_container.sha256(part(file)) != file.name:
+                part(file).unlink()
+                raise TemporaryError(f"layer {file.name[:12]} arrived damaged")
             part(file).rename(file)
 
         self.persistently(attempt)
 
     def persistently(self, attempt: Callable[[], T]) -> T:
         """What ``attempt`` returns, tried again with growing pauses while that may help."""
-        for pause in (*PAUSES, None):
+        pauses = iter(PAUSES)
+        while True:
             try:
                 return attempt()
             except TemporaryError as problem:
-                wait = problem.pause or pause
-                if pause is None or wait is None:
+                if problem.progress:
+                    pauses = iter(PAUSES)
+                pause = next(pauses, None)
+                if pause is None:
                     raise RegistryError(
                         f"{self.host}: {problem}, {len(PAUSES) + 1} times; try again later"
                     ) from None
+                wait = problem.pause or pause
                 if wait > LONGEST_PAUSE:
                     raise RegistryError(
                         f"{self.host}: {problem} and asks to wait; try again in {wait:,.0f} s"
                     ) from None
                 self.say(f"{self.host}: {problem}; trying again in {wait:g} s")
                 time.sleep(wait)
-        raise AssertionError("unreachable")
 
     def get(self, path: str, headers: dict[str, str]) -> requests.Response:
         """The registry's answer to one request, its body yet to be read."""
         url = f"https://{self.host}/v2/{self.name}/{path}"
         try:
             answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
-            if answer.status_code == requests.codes.unauthorized:
+            # Not for where the registry has redirected to: that gets no credentials.
+            if answer.status_code == requests.codes.unauthorized and not answer.history:
                 self.log_in(answer.headers.get("WWW-Authenticate", ""))
                 answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
         except requests.exceptions.SSLError as error:
@@ -253,20 +283,22 @@ class Repository:
     def log_in(self, challenge: str) -> None:
         """Get the authorization that a 401 asks for; none where that takes credentials we lack."""
         known = credentials(self.host)
+        basic = "Basic " + base64.b64encode(":".join(known).encode()).decode() if known else ""
         scheme, _, fields = challenge.partition(" ")
-        if scheme.lower() == "basic" and known:
-            self.authorization = f"Basic {base64.b64encode(':'.join(known).encode()).decode()}"
+        if scheme.lower() == "basic":
+            self.authorization = basic
         if scheme.lower() == "bearer":
             asked = requests.utils.parse_dict_header(fields)
             realm = asked.pop("realm", None) or ""
             if not realm.startswith("https://"):
                 raise RegistryError(f"{self.host} wants a login over a connection that is not safe")
-            granted = self.session.get(
-                realm, params=asked, auth=known or (lambda r: r), timeout=TIMEOUT
-            )
+            self.authorization = basic
+            granted = self.session.get(realm, params=asked, timeout=TIMEOUT)
             self.refuse_failure(granted, "token")
             token = granted.json()
             self.authorization = f"Bearer {token.get('token') or token.get('access_token')}"
+            if not re.fullmatch("[!-~]+ [!-~]+", self.authorization):
+                raise RegistryError(f"{self.host} grants a token that is none")
 
 
 def part(file: Path) -> Path:
@@ -276,8 +308,8 @@ def part(file: Path) -> Path:
 
 def cause(error: BaseException) -> BaseException:
     """What is below the wrappers of requests and urllib3."""
-    inner = getattr(error, "reason", None) or (error.args[0] if error.args else None)
-    return cause(inner) if isinstance(inner, BaseException) else error
+    below = [x for x in (getattr(error, "reason", None), *error.args) if isinstance(x, Exception)]
+    return cause(below[0]) if below else error
 
 
 def reason(error: BaseException) -> str:
@@ -290,8 +322,10 @@ def retry_after(answer: requests.Response) -> float | None:
     value = answer.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)
-    date = email.utils.parsedate_tz(value)
-    return max(1.0, email.utils.mktime_tz(date) - time.time()) if date else None
+    try:
+        return max(1.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
 
 
 def credentials(host: str) -> tuple[str, str] | None:
@@ -305,8 +339,6 @@ def credentials(host: str) -> tuple[str, str] | None:
             entry = json.loads(file.read_text())["auths"][host]
             user, _, password = base64.b64decode(entry["auth"]).decode().partition(":")
             return user, password
-        except FileNotFoundError:
-            continue
         except (OSError, ValueError, KeyError, TypeError):
             continue  # nothing for this host, or kept elsewhere
     return None

@@ -33,8 +33,13 @@ def measures(sif: Path) -> dict[str, Any]:
     return {"sha256": sha256(sif), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def problem(sif: Path, full: bool) -> str:
-    """Why the SIF cannot be trusted, as a sentence; empty when it can.
+def same_image(image: str, record: dict[str, Any]) -> bool:
+    """Whether a record is of this image, by its name or the digest that pins it."""
+    return image == record["image"] or image.endswith(f"@{record['digest']}")
+
+
+def problem(sif: Path, full: bool, image: str = "") -> str:
+    """Why the SIF cannot be trusted or is not of ``image``, as a sentence; empty when all is well.
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
     """
@@ -42,26 +47,34 @@ def problem(sif: Path, full: bool) -> str:
     try:
         status = sif.stat()
         record: dict[str, Any] = json.loads(record_of(sif).read_text())
-        recorded = {key: record[key] for key in ("bytes", "mtime_ns", "sha256", "date", "image")}
+        bytes_, mtime_ns, hash_ = (record[key] for key in ("bytes", "mtime_ns", "sha256"))
+        if status.st_size != bytes_:
+            return f"{sif} has {status.st_size} bytes, but was made with {bytes_}: {again}"
+        if (full or status.st_mtime_ns != mtime_ns) and sha256(sif) != hash_:
+            return f"{sif} has changed since it was made, its sha256 is another: {again}"
+        if image and not same_image(image, record):
+            return (
+                f"{sif} is {record['image']}, not {image}: `snakemake pull --forcerun pull` (with "
+                "your --profile and --configfile) puts that in its place for all who share it; or "
+                "name a place of your own as `sif` in the site's site.yaml"
+            )
+    except PermissionError as error:
+        return f"{error.filename} cannot be read by you: ask its owner"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{sif} cannot be compared with its record ({error}): {again}"
-    if status.st_size != recorded["bytes"]:
-        return f"{sif} has {status.st_size} bytes, but was made with {recorded['bytes']}: {again}"
-    unsure = full or status.st_mtime_ns != recorded["mtime_ns"]
-    if unsure and sha256(sif) != recorded["sha256"]:
-        return f"{sif} has changed since it was made, its sha256 is no longer the recorded: {again}"
     return ""
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--sif", type=Path, required=True, help="file that pull made")
+    arguments.add_argument("--image", default="", help="image that it must have been made from")
     arguments.add_argument("--full", action="store_true", help="compute its hash in any case")
     args = arguments.parse_args()
-    if found := problem(args.sif, args.full):
+    if found := problem(args.sif, args.full, args.image):
         sys.exit(f"verify_container: {found}")
     record = json.loads(record_of(args.sif).read_text())
-    print(f"{args.sif} is what was made on {record['date']} from {record['image']}")
+    print(f"{args.sif} is what was made on {record.get('date')} from {record['image']}")
 
 
 if __name__ == "__main__":

@@ -715,6 +715,8 @@ def test_another_user_goes_on_after_a_killed_pull(place: Place) -> None:
 @pytest.mark.parametrize("moment", ["request", "build"])
 def test_old_sif_survives_a_failed_pull(place: Place, good: Place, moment: str) -> None:
     place.cluster.run(f"cp --preserve {good.folder}/sif/* {place.folder}/sif")
+    record = place.here(place.sif).with_name("x.sif.json")
+    record.write_text(record.read_text().replace(place.registry.tags["latest"], "sha256:old"))
     files = [place.here(place.sif).parent / name for name in SIF_FILES]
     before = {file: (sha256(file), file.stat().st_mtime_ns) for file in files}
     if moment == "build":

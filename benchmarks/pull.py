@@ -49,9 +49,13 @@ QUANTITIES = ("wall, s", "CPU, s", "image, MB", "inodes in its folder, at most")
 Taken = tuple[float, ...]  # by one pull, of each of QUANTITIES
 
 
-def timed(cluster: Cluster, command: str, node: str = Cluster.login) -> tuple[float, float]:
+def timed(
+    cluster: Cluster, command: str, node: str = Cluster.login, cold: bool = True
+) -> tuple[float, float]:
     """Wall and CPU seconds of a command of alice's on a node, with its children."""
-    os.sync()  # so that it does not pay for what another one wrote
+    os.sync()  # so that it does not pay for what another one wrote, nor find what it has read
+    if cold:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
     line = f"set -e; TIMEFORMAT='%R %U %S'; time {{ {command}\n}} > /dev/null"
     said = cluster.run(line, node, timeout=3600).stderr
     wall, user, system = map(float, said.splitlines()[-1].split())
@@ -132,14 +136,13 @@ def print_starts(checkout: Checkout) -> None:
     cluster.run(f"apptainer build --sandbox {IMAGES}/files {sif}", timeout=600)
     ways |= {"files": f"PYTHONHOME={IMAGES}/files/usr {IMAGES}/files/usr/bin/", "node's own": ""}
 
-    def start(way: str) -> float:
-        return timed(cluster, f"export PYTHONDONTWRITEBYTECODE=1; {ways[way]}{IMPORT}", NODE)[0]
+    def start(way: str, cold: bool = False) -> float:
+        line = f"export PYTHONDONTWRITEBYTECODE=1; {ways[way]}{IMPORT}"
+        return timed(cluster, line, NODE, cold)[0]
 
     cold: dict[str, float] = {}
     for way in ways:
-        os.sync()
-        Path("/proc/sys/vm/drop_caches").write_text("3")
-        cold[way] = start(way)
+        cold[way] = start(way, cold=True)
     warm: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(STARTS):
         for way in ways:

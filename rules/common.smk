@@ -51,9 +51,12 @@ def check_container():
     What this run makes anew in any case need not be there or whole.
     """
     planned = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    if not CONTAINED or not planned & {"add_packages", "smoke_test", "train_run", "benchmark_run"}:
+    users = {"add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run"}
+    if not CONTAINED or not planned & users:
         return
-    makers = {"pull": (PULLED, PULL), "add_packages": (CONTAINER, ADD_PACKAGES)}
+    makers = {"pull": (PULLED, PULL)}
+    if CONFIG["packages"]:
+        makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
     for maker, (container, command) in makers.items():
         if maker in planned or not Path(container["digest"]).exists():
             continue

@@ -65,6 +65,9 @@ def test_wiped_container_is_made_again_and_reruns_nothing_else(plan):
     said = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
     assert "jax.sif is gone: making it again" in said
     assert plan.sif.exists()
+    plan.sif.unlink()
+    plan.snakemake("smoke_test", "--forcerun=pull", "--slurm-init-seconds-before-status-checks=1")
+    assert plan.sif.exists()
 
 
 def test_pinning_the_image_that_is_there_pulls_nothing(plan):

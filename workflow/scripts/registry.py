@@ -242,6 +242,8 @@ class Repository:
                 self.log_in(answer.headers.get("WWW-Authenticate", ""))
                 answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT)
         except requests.exceptions.SSLError as error:
+            if "CERTIFICATE_VERIFY_FAILED" not in str(error):
+                raise TemporaryError(f"no secure connection: {reason(error)}") from None
             raise RegistryError(
                 f"{self.host} has no certificate that this machine trusts; if it should, name its "
                 f"authority's file in SSL_CERT_FILE ({reason(error)})"

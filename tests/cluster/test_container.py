@@ -158,7 +158,7 @@ def test_missing_package_is_said(checkout: Checkout) -> None:
 
 
 def test_run_leaves_no_password(cluster: Cluster, checkout: Checkout) -> None:
-    """In the environment of the whole run; one that a registry asks for: test_faulty_registry.py."""
+    """In the environment of the whole run; test_faulty_registry.py has one that is asked for."""
     assert CANARY not in checkout.path("said").read_text()
     assert checkout.path("results/report.html").exists()
     places = [checkout.path("."), cluster.path("/p/scratch"), cluster.path("/p/home")]

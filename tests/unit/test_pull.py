@@ -131,6 +131,15 @@ def test_one_flipped_bit_is_found(sif):
     assert "has changed" in verify_container.problem(sif, full=True)
 
 
+def test_pinned_image_is_the_same_also_with_packages_on_top():
+    base = {"image": "docker://h.org/a:tag", "digest": DIGEST}
+    packaged = base | {"digest": f"sha256:{13:064}", "base": base}
+    for record in (base, packaged):
+        assert verify_container.same_image("docker://h.org/a:tag", record)
+        assert verify_container.same_image(f"docker://h.org/a@{DIGEST}", record)
+        assert not verify_container.same_image(f"docker://h.org/a@sha256:{13:064}", record)
+
+
 def test_other_size_and_missing_record_are_found(sif):
     with sif.open("ab") as file:
         file.write(b"more")

@@ -1,6 +1,7 @@
 """Check that a container is the file that pull made: by its size and time, then by its hash.
 
-Runs on the host, before jobs are queued.
+Runs on the host, before jobs are queued. The programs in the container, with Python 3.10, take
+same_image() from here.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def measures(sif: Path) -> dict[str, Any]:
 
 def same_image(image: str, record: dict[str, Any]) -> bool:
     """Whether a record is of this image, by its name or the digest that pins it."""
+    record = record.get("base", record)  # with packages on top the digest is another
     return image == record["image"] or image.endswith(f"@{record['digest']}")
 
 

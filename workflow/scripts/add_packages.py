@@ -4,7 +4,6 @@ Runs on a host with internet, as pull does.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import shlex
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pull
 import verify_container
+from registry import sha256
 
 PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
 COPIED = "/opt/jaxway-packages"
@@ -81,7 +81,7 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
             "base": base,
         }
         identity = json.dumps([base["digest"] or base["sha256"], record["installed"]])
-        record["digest"] = f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}"
+        record["digest"] = sha256(identity.encode())
         if args.out.suffix == ".sif":
             record |= verify_container.measures(part)
         texts = {

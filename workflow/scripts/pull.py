@@ -27,14 +27,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import verify_container
-from registry import DIGEST, Image, Json, RegistryError, Repository, sha256
+from registry import DIGEST, TELL, Image, Json, RegistryError, Repository, sha256
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
 UNPACKED = 3  # bytes that a byte of a layer takes unpacked, roughly
 INODES = 100_000  # files of a large image, roughly
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as Linux and as registries name them
-TELL = 10  # seconds between two signs of life
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 

@@ -34,7 +34,7 @@ LONGEST_PAUSE = 600  # seconds; a registry that wants more is not waited for
 CONNECTIONS = 4  # layers that are fetched at once
 DIGEST = "sha256:[0-9a-f]{64}"
 DOCUMENT = 4 << 20  # bytes; what registries allow a manifest to have
-TELL = 10  # seconds between two lines about progress
+TELL = 10  # seconds between two signs of life
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -13,11 +13,13 @@ from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
 from snakemake.settings.types import DeploymentMethod
 
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 import configuration
+import data
 import verify_container
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -34,6 +36,8 @@ try:
 except configuration.ConfigurationError as error:
     sys.exit(str(error))
 configuration.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
+if "SLURM_JOB_END_TIME" in os.environ:  # in a job, before the Slurm plugin drops it
+    os.environ["JAXWAY_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
 
 
 onstart:
@@ -43,6 +47,13 @@ onstart:
         )
     check_container()
     refuse_second_run()
+    prepare_wiped_data()
+    SAFE.update({job: safe_step(job)[0] for job in planned("train_run")})
+
+
+def planned(*rules):
+    """Jobs of these rules that this run is going to do."""
+    return [job for job in workflow.dag.needrun_jobs() if job.rule.name in rules]
 
 
 def check_container():
@@ -50,15 +61,14 @@ def check_container():
 
     What this run makes anew in any case need not be there or whole.
     """
-    planned = {job.rule.name for job in workflow.dag.needrun_jobs()}
-    users = {"add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run"}
-    if not CONTAINED or not planned & users:
+    users = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
+    if not CONTAINED or not planned(*users):
         return
     makers = {"pull": (PULLED, PULL)}
     if CONFIG["packages"]:
         makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
     for maker, (container, command) in makers.items():
-        if maker in planned or not Path(container["digest"]).exists():
+        if planned(maker) or not Path(container["digest"]).exists():
             continue
         if not Path(container["made"]).exists():
             print(f"{container['made']} is gone: making it again", flush=True)
@@ -71,20 +81,78 @@ def check_container():
             raise WorkflowError(found)
 
 
+def submitted(*options):
+    """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
+    if not SITE["launcher"] or not shutil.which("squeue"):
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options]
+    queue = subprocess.run(command, capture_output=True, text=True).stdout
+    fields = [line.split(maxsplit=3) for line in queue.splitlines()]
+    return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]
+
+
 def refuse_second_run():
     """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
-    if not SITE["launcher"] or not shutil.which("squeue"):
-        return
-    command = ["squeue", "--me", "--noheader", "--format=%i %k %Z"]  # id, comment, folder
-    queue = subprocess.run(command, capture_output=True, text=True).stdout
-    fields = [line.split(maxsplit=2) for line in queue.splitlines()]
-    ours = ("rule_", os.getcwd())
-    jobs = " ".join(f[0] for f in fields if len(f) == 3 and (f[1][:5], f[2]) == ours)
-    if jobs:
+    if jobs := " ".join(job[0] for job in submitted()):
         raise WorkflowError(
             f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
             f"have, or end them now with `scancel {jobs}`; nothing was submitted."
         )
+
+
+def prepare_wiped_data():
+    """Prepare again what a training of this run needs and its record says is there."""
+    for job in planned("train_run"):
+        record = Path(job.input.get("data", ""))
+        if record.is_file() and data.problem(json.loads(record.read_text())):
+            print(f"the data of {record} are gone: preparing them again", flush=True)
+            if subprocess.run(prepare_data(record.stem), shell=True).returncode:
+                raise WorkflowError(f"The data of {record} are gone, and see above why they stay so.")
+
+
+SAFE = {}  # of each planned training, the step that was safe when its job was last submitted
+
+
+def safe_step(job):
+    """The last safe step of a training, and the sentence with which its last job gave up, if so."""
+    folders = [*Path(job.params.state).parent.glob(f"{Path(job.params.state).name}*")]
+    if not folders:
+        return 0, ""
+    state = max(folders, key=lambda folder: folder.stat().st_mtime)
+    step, failed = (state / name for name in ("step", "failed"))
+    reason = failed.read_text().strip() if failed.exists() else ""
+    return int(step.read_text()) if step.exists() else 0, reason
+
+
+def restarts(job):
+    """How often a job may be started again; Snakemake asks when one has failed.
+
+    A training goes on in the next job if it got further in the last one, up to its allocations,
+    unless the program has given up or somebody has cancelled the job.
+    """
+    if job.rule.name != "train_run" or job not in SAFE:  # in a job's own Snakemake: none
+        return job.rule.restart_times
+    (step, reason), before = safe_step(job), SAFE[job]
+    SAFE[job] = step
+    comment = f"rule_train_run_wildcards_{job.wildcards.name}"
+    states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
+    allowed = job_of("train", job.wildcards)["allocations"]
+    if reason:
+        why = reason
+    elif states and states[-1] == "CANCELLED":
+        why = "its job was cancelled"
+    elif step <= before:
+        why = f"its last job got no further than step {before}, see {job.log[0]}"
+    elif job.attempt >= allowed:
+        why = f"it has had its {allowed} allocations; step {step} is safe"
+    else:
+        print(f"Training {job.wildcards.name} goes on from step {step}.", flush=True)
+        return job.attempt
+    print(f"Training {job.wildcards.name} stops: {why}.", file=sys.stderr, flush=True)
+    return 0
+
+
+Job.restart_times = property(restarts)
 
 
 async def wait_for_next_look(executor):
@@ -149,6 +217,22 @@ def pulled_image():
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     return record["image"] if same else CONFIG["image"]
+
+
+def data_of(job):
+    """Record of the data that a training needs prepared; none, if it brings its own."""
+    return {"data": f"results/data/{configuration.short_hash(job['data'])}.json"} if job["data"] else {}
+
+
+DATA = {Path(data_of(x)["data"]).stem: x["data"] for x in CONFIG["train"].values() if x["data"]}
+
+
+def prepare_data(name):
+    """Command that prepares data."""
+    options, folder = DATA[name], f"{SITE['scratch']}/data/{name}"
+    words = [sys.executable, script("prepare_data"), f"--tokenizer={options['tokenizer']}"]
+    words += [f"--validation-bytes={options['validation_bytes']}", "--data", *options["data"]]
+    return shlex.join([*words, f"--folder={folder}", f"--out=results/data/{name}.json"])
 
 
 TEMPORARY = [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
@@ -223,6 +307,8 @@ def arguments(section):
         if SITE["host_suffix"]:
             words.append(f"--host-suffix={SITE['host_suffix']}")
         for key, value in job["options"].items():
+            if value is None:
+                continue
             flag = key.replace("_", "-")
             if isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")

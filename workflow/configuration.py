@@ -78,7 +78,7 @@ def program_options(section: str, program: str) -> Settings:
     """Properties of the options of the program that runs an entry of ``section``."""
     if section == "benchmark":
         return options_of("measure") | options_of(f"benchmark_{program}")
-    return options_of(section)
+    return options_of(program)
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -117,7 +117,7 @@ def check(value: Any, schema: Settings, path: str) -> None:
     wanted = {
         "type": lambda v: (
             f"must be {' or '.join([v] if isinstance(v, str) else v)}"
-            + (" (write 1.0e-3 for 1e-3)" if v == "number" else "")
+            + (" (write 1.0e-3 for 1e-3)" if "number" in v else "")
         ),
         "enum": lambda v: f"must be one of {', '.join(map(str, v))}",
         "minimum": lambda v: f"must be at least {v}",
@@ -186,8 +186,7 @@ def container(config: Settings, site: Settings) -> Settings:
     if not packages:
         return files(sif, sif)
     # Named by its content, so that users of one folder with other packages keep out of each other.
-    name = hashlib.sha256(json.dumps(packages, sort_keys=True).encode()).hexdigest()[:8]
-    made = f"{sif.removesuffix('.sif')}-{name}"
+    made = f"{sif.removesuffix('.sif')}-{short_hash(packages)}"
     if site["container_build"]:
         return files(f"{made}.sif", f"{made}.sif")
     if "debian" in packages:
@@ -238,7 +237,8 @@ def load(config: Any, site: Settings) -> Settings:
     """The whole configuration, checked and completed.
 
     Each section becomes a dictionary of jobs by name. A job has the keys of a placement, its
-    ``program``, that program's ``options``, and ``id``: a hash of what defines a training.
+    ``program`` and that program's ``options``. A training has also ``id``, a hash of what defines
+    it, and ``data``, the options with which its data are prepared; none if it brings its own.
     """
     schema = load_schema("config")
     check(config, schema | {"properties": known_sections(schema)}, "")
@@ -278,10 +278,13 @@ def load(config: Any, site: Settings) -> Settings:
                     raise ConfigurationError(f"{section}: there is one, so no key can be a list")
                 if job_name in config[section]:
                     raise ConfigurationError(f"{path}: there are two jobs named {job_name}")
-                definition = json.dumps(job["options"], sort_keys=True)
-                job["id"] = hashlib.sha256(definition.encode()).hexdigest()[:8]
                 config[section][job_name] = job
     return config
+
+
+def short_hash(value: Any) -> str:
+    """A name for a value that JSON can express, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def refuse_repeated_keys(file: Path) -> None:
@@ -317,6 +320,12 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
     definitions = load_schema("config")["$defs"]
     placement = dict(definitions["placement"]["properties"])
     program = section
+    data: Settings = {}
+    if section == "train":
+        placement |= definitions["training"]
+        program = entry.get("program", section)
+        check({"program": program}, {"properties": placement}, path)
+        data = options_of("prepare_data") if program == "train" else {}
     if section == "benchmark":
         placement |= definitions["program"]
         check(entry.get("program"), definitions["program"]["program"], f"{path}.program")
@@ -327,7 +336,7 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
                 + nearest(str(program), programs())
             )
     options = program_options(section, program)
-    properties = placement | options
+    properties = placement | options | data
 
     swept = {
         key: value
@@ -351,7 +360,13 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
         job["options"] = {key: job.pop(key) for key in options}
         check_placement(job, path, site)
         if section == "train":
-            check_training(job, path)
+            job["data"] = {key: job.pop(key) for key in data}
+            if program == "train":
+                check_training(job, path)
+            if job["options"].get("command", "") is None:
+                raise ConfigurationError(f"{path}.command: must say what to run")
+            defining = {k: v for k, v in job["options"].items() if options[k].get("same", True)}
+            job["id"] = short_hash([program, defining, job["data"]])
         label = "-".join([name, *(f"{k}={v}" for k, v in point.items())])
         yield re.sub(r"[^\w.=+-]", "_", label), job
 
@@ -378,25 +393,41 @@ def check_placement(job: Settings, path: str, site: Settings) -> None:
 
 def check_training(job: Settings, path: str) -> None:
     """Raise a sentence if the training cannot start: its data, or sizes that do not divide."""
-    options, devices = job["options"], job["nodes"] * job["gpus_per_node"]
+    options, data, devices = job["options"], job["data"], job["nodes"] * job["gpus_per_node"]
+    fsdp, tensor = options["fsdp"], options["tensor"]
+    shared = devices // tensor * options["microbatches"]
     rules = [
-        ("global_batch", options["global_batch"] % devices == 0, f"a multiple of {devices} GPUs"),
-        ("width", options["width"] % (2 * options["heads"]) == 0, "an even multiple of heads"),
+        ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
+        (
+            "global_batch",
+            options["global_batch"] % max(1, shared) == 0,
+            f"a multiple of {shared}, GPUs that share it x microbatches",
+        ),
         ("warmup_steps", options["warmup_steps"] < options["steps"], "fewer than steps"),
     ]
+    if options["width"] and options["heads"]:
+        even = options["width"] % (2 * options["heads"]) == 0
+        rules.append(("width", even, "an even multiple of heads"))
     for key, kept, wanted in rules:
         if not kept:
             raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {options[key]}")
-    options["data"] = [expand(pattern, f"{path}.data") for pattern in options["data"]]
-    for pattern in options["data"]:
-        if pattern == "python":
-            continue
-        files = glob.glob(pattern, recursive=True)
-        if not files:
-            raise ConfigurationError(f"{path}.data: nothing matches {pattern}")
-        for file in files:
-            if not os.access(file, os.R_OK):
-                raise ConfigurationError(f"{path}.data: {file} cannot be read by this user")
+    if data["tokenizer"] != "bytes":
+        data["tokenizer"] = expand(data["tokenizer"], f"{path}.tokenizer")
+        readable(data["tokenizer"], f"{path}.tokenizer")
+    data["data"] = [expand(pattern, f"{path}.data") for pattern in data["data"]]
+    for pattern in data["data"]:
+        if pattern != "python":
+            readable(pattern, f"{path}.data")
+
+
+def readable(pattern: str, path: str) -> None:
+    """Raise a sentence if a pattern matches no file, or one that this user cannot read."""
+    files = glob.glob(pattern, recursive=True)
+    if not files:
+        raise ConfigurationError(f"{path}: nothing matches {pattern}")
+    for file in files:
+        if not os.access(file, os.R_OK):
+            raise ConfigurationError(f"{path}: {file} cannot be read by this user")
 
 
 def readme() -> str:
@@ -421,7 +452,13 @@ def readme() -> str:
     lines += table(schema["properties"])
     lines += ["## Placement: keys of every job", "", *table(placement)]
     lines += ["## smoke_test", "", *table(options_of("smoke_test"))]
-    lines += ["## train.&lt;name&gt;", "", *table(options_of("train"))]
+    lines += ["## train.&lt;name&gt;", "", *table(schema["$defs"]["training"])]
+    for program in schema["$defs"]["training"]["program"]["enum"]:
+        lines += [f"### program: {program}", ""]
+        if program == "train":
+            lines += table(options_of("prepare_data") | options_of(program))
+        else:
+            lines += table(options_of(program))
     lines += ["## benchmark.&lt;name&gt;", ""]
     lines += table(schema["$defs"]["program"] | options_of("measure"))
     for program in programs():

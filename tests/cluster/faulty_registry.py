@@ -6,11 +6,13 @@
 Under every repository's name it serves the same tiny image, with these tags:
 
 - latest: a manifest; other: the same, but other bytes; arm64: for the wrong architecture
-- path, tag: parts that no digest names
+- mixed: layers packed in every way, one of them there twice
+- path, tag, content: parts that no digest names; short: more layers than its configuration has
 - index, arm64-index: the same in an index, the first with both architectures
 - sif: FOLDER/image.sif as an ORAS artifact, if a test has put it there
 
-FOLDER/ready.json says the ports, the digests of the tags and of the layers, the largest last.
+FOLDER/ready.json says the ports, the digests of the tags, and those of the layers with what is in
+them, the largest last.
 FOLDER/log.jsonl gets a line for each request, without any credential. FOLDER/faults.json is a list
 of faults, read again when it is another file. A fault has a regular expression `path` and:
 
@@ -78,9 +80,18 @@ def layers() -> list[bytes]:
     return [tar({name: noise.randbytes(size)}) for name, size in LAYERS.items()]
 
 
-def configuration(architecture: str) -> bytes:
-    """The image's configuration."""
-    diffs = [f"sha256:{sha256(layer)}" for layer in layers()]
+def zstd(data: bytes) -> bytes:
+    """A frame of one block, stored (RFC 8878, section 3.1.1)."""
+    header = bytes.fromhex("28b52ffda0") + len(data).to_bytes(4, "little")
+    return header + (len(data) << 3 | 1).to_bytes(3, "little") + data
+
+
+def digests(contents: list[bytes]) -> list[str]:
+    return [f"sha256:{sha256(content)}" for content in contents]
+
+
+def configuration(architecture: str, diffs: list[str]) -> bytes:
+    """The configuration of an image with these layers."""
     content = {
         "architecture": architecture,
         "os": "linux",
@@ -94,7 +105,8 @@ def write_archive(path: Path) -> None:
     """The image as `docker save` writes it."""
     files = {f"{n}/layer.tar": layer for n, layer in enumerate(layers())}
     entry = {"Config": "config.json", "RepoTags": ["tiny:latest"], "Layers": [*files]}
-    files |= {"config.json": configuration("amd64"), "manifest.json": json.dumps([entry]).encode()}
+    config = configuration("amd64", digests(layers()))
+    files |= {"config.json": config, "manifest.json": json.dumps([entry]).encode()}
     path.write_bytes(tar(files))
 
 
@@ -109,7 +121,7 @@ class Content:
         self.layers = [self.blob(f"{OCI}.layer.v1.tar+gzip", data) for data in packed]
         platforms = []
         for tag, architecture in (("latest", "amd64"), ("arm64", "arm64")):
-            config = self.blob(f"{OCI}.config.v1+json", configuration(architecture))
+            config = self.configuration(architecture, digests(layers()))
             data = self.manifest(tag, config=config, layers=self.layers)
             described = self.describe(f"{OCI}.manifest.v1+json", data)
             platforms.append(
@@ -122,6 +134,7 @@ class Content:
         self.manifest("path", config=config, layers=[{"digest": "sha256:../../victim", "size": 9}])
         self.manifest("tag", manifests=[platforms[0] | {"digest": "latest"}])
         self.manifest("arm64-index", manifests=platforms[1:])
+        self.add_strange()
 
     @staticmethod
     def describe(kind: str, data: bytes) -> Json:
@@ -138,6 +151,27 @@ class Content:
         self.tags[tag] = f"sha256:{sha256(data)}"
         self.manifests[self.tags[tag]] = data
         return data
+
+    def configuration(self, architecture: str, diffs: list[str]) -> Json:
+        return self.blob(f"{OCI}.config.v1+json", configuration(architecture, diffs))
+
+    def add_strange(self) -> None:
+        """Images with layers that are packed in other ways, or are not what is said of them."""
+        first, second, third = layers()
+        in_two = gzip.compress(second[:9_999]) + gzip.compress(second[9_999:])
+        packed = [
+            self.blob(f"{OCI}.layer.v1.tar+zstd", zstd(first)),
+            self.blob(f"{OCI}.layer.v1.tar+gzip", in_two),
+            self.blob("application/vnd.docker.image.rootfs.diff.tar", third),
+        ]
+        packed.append(packed[1])
+        diffs = digests([first, second, third, second])
+        for tag, known in (
+            ("mixed", diffs),
+            ("short", diffs[:3]),
+            ("content", [diffs[0], "sha256:../../victim", *diffs[2:]]),
+        ):
+            self.manifest(tag, config=self.configuration("amd64", known), layers=packed)
 
     def add_sif(self, data: bytes) -> None:
         """A SIF as `apptainer push` stores it."""
@@ -365,8 +399,11 @@ def main() -> None:
     registry, proxy = Registry(args.place, log), ThreadingHTTPServer(("", 0), ProxyHandler)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     said = {
-        **{"port": registry.server_port, "proxy": proxy.server_port},
-        **{"tags": registry.content.tags, "layers": [x["digest"] for x in registry.content.layers]},
+        "port": registry.server_port,
+        "proxy": proxy.server_port,
+        "tags": registry.content.tags,
+        "layers": [x["digest"] for x in registry.content.layers],
+        "contents": [sha256(layer) for layer in layers()],
     }
     (args.place / "ready.part").write_text(json.dumps(said))
     (args.place / "ready.part").rename(args.place / "ready.json")

@@ -1,11 +1,17 @@
 """The chain on the cluster with profiles/jureca as it is: its results, its reasons, its faults."""
 
 import json
+import random
 import re
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from nodes import Checkout, Cluster
 
@@ -13,15 +19,15 @@ SCRATCH = "/p/scratch/training"
 SIF = f"{SCRATCH}/jureca_containers/jax.sif"
 SMALL = {
     **{"layers": 1, "width": 32, "heads": 2, "context": 32, "global_batch": 8, "warmup_steps": 2},
-    **{"steps": 20, "validation_bytes": 1024, "log_every": 5, "checkpoint_every": 10},
+    **{"steps": 20, "validation_bytes": 1024, "log_every": 5, "checkpoint_minutes": 0.01},
     "data": ["workflow/scripts/*.py"],
 }
 # Long enough to be caught between its first checkpoint and its end, and soon done when resumed.
-SLOW = SMALL | {"steps": 400, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
+SLOW = SMALL | {"steps": 1500, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
 CHAIN: dict[str, dict[str, Any]] = {
     "train": {
         "one_node": SMALL,
-        "two_nodes": SMALL | {"nodes": 2, "processes_per_node": 4},
+        "two_nodes": SMALL | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
     },
     "benchmark": {
         "matmul": {"size": 64, "repeats": 3, "partition": "dc-gpu"},
@@ -51,9 +57,10 @@ def segments(cluster: Cluster, training: str) -> list[Json]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def has_checkpoint(cluster: Cluster, training: str) -> bool:
-    """Whether a training could go on from a checkpoint."""
-    return any(segment["last_step"] > 0 for segment in segments(cluster, training))
+def safe_step(cluster: Cluster, training: str) -> int:
+    """Step of the checkpoint from which a training could go on."""
+    file = state(cluster, training) / "step"
+    return int(file.read_text()) if file.exists() else 0
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,19 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
         assert provenance["devices"] == (8 if both else 4)
     assert seen["train/two_nodes/summary"]["processes"] == 8
     assert digest[1] in alice.path("results/report.html").read_text()
+
+
+def losses(checkout: Checkout, training: str) -> list[float]:
+    """Loss of each step that a training logged."""
+    lines = checkout.path(f"results/train/{training}/metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_eight_processes_on_two_nodes_learn_what_one_learns(alice: Checkout) -> None:
+    """Split by data, fsdp and tensor: the same sums in another order. float32 rounds at 6e-8."""
+    one, eight = losses(alice, "one_node"), losses(alice, "two_nodes")
+    assert len(one) == 4
+    assert one == pytest.approx(eight, rel=1e-3)
 
 
 def test_account_and_partition_reach_slurm(cluster: Cluster, alice: Checkout) -> None:
@@ -137,10 +157,13 @@ def test_wrong_account_is_said(cluster: Cluster, alice: Checkout) -> None:
 # ------------------------------------------------------------------------------------ what fails
 
 
-def catch(cluster: Cluster, training: str, seize: Callable[[str], object]) -> str:
-    """Does something to a training, by its job's id, as soon as it has its first checkpoint."""
+def catch(cluster: Cluster, training: str, seize: Callable[[str], object], after: int = 0) -> str:
+    """Does something to a training, by its job's id, as soon as a step later than ``after`` is
+    safe."""
     cluster.wait_for(
-        lambda: has_checkpoint(cluster, training), timeout=180, what=f"a checkpoint of {training}"
+        lambda: safe_step(cluster, training) > after,
+        timeout=180,
+        what=f"a checkpoint of {training} after step {after}",
     )
     job = queue(cluster)[training]
     seize(job)
@@ -152,60 +175,93 @@ def freeze(cluster: Cluster, job: str) -> None:
     cluster.run(f"scancel --signal=STOP --full {job}")
 
 
-def test_failed_trainings_say_why_and_resume(cluster: Cluster, alice: Checkout) -> None:
-    trainings = {name: dict(SLOW) for name in ("overtime", "cancelled", "node_dies")}
-    trainings["overtime"]["walltime"] = 1
-    failing = alice.configure("failing", {"train": trainings})
-    waiting = dict.fromkeys(trainings)
+def arrays(cluster: Cluster, training: str) -> dict[str, Any]:
+    """All numbers of a finished training's newest checkpoint, and their checksums."""
+    folder = state(cluster, training) / f"checkpoints/{safe_step(cluster, training)}/default"
+    with warnings.catch_warnings():  # Orbax misses the shardings, which it does not need
+        warnings.simplefilter("ignore")
+        tree = ocp.StandardCheckpointer().restore(folder)
+    return {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout) -> None:
+    """One training is never disturbed. The other one loses its program, then its node, then time
+    (it is frozen until Slurm ends it), and gets a minute at a time, before whose end it stops by
+    itself: each time its next job goes on. A third one is cancelled, and does not."""
+    trainings = {name: dict(SLOW) for name in ("undisturbed", "disturbed", "cancelled")}
+    for training in trainings.values():
+        training |= {"log_every": 1, "steps": 3000, "allocations": 20}
+    trainings["disturbed"]["walltime"] = 1
+    config = alice.configure("disturbed", {"train": trainings})
+
+    def node_of(job: str) -> str:
+        return cluster.run(f"squeue -h -j {job} -o %N").stdout.strip()
+
+    def kill_program(job: str) -> None:
+        time.sleep(random.uniform(0, 0.5))  # whatever it is doing then
+        program = "[t]rain.py .*/disturbed-"
+        cluster.run(["pkill", "-KILL", "-f", program], node=node_of(job), user="root")
 
     def kill_node(job: str) -> None:
-        cluster.control("kill-node", cluster.run(f"squeue -h -j {job} -o %N").stdout.strip())
+        cluster.control("kill-node", node_of(job))
 
-    faults: dict[str, Callable[[str], object]] = {
-        "overtime": lambda job: freeze(cluster, job),
-        "cancelled": lambda job: cluster.run(f"scancel {job}"),
-        "node_dies": kill_node,
-    }
-    with alice.start(failing, "train") as snakemake:
-        while waiting:  # two of them run at once, in whatever order Snakemake submits them
-            cluster.wait_for(
-                lambda: not snakemake.running or any(has_checkpoint(cluster, x) for x in waiting),
-                timeout=180,
-                what=f"a checkpoint of {' or '.join(waiting)}",
-            )
-            assert snakemake.running, snakemake.said()
-            name = next(x for x in waiting if has_checkpoint(cluster, x))
-            del waiting[name]
-            faults[name](queue(cluster)[name])
-        code, said = snakemake.wait(180)
-    assert code == 1
-    for reason in ("CANCELLED", "TIMEOUT", "NODE_FAIL"):
-        assert re.search(rf"SLURM.status is: '{reason}'", said), said
-
-    for node in cluster.compute:
-        if cluster.run("true", node=node, check=False).returncode:
-            cluster.control("start-node", node)
-    # Accounting is down all the while, and the controller restarts under the running jobs.
-    cluster.control("stop", "slurmdbd")
-    trainings["overtime"]["walltime"] = 10
-    config = alice.configure("failing", {"train": trainings})
     with alice.start(config, "train") as snakemake:
-        # Two of the three have begun: Slurm loses a job that it is only just handing to its node.
+        catch(cluster, "cancelled", lambda job: cluster.run(f"scancel {job}"))
+        after = 0
+        for fault in (kill_program, kill_node, lambda job: freeze(cluster, job)):
+            job = catch(cluster, "disturbed", fault, after)
+            cluster.wait_for(
+                lambda job=job: queue(cluster).get("disturbed") not in (None, job),
+                timeout=240,
+                what=f"the job after {job}",
+            )
+            after = safe_step(cluster, "disturbed")
+            for node in cluster.compute:
+                if cluster.run("true", node=node, check=False).returncode:
+                    cluster.control("start-node", node)
+        code, said = snakemake.wait(600)
+    assert code == 1, said
+    for reason in ("FAILED", "NODE_FAIL", "TIMEOUT"):
+        assert re.search(rf"SLURM.status is: '{reason}'", said), said
+    assert "Training cancelled stops: its job was cancelled" in said
+    assert len(segments(cluster, "cancelled")) == 1
+
+    disturbed = result(alice, "train/disturbed/summary")
+    jobs = [segment["provenance"]["job"] for segment in disturbed["segments"]]
+    assert len(jobs) >= 4
+    assert len(set(jobs)) == len(jobs)
+    assert (
+        result(alice, "train/undisturbed/summary")["validation_bits_per_byte"]
+        == (disturbed["validation_bits_per_byte"])
+    )
+    assert len(losses(alice, "disturbed")) == 3000
+    assert losses(alice, "disturbed") == losses(alice, "undisturbed")
+    one, other = (arrays(cluster, name) for name in ("undisturbed", "disturbed"))
+    assert one.keys() == other.keys()
+    assert len(one) > 20
+    for name, numbers in one.items():
+        np.testing.assert_array_equal(numbers, other[name], err_msg=name)
+
+
+def test_cancelled_training_goes_on_when_run_again(cluster: Cluster, alice: Checkout) -> None:
+    """Accounting is down all the while, and the controller restarts under the running job."""
+    cluster.control("stop", "slurmdbd")
+    training = SLOW | {"log_every": 1, "steps": 3000, "allocations": 20}
+    config = alice.configure("cancelled", {"train": {"cancelled": training}})
+    with alice.start(config, "train") as snakemake:
+        # It has begun: Slurm loses a job that it is only just handing to its node.
         cluster.wait_for(
-            lambda: (
-                not snakemake.running or sum(len(segments(cluster, x)) == 2 for x in trainings) >= 2
-            ),
+            lambda: not snakemake.running or len(segments(cluster, "cancelled")) == 2,
             timeout=180,
-            what="two resumed trainings",
+            what="the resumed training",
         )
         cluster.control("stop", "slurmctld")
         cluster.control("start", "slurmctld")
         code, said = snakemake.wait(300)
     assert code == 0, said
-    for name in trainings:
-        first, second = result(alice, f"train/{name}/summary")["segments"]
-        assert second["last_step"] == SLOW["steps"]
-        assert second["first_step"] == first["last_step"] + 1 > 1
+    first, second = result(alice, "train/cancelled/summary")["segments"]
+    assert second["last_step"] == 3000
+    assert second["first_step"] == first["last_step"] + 1 > 1
 
 
 # -------------------------------------------------------------------------- Snakemake interrupted

@@ -138,6 +138,7 @@ class Registry:
         ready = json.loads((folder / "ready.json").read_text())
         self.port, self.proxy, self.tags = ready["port"], ready["proxy"], ready["tags"]
         self.layers: list[str] = ready["layers"]
+        self.kept = dict(zip(ready["contents"], self.layers, strict=True))  # by its file's name
         [process] = processes("python3", f"{BASE}/registry/{SERVER.name}")
         self.node = Path(f"/proc/{process}/root")  # how this machine sees the login node's files
 
@@ -223,8 +224,8 @@ class Place:
     def finished_layers(self) -> set[str]:
         """Digests of the layers that are whole in the work folder."""
         found = self.here(self.temporary).rglob("?" * 64)  # no unfinished one, it could go now
-        whole = {f"sha256:{p.name}" for p in found if sha256(p) == p.name}
-        return whole & {*self.registry.layers}
+        whole = {p.name for p in found if sha256(p) == p.name}
+        return {layer for name, layer in self.registry.kept.items() if name in whole}
 
     def check_left(self) -> set[str]:
         """Digests of the layers that a failed pull left, for it must leave nothing else."""
@@ -372,10 +373,24 @@ def test_record_says_what_is_in_the_sif(place: Place, tag: str) -> None:
     assert record["digest"] == place.registry.tags[tag]
     assert record["labels"]["jaxway.test"] == "a label"
     assert [x["digest"] for x in record["layers"]] == place.registry.layers
-    start = place.here(place.sif).read_bytes().find(b"hsqs")
-    said = place.cluster.run(["unsquashfs", "-l", "-o", str(start), place.sif]).stdout
-    assert {f"squashfs-root/{x}" for x in ("first", "second", "third")} <= {*said.split()}
+    assert {f"squashfs-root/{x}" for x in ("first", "second", "third")} <= files_in(place)
     assert compressor(place) == 6
+
+
+def files_in(place: Place) -> set[str]:
+    start = place.here(place.sif).read_bytes().find(b"hsqs")
+    return {*place.cluster.run(["unsquashfs", "-l", "-o", str(start), place.sif]).stdout.split()}
+
+
+def test_layers_may_be_packed_in_any_way(place: Place) -> None:
+    """By zstd, by gzip in two parts, not at all; and one of them is there twice."""
+    place.start(place.image("mixed")).succeed()
+    record = place.check_sif()
+    assert {f"squashfs-root/{x}" for x in ("first", "second", "third")} <= files_in(place)
+    first, second, third, again = (x["digest"] for x in record["layers"])
+    assert again == second
+    blobs = [x["path"].rpartition("/")[2] for x in place.log() if "/blobs/" in x["path"]]
+    assert sorted(blobs[1:]) == sorted([first, second, third])  # after the configuration
 
 
 def test_second_pull_has_nothing_to_do(good: Place) -> None:
@@ -851,7 +866,7 @@ def test_storage_that_asks_gets_no_credentials(place: Place) -> None:
     assert not any(x["authorization"] for x in place.log())
 
 
-@pytest.mark.parametrize("tag", ["path", "tag"])
+@pytest.mark.parametrize("tag", ["path", "tag", "content"])
 def test_part_that_no_digest_names_is_refused(place: Place, tag: str) -> None:
     place.start(place.image(tag)).fail("names a part of the image")
     assert place.check_left() == set()
@@ -860,6 +875,11 @@ def test_part_that_no_digest_names_is_refused(place: Place, tag: str) -> None:
 def test_what_is_no_image_is_said(place: Place) -> None:
     place.registry.faults(place.fault("/manifests/latest", corrupt=True))
     place.start().fail("sent something that is no image")
+    assert place.check_left() == set()
+
+
+def test_other_number_of_layers_than_in_the_configuration_is_said(place: Place) -> None:
+    place.start(place.image("short")).fail("sent something that is no image")
     assert place.check_left() == set()
 
 

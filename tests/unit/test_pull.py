@@ -1,12 +1,17 @@
 """Pull without a registry: names, places, credentials, and what tells a changed container."""
 
+import gzip
+import hashlib
+import io
 import json
 import os
+import random
 
 import pull
 import pytest
 import registry
 import requests
+import urllib3
 import verify_container
 
 DIGEST = f"sha256:{12:064}"
@@ -97,6 +102,95 @@ def test_credentials_come_from_the_variables_then_from_a_login(tmp_path, monkeyp
     monkeypatch.setenv("APPTAINER_DOCKER_USERNAME", "bob")
     monkeypatch.setenv("APPTAINER_DOCKER_PASSWORD", "c")
     assert registry.credentials("h.org") == ("bob", "c")
+
+
+TEXT = random.Random(0).randbytes(2_000) * 500  # 1 MB that gzip packs well
+
+
+def layer(packed, content):
+    """A layer of which the content is to stay."""
+    kept = hashlib.sha256(content).hexdigest()
+    return {"digest": registry.sha256(packed), "size": len(packed), "kept": kept}
+
+
+class Line:
+    """A connection that breaks before byte ``cut``, once; it knows ranges if it should."""
+
+    def __init__(self, content, cut=None, ranges=True):
+        self.content, self.cut, self.ranges, self.asked = content, cut, ranges, []
+
+    def get(self, path, headers):
+        asked = headers.get("Range", "")
+        self.asked.append(asked)
+        start = int(asked[6:-1]) if asked and self.ranges else 0
+        answer = requests.Response()
+        answer.status_code = 206 if start else 200
+        answer.raw = self
+        self.left, self.cut = io.BytesIO(self.content[start : self.cut]), None
+        self.whole = start + len(self.left.getvalue()) == len(self.content)
+        return answer
+
+    def stream(self, amount, decode_content):
+        yield from iter(lambda: self.left.read(777), b"")
+        if not self.whole:
+            raise urllib3.exceptions.ProtocolError("cut")
+
+    def close(self):
+        """As an answer's."""
+
+    release_conn = close
+
+
+@pytest.fixture
+def fetch(tmp_path, monkeypatch):
+    """Fetches layers over a line; returns the files that came of it, and what it said."""
+    monkeypatch.setattr(registry.time, "sleep", lambda seconds: None)
+
+    def fetch(line, *layers):
+        told = list[str]()
+        repository = registry.Repository("h.org", "a", told.append)
+        monkeypatch.setattr(repository, "get", line.get)
+        repository.fetch([*layers], tmp_path)
+        return {file.name: file.read_bytes() for file in tmp_path.iterdir()}, told
+
+    return fetch
+
+
+ONE, TWO = gzip.compress(TEXT, mtime=0), gzip.compress(TEXT[:9_999]) + gzip.compress(TEXT[9_999:])
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("packed", [ONE, TWO, TEXT], ids=["gzip", "two", "plain"])
+def test_layer_is_unpacked_while_it_arrives(fetch, packed, ranges):
+    there, line = layer(packed, TEXT), Line(packed, len(packed) // 2, ranges)
+    files, told = fetch(line, there, there)
+    assert files == {there["kept"]: TEXT}
+    assert line.asked == ["", f"bytes={len(packed) // 2}-"]
+    size = f"{len(packed) / 1e6:,.0f}"
+    assert told[-1].startswith(f"layers: 1 of 1 are here, {size} of {size} MB")
+
+
+def flipped(content):
+    return content[:500] + bytes([content[500] ^ 1]) + content[501:]
+
+
+@pytest.mark.parametrize(
+    ("sent", "there"),
+    [
+        (flipped(ONE), layer(ONE, TEXT)),
+        (flipped(TEXT), layer(TEXT, TEXT)),
+        (ONE, layer(ONE, flipped(TEXT))),
+        (gzip.compress(TEXT, mtime=1), layer(ONE, TEXT)),
+        (TEXT, layer(TEXT, TEXT[1:])),
+    ],
+    ids=["gzip", "plain", "other-content", "other-gzip", "no-gzip"],
+)
+def test_damaged_layer_does_not_stay(fetch, tmp_path, sent, there):
+    line = Line(sent)
+    with pytest.raises(registry.RegistryError, match="arrived damaged, 5 times"):
+        fetch(line, there)
+    assert line.asked == [""] * 5
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.fixture

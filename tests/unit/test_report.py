@@ -2,11 +2,13 @@
 
 import copy
 import json
+import math
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import report
@@ -43,17 +45,22 @@ SMOKE_TEST = {
     "versions": {"python": "3.10.12", "optax": "0.2.3", "driver": None},
 }
 SEGMENT = {"first_step": 1, "last_step": 100, "seconds": 60.5, "provenance": PROVENANCE}
-RUN = {
+RUN: dict[str, Any] = {
     "provenance": PROVENANCE,
     "steps": 100,
     "parameters": 1234567,
     "flops_per_token": 7000000,
-    "data": {"files": 1, "train_bytes": 10**7, "validation_bytes": 10**5, "sha256": "0c" * 32},
+    "data": {
+        **{"files": 1, "train_bytes": 10**7, "train_tokens": 10**7, "validation_bytes": 10**5},
+        "sha256": "0c" * 32,
+    },
     "train_bits_per_byte": 1.9,
     "validation_bits_per_byte": 2.0,
     "unigram_bits_per_byte": 4.7,
     "gzip_bits_per_byte": 2.5,
     "tokens_per_second": 123456.7,
+    "mfu": 0.421,
+    "mfu_causal": 0.4,
     "seconds": 60.5,
     "sample": "def f():\n",
     "segments": [SEGMENT],
@@ -115,7 +122,8 @@ class Results:
 
     def add_run(self, name="base", losses=(8, 4, 2), **changes):
         self.train.append(self.write(f"train/{name}/summary.json", RUN | changes))
-        lines = [json.dumps({"step": 20 * k, "loss": y}) for k, y in enumerate(losses, 1)]
+        nats = [math.log(2) * bits for bits in losses]
+        lines = [json.dumps({"step": 20 * k, "loss": y}) for k, y in enumerate(nats, 1)]
         self.train[-1].with_name("metrics.jsonl").write_text("\n".join(lines))
 
     def add_benchmark(self, name="matmul", **changes):
@@ -230,10 +238,33 @@ def test_several_runs_share_a_plot(results):
 
 def test_curve_of_many_steps_is_averaged(results):
     results.add_run(losses=[8 - 6 * k / 99999 for k in range(100000)])
-    curve = report.load_curve(results.train[0].with_name("metrics.jsonl"))
+    curve = report.load_curve(results.train[0].with_name("metrics.jsonl"), RUN["data"])
     assert curve.shape == (2, report.POINTS)
     assert curve[1].mean() == pytest.approx(5)
+    # A token of four bytes costs four times as much as each of them.
+    tokens = RUN["data"] | {"train_tokens": RUN["data"]["train_bytes"] / 4}
+    assert 4 * report.load_curve(results.train[0].with_name("metrics.jsonl"), tokens)[
+        1
+    ].mean() == pytest.approx(5)
     assert len(results.report()) < 50_000
+
+
+def test_mfu_is_shown_where_it_is_known(results):
+    results.add_run()
+    assert "42.10 % and 40.00 %" in results.report()
+    results.add_run("base", mfu=None, mfu_causal=None)
+    assert "MFU" not in results.report()
+
+
+def test_other_programs_have_a_table(results):
+    summary = {"provenance": PROVENANCE, "program": "command", "steps": 77, "seconds": 5.0}
+    results.train.append(
+        results.write("train/mine/summary.json", summary | {"segments": [SEGMENT]})
+    )
+    text = results.report()
+    assert "Other programs" in text and "<td>command</td>" in text and ">77<" in text
+    results.add_run()
+    assert "validation" in results.report()
 
 
 def test_resumed_run_names_its_segments(results):

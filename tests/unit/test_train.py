@@ -1,42 +1,50 @@
 import ast
 import fcntl
+import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import harness
+import checkpoints
+import model
 import numpy as np
 import orbax.checkpoint as ocp
+import prepare_data
 import pytest
 import train
 
 PROGRAM = Path(train.__file__)
-STEPS = 60
+STEPS = 100
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """Forty files of sentences from a few words: easy to learn, and never the same file twice."""
-    folder = tmp_path_factory.mktemp("corpus")
+def record(tmp_path_factory):
+    """Record of forty files of sentences from a few words: easy to learn, and no two the same."""
+    folder = tmp_path_factory.mktemp("record")
     draw = random.Random(0)
     words = "def return import class self print value for in range if else".split()  # noqa: SIM905
     for number in range(40):
         text = "\n".join(" ".join(draw.choices(words, k=6)) for _ in range(40))
         (folder / f"{number}.txt").write_text(text)
-    return folder
+    file = tmp_path_factory.mktemp("data") / "data.json"
+    command = ["--data", folder, "--validation-bytes=1500", "--tokenizer=bytes"]
+    command += [f"--folder={file.parent / 'shards'}", f"--out={file}"]
+    subprocess.run([sys.executable, prepare_data.__file__, *command], check=True)
+    return file
 
 
-def arguments(corpus, state, out, **options):
+def arguments(record, state, out, **options):
     """Command line of a training that takes milliseconds a step."""
     tiny = {
-        "data": corpus, "validation_bytes": 1500, "steps": STEPS, "layers": 2, "width": 32,
-        "heads": 2, "ngram": 2, "context": 32, "global_batch": 8, "learning_rate": 0.01,
-        "warmup_steps": 5, "log_every": 4, "checkpoint_every": 10,
+        "data_record": record, "steps": STEPS, "layers": 2, "width": 32, "heads": 2, "ngram": 2,
+        "context": 64, "global_batch": 16, "learning_rate": 0.01, "warmup_steps": 5, "log_every": 1,
+        "checkpoint_minutes": 0.002,
     }  # fmt: skip
     flags = {"platform": "cpu", "state": state, "out": out / "summary.json", **tiny, **options}
     return [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -45,6 +53,7 @@ def arguments(corpus, state, out, **options):
 @pytest.fixture(scope="module")
 def launch(tmp_path_factory):
     """Function that starts the program, outside any Slurm job but the given one."""
+    started = []
     cache = {
         # Compilation is most of the time of a run this small.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
@@ -53,15 +62,20 @@ def launch(tmp_path_factory):
 
     def start(*args, **environment):
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, PROGRAM, *args],
             env={**outer, **cache, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:  # of a test that failed
+        process.kill()
+        process.communicate()
 
 
 def wait(process, code=0):
@@ -84,7 +98,7 @@ def metrics(folder):
     """Logged lines without their times, which no two runs share."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [
-        {k: v for k, v in line.items() if k not in ("step_seconds", "tokens_per_second")}
+        {name: line[name] for name in ("step", "loss", "gradient_norm", "learning_rate")}
         for line in lines
     ]
 
@@ -111,10 +125,10 @@ def state_arrays(state):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(launch, corpus, tmp_path_factory):
+def undisturbed(launch, record, tmp_path_factory):
     """A run from start to end; its folder holds ``state`` and ``out``."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    wait(launch(*arguments(corpus, folder / "state", folder / "out")))
+    wait(launch(*arguments(record, folder / "state", folder / "out")))
     return folder
 
 
@@ -127,95 +141,18 @@ def test_options_can_be_read_without_running_the_program():
     )
     assert literal
     assert ast.literal_eval(literal) == train.OPTIONS
+    assert train.OPTIONS["preset"]["enum"] == list(model.PRESETS)
+    assert all(train.OPTIONS[name]["default"] is None for name in model.PARTS)
     for name, schema in train.OPTIONS.items():
         assert set(schema) >= {"type", "default", "description"}, name
-
-
-def test_the_standard_library_is_text_to_learn():
-    text, validation, record = train.load_data(["python"], 10_000, 128)
-    assert record["files"] > 100 and len(text) == record["train_bytes"] > 1_000_000
-    assert b"def " in validation.tobytes()
-    names = {part for path in train.find_files("python") for part in path.parts}
-    assert not names & {"site-packages", "test"}
-
-
-def test_no_file_is_on_both_sides(corpus, tmp_path):
-    text, validation, record = train.load_data([str(corpus)], 1500, 32)
-    contents = [path.read_bytes() for path in corpus.iterdir()]
-    held_out = [c for c in contents if c[:100] in validation.tobytes()]
-    assert len(held_out) >= 2 and len(validation) == 1500
-    assert not any(c[:100] in text.tobytes() for c in held_out)
-    assert len(text) == sum(map(len, contents)) - sum(map(len, held_out))
-
-    # Where the files lie, what they are called and how often each is there make no difference.
-    for number, content in enumerate(contents + contents[:7]):
-        (tmp_path / f"copy{number:03}").write_bytes(content)
-    assert train.load_data([f"{tmp_path}/copy*"], 1500, 32)[2] == record
-
-
-@pytest.mark.parametrize(
-    ("data", "needs", "sentence"),
-    [
-        ("/no/such/place", 1, "/no/such/place names no file"),
-        ("/no/such/*.txt", 1, r"/no/such/\*.txt names no file"),
-        ("{corpus}", 10**9, "{corpus} is too short: its 40 different files leave 0 bytes"),
-        ("{corpus}/0.txt", 1, "0.txt is too short: its 1 different files leave 0 bytes"),
-    ],
-)
-def test_data_that_will_not_do(corpus, data, needs, sentence, capsys):
-    with pytest.raises(SystemExit, match=sentence.format(corpus=corpus)):
-        train.load_data([data.format(corpus=corpus)], needs, 32)
-
-
-def test_unreadable_data(corpus, monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(SystemExit, match=r"cannot read .*\.txt: Permission denied"):
-        train.load_data([str(corpus)], 1500, 32)
-
-
-def test_a_batch_depends_on_seed_and_step_only():
-    text = np.random.default_rng(0).integers(0, 256, 500).astype(np.uint8)
-
-    def draw(seed, step):
-        args = train.argparse.Namespace(seed=seed, context=16, global_batch=4)
-        return train.batch(text, args, step)
-
-    first = draw(0, 1)
-    assert first.shape == (4, 17) and first.dtype == np.uint8
-    assert all(row.tobytes() in text.tobytes() for row in first)
-    np.testing.assert_array_equal(first, draw(0, 1))
-    assert (first != draw(0, 2)).any() and (first != draw(1, 1)).any()
-
-
-@pytest.mark.parametrize("context", [8, 9, 32])
-@pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 32, 33, 47, 48, 49, 200])
-def test_validation_scores_each_byte_once_and_in_context(context, length):
-    text = np.arange(1, length + 1, dtype=np.uint8)  # each byte is its own position
-    windows, weights = train.scoring_windows(text, context)
-    scored = windows[:, 1:][weights == 1]
-    np.testing.assert_array_equal(scored, text)
-    assert weights.sum() == length and windows[0, 0] == ord("\n")
-    before = np.nonzero(weights[1:])[1]  # bytes of context that a later window's score has
-    assert (before >= context // 2).all()
-
-
-def test_baselines():
-    text, uniform = np.frombuffer(b"ab" * 5000, np.uint8), np.arange(256, dtype=np.uint8)
-    assert train.unigram_bits(uniform, text) == pytest.approx(8)
-    assert train.unigram_bits(text, text) == pytest.approx(1, abs=0.05)
-    assert train.unigram_bits(text, np.frombuffer(b"c", np.uint8)) > 13
-    assert train.gzip_bits(text) < 0.1
-    assert train.gzip_bits(uniform) > 8
 
 
 def test_training_learns_and_says_so(undisturbed):
     summary = json.loads((undisturbed / "out/summary.json").read_text())
     lines = metrics(undisturbed / "out")
-    assert [line["step"] for line in lines][:4] == [4, 8, 10, 12] and lines[-1]["step"] == STEPS
-    assert lines[0]["loss"] > 6 > 4 > summary["train_bits_per_byte"]
+    assert [line["step"] for line in lines] == [*range(1, STEPS + 1)]
+    bits = 1 / np.log(2)
+    assert lines[0]["loss"] * bits > 7 > 4 > summary["train_bits_per_byte"]
     assert summary["validation_bits_per_byte"] < summary["unigram_bits_per_byte"]
     # A model that has not memorised scores new text of the same kind much like the old.
     assert summary["validation_bits_per_byte"] == pytest.approx(
@@ -224,90 +161,261 @@ def test_training_learns_and_says_so(undisturbed):
     assert summary["sample"].startswith("\n") and len(summary["sample"]) > 20
     assert summary["data"]["files"] == 40 and summary["steps"] == STEPS
     assert summary["parameters"] == 2 * 12 * 32**2 + (2 * 256 + 4096) * 32
-    assert [(s["first_step"], s["last_step"]) for s in summary["segments"]] == [(1, STEPS)]
+    (segment,) = summary["segments"]
+    assert (segment["first_step"], segment["last_step"]) == (1, STEPS)
+    parts = ["imports", "devices", "data", "state", "compile", "first_step"]
+    assert list(segment["startup"]) == parts and min(segment["startup"].values()) >= 0
+    assert segment["seconds"] > sum(segment["startup"].values())
     assert summary["provenance"]["arguments"]["width"] == 32
-    kept = sorted(path.name for path in (undisturbed / "state/checkpoints").iterdir())
-    assert kept == [str(STEPS - 10), str(STEPS)]
+    kept = [int(path.name) for path in (undisturbed / "state/checkpoints").iterdir()]
+    assert len(kept) == 2 and max(kept) == STEPS
+    assert (undisturbed / "state/step").read_text() == f"{STEPS}\n"
+    lines = train.states.read_lines(undisturbed / "out/metrics.jsonl")
+    assert lines[20]["tokens_per_second"] == pytest.approx(16 * 64 / lines[20]["step_seconds"])
+    assert lines[20]["peak_memory_bytes"] > 50e6 and lines[20]["mfu"] is None
+    seconds = {
+        x: sum(line[f"{x}_seconds"] for line in lines) for x in ("step", "data", "checkpoint")
+    }
+    assert 0 < seconds["data"] + seconds["checkpoint"] < seconds["step"]
 
 
-def test_a_finished_state_gives_its_summary_again(undisturbed, corpus, tmp_path, monkeypatch):
-    in_this_process(monkeypatch, *arguments(corpus, undisturbed / "state", tmp_path))
+def test_a_finished_state_gives_its_summary_again(undisturbed, record, tmp_path, monkeypatch):
+    in_this_process(monkeypatch, *arguments(record, undisturbed / "state", tmp_path))
     for name in ("summary.json", "metrics.jsonl"):
         assert (tmp_path / name).read_text() == (undisturbed / "out" / name).read_text()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(launch, undisturbed, corpus, tmp_path):
-    state = tmp_path / "state"
-    command = arguments(corpus, state, tmp_path / "out")
-    process = launch(*command)
-    while not (state / "checkpoints/20").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    wait(process, -signal.SIGKILL)
-    assert not (tmp_path / "out").exists()
-    with (state / "metrics.jsonl").open("a") as file:  # as a kill in mid-write leaves it
-        file.write('{"step": 5')
-    wait(launch(*command))
-
-    assert metrics(tmp_path / "out") == metrics(undisturbed / "out")
-    expected, found = state_arrays(undisturbed / "state"), state_arrays(state)
+def same_as(undisturbed, folder):
+    """Assert that a run came to what an undisturbed one came to, to the last bit."""
+    assert metrics(folder / "out") == metrics(undisturbed / "out")
+    expected, found = (state_arrays(x / "state") for x in (undisturbed, folder))
     assert len(expected) > 12 and found.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    summary, other = (
-        json.loads((folder / "out/summary.json").read_text()) for folder in (tmp_path, undisturbed)
-    )
+    one, other = (json.loads((x / "out/summary.json").read_text()) for x in (undisturbed, folder))
     for name in ("validation_bits_per_byte", "train_bits_per_byte", "sample", "data"):
-        assert summary[name] == other[name], name
-    (first, second) = summary["segments"]
-    assert (first["first_step"], second["last_step"]) == (1, STEPS)
-    assert second["first_step"] == first["last_step"] + 1 > 20
+        assert one[name] == other[name], name
+    return other["segments"]
 
 
-def test_two_processes_learn_what_one_learns(launch, undisturbed, corpus, tmp_path):
-    command = arguments(corpus, tmp_path / "state", tmp_path / "out", devices=2)
+def safe(state):
+    """The step that the plan would take for safe."""
+    return int((state / "step").read_text()) if (state / "step").exists() else 0
+
+
+def wait_for(condition, process):
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+
+
+def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, record, tmp_path):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out")
+    draw = random.Random()
+    moments = sorted(draw.sample(range(2, STEPS // 2), 2))
+    for moment in moments:
+        goal = max(moment, safe(state) + 1)
+        process = launch(*command)
+        wait_for(lambda goal=goal: safe(state) >= goal, process)
+        time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
+        process.send_signal(signal.SIGKILL)
+        wait(process, -signal.SIGKILL)
+        assert not (tmp_path / "out").exists()
+    with (state / "metrics.jsonl").open("a") as file:  # as a kill in mid-write leaves it
+        file.write('{"step": 5')
+    wait(launch(*command))
+    segments = same_as(undisturbed, tmp_path)
+    assert len(segments) == 3 and segments[-1]["last_step"] == STEPS
+    for before, after in itertools.pairwise(segments):
+        assert after["first_step"] == before["last_step"] + 1 > 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_ends_it(launch, undisturbed, record, tmp_path, signum):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
+    process = launch(*command)
+    wait_for(lambda: len(train.states.read_lines(state / "metrics.jsonl")) > 5, process)
+    process.send_signal(signum)
+    wait(process, 75)
+    assert 5 < safe(state) < STEPS  # not only the checkpoint of the first step
+    assert not (state / "failed").exists()
+    wait(launch(*command))
+    assert len(same_as(undisturbed, tmp_path)) == 2
+
+
+def test_it_ends_before_its_deadline(launch, undisturbed, record, tmp_path):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
+    process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 30))
+    assert "Traceback" not in wait(process, 75)
+    assert 0 < safe(state) < STEPS
+    process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 1000))
+    wait(process)
+    same_as(undisturbed, tmp_path)
+
+
+def damage(checkpoint, how):
+    """Do something to the largest file of a checkpoint."""
+    file = max(checkpoint.rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "gone":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def halfway(launch, record, tmp_path_factory):
+    """A state with two checkpoints and many steps to go."""
+    folder = tmp_path_factory.mktemp("halfway")
+    process = launch(*arguments(record, folder / "state", folder / "out"))
+    wait_for(lambda: safe(folder / "state") > 10, process)
+    process.send_signal(signal.SIGTERM)
+    wait(process, 75)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "bit"])
+def test_a_damaged_checkpoint_is_named_and_skipped(
+    launch, halfway, undisturbed, record, tmp_path, how
+):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    older, newest = sorted(int(x.name) for x in (tmp_path / "state/checkpoints").iterdir())
+    damage(tmp_path / f"state/checkpoints/{newest}", how)
+    process = launch(*arguments(record, tmp_path / "state", tmp_path / "out"))
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stdout + stderr
+    assert f"checkpoint of step {newest} is damaged" in stdout
+    assert (tmp_path / f"state/damaged/{newest}").exists()
+    assert same_as(undisturbed, tmp_path)[-1]["first_step"] == older + 1
+
+
+def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
+    launch, halfway, record, tmp_path
+):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    for checkpoint in (tmp_path / "state/checkpoints").iterdir():
+        damage(checkpoint, "cut")
+    stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
+    assert "no checkpoint is whole" in stderr and "to start over" in stderr
+    assert (tmp_path / "state/failed").exists()
+    assert len([*(tmp_path / "state/damaged").iterdir()]) == 2
+
+
+def test_a_checksum_finds_every_flipped_bit():
+    numbers = np.array([1.5, -2.0, 0.0, 3e38], np.float32)
+    before = int(checkpoints.checksums(numbers))
+    for bit in range(32 * len(numbers)):
+        changed = numbers.view(np.uint32).copy()
+        changed[bit // 32] ^= np.uint32(1 << bit % 32)
+        assert int(checkpoints.checksums(changed.view(np.float32))) != before
+
+
+step_ids = itertools.count()
+
+
+def ranks(launch, command, count, **environment):
+    """Start all processes of a step on this machine."""
     step = {
         "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS": str(count),
         "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_ID": str(next(step_ids)),  # gives it a port of its own
     }
-    ranks = [launch(*command, **step, SLURM_PROCID=str(i), SLURM_LOCALID=str(i)) for i in (0, 1)]
-    for process in ranks:
+    return [
+        launch(*command, **step, **environment, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))
+        for i in range(count)
+    ]
+
+
+def agree(one, other):
+    """Assert that two runs learned alike.
+
+    The same sums in another order: float32 rounds at 6e-8, and training amplifies that step by
+    step, here to some 1e-5. Another batch would change a loss by some per cent.
+    """
+    a, b = metrics(one / "out"), metrics(other / "out")
+    assert [m["step"] for m in a] == [m["step"] for m in b]
+    np.testing.assert_allclose([m["loss"] for m in a], [m["loss"] for m in b], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"devices": 4, "remat": "full"},
+        {"devices": 8, "fsdp": 2, "tensor": 2},
+        {"devices": 2, "fsdp": 2, "microbatches": 2},
+    ],
+)
+def test_every_split_learns_the_same(launch, undisturbed, record, tmp_path, options):
+    wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **options)))
+    agree(undisturbed, tmp_path)
+
+
+def test_two_processes_learn_what_one_learns(launch, undisturbed, record, tmp_path):
+    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, fsdp=2)
+    for process in ranks(launch, command, 2):
         wait(process)
-    one, two = metrics(undisturbed / "out"), metrics(tmp_path / "out")
-    # The same sums in another order: float32 rounds at 6e-8, and training amplifies that step by
-    # step. Another batch would change a loss by some per cent.
-    np.testing.assert_allclose([m["loss"] for m in two], [m["loss"] for m in one], rtol=1e-3)
-    assert [m["step"] for m in two] == [m["step"] for m in one]
+    agree(undisturbed, tmp_path)
     assert json.loads((tmp_path / "out/summary.json").read_text())["provenance"]["processes"] == 2
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(launch, corpus, tmp_path):
-    options = {"learning_rate": 1e30, "warmup_steps": 0, "checkpoint_every": 1, "ngram": 1}
-    command = arguments(corpus, tmp_path / "state", tmp_path / "out", **options)
+def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record, tmp_path):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, tensor=2)
+    for process in ranks(launch, command, 2):
+        wait(process)
+    agree(undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_missing_process_is_named(launch, record, tmp_path, signum):
+    options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.1}
+    first, second = ranks(
+        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 2
+    )
+    wait_for(lambda: safe(tmp_path / "state") > 0, first)
+    second.send_signal(signum)
+    stderr = wait(first, 1)
+    assert "process 1 is silent" in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "state/failed").exists()  # another job may do better
+    second.kill()
+    second.communicate()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(launch, record, tmp_path):
+    options = {"learning_rate": 1e30, "warmup_steps": 0, "ngram": 1}
+    command = arguments(record, tmp_path / "state", tmp_path / "out", **options)
     stderr = wait(launch(*command), code=1)
     kept = [path.name for path in (tmp_path / "state/checkpoints").iterdir()]
     assert kept == ["1"]
     assert "at step 2;" in stderr and "newest checkpoint is of step 1" in stderr
+    assert "at step 2;" in (tmp_path / "state/failed").read_text()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_state_has_one_writer(corpus, tmp_path, monkeypatch):
+def test_a_state_has_one_writer(record, tmp_path, monkeypatch):
     with (tmp_path / "lock").open("w") as file:
         file.write("host jrc0101, process 7, job 42")
         file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(SystemExit, match="is in use by host jrc0101, process 7, job 42"):
-            in_this_process(monkeypatch, *arguments(corpus, tmp_path, tmp_path / "out"))
+            in_this_process(monkeypatch, *arguments(record, tmp_path, tmp_path / "out"))
 
 
-def test_a_state_is_not_continued_with_other_settings(undisturbed, corpus, tmp_path, monkeypatch):
-    command = arguments(corpus, undisturbed / "state", tmp_path, width=64)
+def test_a_state_is_not_continued_with_other_settings(undisturbed, record, tmp_path, monkeypatch):
+    shutil.copytree(undisturbed / "state", tmp_path / "state")
+    (tmp_path / "state/summary.json").unlink()
+    command = arguments(record, tmp_path / "state", tmp_path / "out", width=64)
     with pytest.raises(SystemExit, match="has width 32, not 64"):
         in_this_process(monkeypatch, *command)
-    assert not any(tmp_path.iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -315,17 +423,14 @@ def test_a_state_is_not_continued_with_other_settings(undisturbed, corpus, tmp_p
     [
         ({"width": 36, "heads": 4}, "width 36 is not an even multiple of 4 heads"),
         ({"warmup_steps": STEPS}, f"warmup_steps {STEPS} must be fewer than steps {STEPS}"),
+        ({"devices": 2, "global_batch": 9}, "global_batch 9 is not a multiple of 2"),
+        ({"devices": 4, "fsdp": 3}, "fsdp 3 x tensor 1 does not divide 4 devices"),
+        ({"devices": 4, "tensor": 4}, "2 heads are no multiple of tensor 4"),
+        ({"microbatches": 3}, "global_batch 16 is not a multiple of 3"),
     ],
 )
-def test_options_that_do_not_fit(corpus, tmp_path, monkeypatch, options, sentence):
-    command = arguments(corpus, tmp_path / "state", tmp_path / "out", **options)
+def test_options_that_do_not_fit(record, tmp_path, monkeypatch, options, sentence):
+    command = arguments(record, tmp_path / "state", tmp_path / "out", **options)
     with pytest.raises(SystemExit, match=sentence):
         in_this_process(monkeypatch, *command)
     assert not (tmp_path / "state").exists()
-
-
-def test_a_batch_must_be_shared_equally(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "start", lambda args: None)
-    command = arguments(corpus, tmp_path / "state", tmp_path / "out", global_batch=9, devices=2)
-    with pytest.raises(SystemExit, match="global_batch 9 is not a multiple of 2 devices"):
-        in_this_process(monkeypatch, *command)

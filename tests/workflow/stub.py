@@ -19,7 +19,12 @@ RESULT = {  # what the report needs of a smoke test and of a training
     "passed": True,
     "checks": [],
     "versions": {},
-    "data": {"files": 1, "train_bytes": 1, "validation_bytes": 1, "sha256": ""},
+    "data": {
+        **dict.fromkeys(("files", "train_bytes", "train_tokens", "validation_bytes"), 1),
+        "sha256": "",
+    },
+    "mfu": None,
+    "mfu_causal": None,
     "segments": [],
     "sample": "",
     "steps": 1,

@@ -20,11 +20,11 @@ BROKEN = {
     ),
     "not a number": (
         {"train": {"a": {"learning_rate": float("nan")}}},
-        "train.a.learning_rate: must be number",
+        "train.a.learning_rate: must be number or null",
     ),
     "a number without a point before its exponent": (
         {"train": {"a": {"learning_rate": "1e-3"}}},
-        "train.a.learning_rate: must be number (write 1.0e-3 for 1e-3)",
+        "train.a.learning_rate: must be number or null (write 1.0e-3 for 1e-3)",
     ),
     "a sweep of smoke tests": (
         {"smoke_test": {"memory_mb": [1, 2]}},
@@ -89,11 +89,27 @@ BROKEN = {
     "no time": ({"smoke_test": {"walltime": 0}}, "smoke_test.walltime: must be at least 1"),
     "a batch that does not divide": (
         {"train": {"a": {"global_batch": 6}}},
-        "train.a.global_batch: must be a multiple of 4 GPUs, not 6",
+        "train.a.global_batch: must be a multiple of 4, GPUs that share it x microbatches",
     ),
     "a width that does not divide": (
         {"train": {"a": {"width": 100, "heads": 3}}},
         "train.a.width: must be an even multiple of heads, not 100",
+    ),
+    "a tensor that does not divide": (
+        {"train": {"a": {"tensor": 3}}},
+        "train.a.fsdp: must be such that fsdp x tensor divides 4 GPUs",
+    ),
+    "no such training program": (
+        {"train": {"a": {"program": "tarin"}}},
+        "train.a.program: must be one of train, command, maxtext",
+    ),
+    "an option of our own for a command": (
+        {"train": {"a": {"program": "command", "layers": 2}}},
+        "train.a.layers: unknown key",
+    ),
+    "a tokenizer that is not there": (
+        {"train": {"a": {"tokenizer": "/nowhere/tokenizer.json"}}},
+        "train.a.tokenizer: nothing matches /nowhere/tokenizer.json",
     ),
     "a warm-up longer than the training": (
         {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
@@ -216,7 +232,7 @@ def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
     (tmp_path / "mein Text ü.txt").write_text("text")
     config = {"train": {"a": {"data": ["$SCRATCH/mein Text*"]}}}
     job = configuration.load(config, jureca)["train"]["a"]
-    assert job["options"]["data"] == [f"{tmp_path}/mein Text*"]
+    assert job["data"]["data"] == [f"{tmp_path}/mein Text*"]
 
 
 def test_scratch_with_a_space_is_one_sentence(monkeypatch, jureca):
@@ -243,8 +259,10 @@ def test_id_is_what_defines_a_training_and_not_where_it_runs(jureca):
         config = {"train": {"a": entry}}
         return configuration.load(config, jureca)["train"]["a"]["id"]
 
-    assert identity({}) == identity({"nodes": 2, "walltime": 600})
+    elsewhere = {"nodes": 2, "walltime": 600, "fsdp": 4, "checkpoint_minutes": 1}
+    assert identity({}) == identity(elsewhere)
     assert identity({}) != identity({"steps": 170})
+    assert identity({}) != identity({"validation_bytes": 1000})
 
 
 def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):

@@ -61,7 +61,7 @@ def test_wiped_container_is_made_again_and_reruns_nothing_else(plan):
     plan.sif.unlink()
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
-    assert plan.planned("train") == ["train", "train_run one"]
+    assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
     said = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
     assert "jax.sif is gone: making it again" in said
     assert plan.sif.exists()

@@ -1,5 +1,6 @@
 """The plan: which jobs there are, and the exact command lines that reach Slurm and Apptainer."""
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,7 @@ def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
     assert plan.planned() == [
         "benchmark_run matmul-size=128",
         "benchmark_run matmul-size=64",
+        "prepare_data",
         "pull",
         "report",
         "smoke_test",
@@ -25,7 +27,8 @@ def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
 
 def test_local_plan_has_no_container(plan):
     plan.configure(train={"one": SMALL})
-    assert plan.planned(profile="local") == ["report", "smoke_test", "train_run one"]
+    jobs = ["prepare_data", "report", "smoke_test", "train_run one"]
+    assert plan.planned(profile="local") == jobs
 
 
 @pytest.mark.parametrize(
@@ -33,7 +36,7 @@ def test_local_plan_has_no_container(plan):
     [
         ("pull", ["pull"]),
         ("smoke_test", ["pull", "smoke_test"]),
-        ("train", ["pull", "smoke_test", "train", "train_run one"]),
+        ("train", ["prepare_data", "pull", "smoke_test", "train", "train_run one"]),
         ("benchmark", ["benchmark", "benchmark_run matmul", "pull", "smoke_test"]),
     ],
 )
@@ -170,7 +173,8 @@ def check_training(plan, words: list[str], name: str, devices: int) -> None:
     ]
     assert "--steps=100" in words
     assert "--global-batch=8" in words
-    state, out = words[-2:]
+    data, state, out = words[-3:]
+    assert re.fullmatch("--data-record=results/data/[0-9a-f]{8}.json", data)
     assert re.fullmatch(f"--state={plan.scratch}/alice/jaxway/train/{name}-[0-9a-f]{{8}}", state)
     assert out == f"--out=results/train/{name}/summary.json"
 
@@ -200,6 +204,12 @@ def test_several_processes_start_by_srun_around_apptainer(
     ]
     check_training(stubbed, srun[program:], name, devices=8)
     assert apptainer(stubbed, f"train/{name}/") == srun[srun.index("exec") :]
+
+
+def test_data_are_prepared_once_for_trainings_that_share_them(stubbed):
+    (record,) = (stubbed.folder / "results/data").iterdir()
+    folder = json.loads(record.read_text())["folder"]
+    assert folder == f"{stubbed.scratch}/alice/jaxway/data/{record.stem}"
 
 
 def test_the_hosts_xla_flags_do_not_reach_the_container(stubbed):

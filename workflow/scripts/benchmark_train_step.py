@@ -1,12 +1,13 @@
 """Speed of the training step of train.py, forward, backward and update, on one batch at all times.
 
 The batch counts upwards from random bytes, which a model learns at once, so a step that does not
-lower the loss is wrong. Model FLOP count the matrix products only (model.flops_per_token).
+lower the loss is wrong. Model FLOP count the matrix products only (flops.per_token).
 """
 
 import math
 from functools import partial
 
+import flops
 import harness
 import jax
 import measure
@@ -14,7 +15,7 @@ import model
 import numpy as np
 import optax
 import train
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 OPTIONS = {
     "layers": {"type": "integer", "minimum": 1, "default": 2, "description": "transformer layers"},
@@ -48,16 +49,18 @@ OPTIONS = {
 
 def main() -> None:
     args = harness.parser(__doc__, measure.OPTIONS | OPTIONS).parse_args()
-    mesh = harness.start(args)
-    if args.global_batch % mesh.size:
-        harness.fail(f"global_batch {args.global_batch} is not a multiple of {mesh.size} devices")
+    if args.global_batch % args.devices:
+        harness.fail(
+            f"global_batch {args.global_batch} is not a multiple of {args.devices} devices"
+        )
+    mesh = Mesh(harness.start(args).devices.reshape(-1, 1, 1), model.AXES)
     try:
-        config = model.Config(args.layers, args.width, args.heads, dtype=args.dtype)
+        config = model.Config(args.layers, args.width, args.heads, dtype=args.dtype, mesh=mesh)
     except ValueError as error:
         harness.fail(str(error))
     # Slow enough for every width; the rate does not change the work.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
-    step = jax.jit(partial(train.train_step, config, optimizer), donate_argnums=0)
+    step = jax.jit(partial(train.train_step, config, optimizer, 1), donate_argnums=0)
 
     def initial() -> train.Tree:
         params = model.init(config, jax.random.key(0))
@@ -65,18 +68,21 @@ def main() -> None:
 
     first = np.random.default_rng(0).integers(0, 256, (args.global_batch, 1))
     batch = ((first + np.arange(args.context + 1)) % 256).astype(np.uint8)
-    whole, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), (harness.AXIS,)))
+    whole = NamedSharding(mesh, PartitionSpec())
+    wishes = np.zeros(mesh.size, np.int32)
     with measure.memory_for(f"this model with global_batch {args.global_batch}"):
         state = jax.block_until_ready(jax.jit(initial, out_shardings=whole)())
-        tokens = train.place(batch, split)
-        state, metrics = step(state, tokens)
+        tokens = jax.make_array_from_callback(
+            batch.shape, model.by_batch(mesh), lambda index: batch[index]
+        )
+        state, metrics = step(state, tokens, wishes)
         # Before training all 256 bytes are about equally likely; the logits have a spread of 0.1.
         loss = float(metrics["loss"])
-        check = measure.check("the first loss", abs(loss - math.log2(256)), tolerance=0.1)
+        check = measure.check("the first loss", abs(loss - math.log(256)), tolerance=0.1)
 
         def call() -> train.Tree:
             nonlocal state, metrics
-            state, metrics = step(state, tokens)
+            state, metrics = step(state, tokens, wishes)
             return metrics
 
         seconds = measure.seconds(call, args.warmup, args.repeats)
@@ -85,7 +91,7 @@ def main() -> None:
         harness.fail(f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}")
 
     tokens_per_step = args.global_batch * args.context
-    flops = model.flops_per_token(config, args.context)
+    flops_per_token = flops.per_token(config, args.context)
     result = measure.result(
         args,
         benchmark="train_step",
@@ -95,9 +101,13 @@ def main() -> None:
         work=tokens_per_step,
         checks=[check],
         seconds=seconds,
-        flops_per_token=flops,
-        model_tflops_per_device=tokens_per_step * flops / np.median(seconds) / mesh.size / 1e12,
-        loss={"unit": "bits per byte", "first": loss, "last": last},
+        flops_per_token=flops_per_token,
+        model_tflops_per_device=tokens_per_step
+        * flops_per_token
+        / np.median(seconds)
+        / mesh.size
+        / 1e12,
+        loss={"unit": "nats per token", "first": loss, "last": last},
     )
     harness.write_json(args.out, result)
 

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -53,6 +54,8 @@ def parser(description: str, options: Mapping[str, Any]) -> argparse.ArgumentPar
     for name, schema in options.items():
         flag = "--" + name.replace("_", "-")
         default, text = schema["default"], schema["description"]
+        if default is None:
+            schema = schema | {"type": next(kind for kind in schema["type"] if kind != "null")}
         if schema["type"] == "boolean":
             action = argparse.BooleanOptionalAction
             result.add_argument(flag, action=action, default=default, help=text)
@@ -85,51 +88,80 @@ def first_host(nodelist: str) -> str:
     return hosts.split(",")[0]
 
 
-def start(args: argparse.Namespace) -> Mesh:
-    """Join the processes of this Slurm step, and return a mesh over exactly ``args.devices``.
+@dataclass(frozen=True)
+class Place:
+    """Where this process is among those of its Slurm step; alone, outside a step of several tasks.
 
-    Outside a step of several tasks this is the only process. Every process takes its equal share
-    of its node's devices, in the order of its local id. On the CPU the devices are virtual.
-    Ends the program with a sentence when JAX does not see what the plan expects; above all, it
-    never falls back to the CPU when a GPU is expected.
+    ``local_devices`` are its devices among those of its node, ``coordinator`` the address at which
+    the first process waits for the others.
     """
+
+    processes: int
+    process: int
+    local_devices: list[int]
+    coordinator: str
+
+
+def place(args: argparse.Namespace) -> Place:
+    """Find the place of this process. Ends the program if the devices cannot be shared equally.
+
+    Every process takes its equal share of its node's devices, in the order of its local id.
+    """
+    env = os.environ
+    processes = int(env["SLURM_NTASKS"]) if "SLURM_STEP_NODELIST" in env else 1
+    if args.devices < 1 or args.devices % processes:
+        fail(f"{args.devices} devices cannot be shared equally by {processes} processes")
+    share = args.devices // processes
+    if processes == 1:
+        return Place(1, 0, list(range(share)), "")
+    first = int(env["SLURM_LOCALID"]) * share
+    # JAX's own choice of port is the same for all steps of a job; this one is not.
+    port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
+    coordinator = f"{first_host(env['SLURM_STEP_NODELIST'])}{args.host_suffix}:{port}"
+    process = int(env["SLURM_PROCID"])
+    return Place(processes, process, list(range(first, first + share)), coordinator)
+
+
+def check_container(args: argparse.Namespace) -> None:
+    """End the program if it runs in another image than the configured one."""
     record = container_record(args)
     if record and args.image and not verify_container.same_image(args.image, record):
         fail(
             f"the container is {record['image']}, not {args.image}: somebody else pulled it; "
             "run `snakemake pull --forcerun pull`"
         )
-    env = os.environ
-    in_step = "SLURM_STEP_NODELIST" in env
-    processes = int(env["SLURM_NTASKS"]) if in_step else 1
-    if args.devices < 1 or args.devices % processes:
-        fail(f"{args.devices} devices cannot be shared equally by {processes} processes")
-    share = args.devices // processes
-    local_id = int(env["SLURM_LOCALID"]) if processes > 1 else 0
-    ids = list(range(local_id * share, (local_id + 1) * share))
 
+
+def start(args: argparse.Namespace) -> Mesh:
+    """Join the processes of this Slurm step, and return a mesh over exactly ``args.devices``.
+
+    On the CPU the devices are virtual. Ends the program with a sentence when JAX does not see what
+    the plan expects; above all, it never falls back to the CPU when a GPU is expected.
+    """
+    check_container(args)
+    here = place(args)
+    share = len(here.local_devices)
     # JAX reads all of this when the first device is asked for, not when it is imported.
     count = f"--xla_force_host_platform_device_count={share}"
-    env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {count}".strip()
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
     if args.platform:
         jax.config.update("jax_platforms", args.platform)
     if args.platform != "cpu":
-        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, ids)))
+        visible = ",".join(map(str, here.local_devices))
+        jax.config.update("jax_cuda_visible_devices", visible)
     if share > 1:
         # With fewer threads than virtual CPU devices, queued collectives wait for each other for
         # ever. Does nothing on a GPU.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        if processes > 1:
+        if here.processes > 1:
             if args.platform != "cuda":
                 jax.config.update("jax_cpu_collectives_implementation", "gloo")
-            # JAX's own choice of port is the same for all steps of a job; this one is not.
-            port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
             jax.distributed.initialize(
-                f"{first_host(env['SLURM_STEP_NODELIST'])}{args.host_suffix}:{port}",
-                num_processes=processes,
-                process_id=int(env["SLURM_PROCID"]),
-                local_device_ids=ids,
+                here.coordinator,
+                num_processes=here.processes,
+                process_id=here.process,
+                local_device_ids=here.local_devices,
             )
         seen = jax.devices()
     except AssertionError:
@@ -168,10 +200,9 @@ def container_digest(args: argparse.Namespace) -> str:
     return (record.get("digest") or record.get("sha256") or "").removeprefix("sha256:")
 
 
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """Where a result comes from: image, code, nodes, devices, versions and configuration."""
+def origin(args: argparse.Namespace) -> dict[str, Any]:
+    """The part of a provenance that is known without asking JAX for its devices."""
     driver = Path("/proc/driver/nvidia/version")
-    device = jax.devices()[0]
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "container": container_record(args),
@@ -179,17 +210,27 @@ def provenance(args: argparse.Namespace) -> dict[str, Any]:
         "site": os.environ.get("JAXWAY_SITE"),
         "nodes": os.environ.get("SLURM_STEP_NODELIST", socket.gethostname()),
         "job": os.environ.get("SLURM_JOB_ID"),
-        "processes": jax.process_count(),
-        "devices": jax.device_count(),
-        "platform": device.platform,
-        "device_kind": device.device_kind,
+        "processes": place(args).processes,
+        "devices": args.devices,
+        "platform": args.platform,
+        "device_kind": None,
         "python": machine.python_version(),
         "jax": jax.__version__,
         "jaxlib": jaxlib.__version__,
         "numpy": np.__version__,
-        "backend": device.client.platform_version.replace("\n", " "),
+        "backend": None,
         "driver": driver.read_text().splitlines()[0] if driver.exists() else None,
         "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+    }
+
+
+def provenance(args: argparse.Namespace) -> dict[str, Any]:
+    """Where a result comes from: image, code, nodes, devices, versions and configuration."""
+    device = jax.devices()[0]
+    return origin(args) | {
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "backend": device.client.platform_version.replace("\n", " "),
     }
 
 

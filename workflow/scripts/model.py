@@ -1,33 +1,62 @@
-"""Decoder-only transformer over bytes: a pytree of parameters and pure functions.
+"""A decoder-only transformer: a pytree of parameters, pure functions, and how both are sharded.
 
-Pre-norm RMSNorm without gain, rotary positions, normalised queries and keys, squared ReLU, and an
-embedding of the last bytes together (n-grams) beside that of each byte.
-A name ends in the sizes of its axes: L layers, B sequences, T positions (S for keys), D width,
-H heads, K width of a head, F width of the MLP, V bytes that exist, R rows of a table of n-grams.
+Pre-norm RMSNorm without gain, rotary positions, normalised queries and keys, squared ReLU and, for
+small vocabularies, an embedding of the last tokens together (n-grams) beside that of each token.
+A name ends in the sizes of its axes: L layers, B sequences, T positions, D width, H heads, K width
+of a head, F width of the MLP, V vocabulary, R rows of a table of n-grams, C positions of a chunk.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-VOCABULARY = 256
+# Sizes are those of GPT-2 (Radford et al. 2019) and, from 1B on, of llm-foundry, so that speeds can
+# be compared; learning rates are about those of GPT-3 (Brown et al. 2020, table 2.1).
+PARTS = ("layers", "width", "heads", "context", "ngram", "learning_rate")
+PRESETS = {
+    "tiny": (2, 128, 2, 128, 4, 1e-2),
+    "124M": (12, 768, 12, 1024, 1, 6e-4),
+    "350M": (24, 1024, 16, 1024, 1, 3e-4),
+    "774M": (36, 1280, 20, 1024, 1, 2.5e-4),
+    "1B": (24, 2048, 16, 2048, 1, 2e-4),
+    "3B": (32, 2560, 20, 2048, 1, 1.6e-4),
+    "7B": (32, 4096, 32, 2048, 1, 1.2e-4),
+}
 NGRAM_BITS = 12  # a table of n-grams has 2**12 rows
+LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
+AXES = ("data", "fsdp", "tensor")  # of the mesh
+SHARDING = {  # axis of an array: axes of the mesh that it is split over
+    "B": ("data", "fsdp"),
+    "D": "fsdp",
+    "F": "tensor",
+    "H": "tensor",
+    "V": "tensor",
+}
 Params = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Config:
-    """Shape of a model. ``dtype`` is that of activations; parameters are always float32."""
+    """Shape of a model, and how it is computed.
+
+    ``dtype`` is that of activations; parameters are always float32. ``ngram`` is the number of
+    tokens in the longest n-grams embedded; 1: single tokens only. ``remat`` says what the backward
+    pass computes again: nothing, all but matrix products (dots), or everything (full).
+    """
 
     layers: int
     width: int
     heads: int
+    vocabulary: int = 256
+    ngram: int = 1
     dtype: str = "float32"
-    ngram: int = 1  # bytes in the longest n-grams embedded; 1: bytes only
+    remat: str = "none"
+    mesh: Mesh | None = None  # None: one device
 
     def __post_init__(self) -> None:
         """Raises ValueError when the heads do not divide the width into parts of even size."""
@@ -35,17 +64,50 @@ class Config:
             raise ValueError(f"width {self.width} is not an even multiple of {self.heads} heads")
 
 
+# --------------------------------------------------------------------------------------- sharding
+
+
+def spec(name: str) -> PartitionSpec:
+    """How an array is split whose name ends in its axes, such as ``up_LxDxF``."""
+    return PartitionSpec(*(SHARDING.get(axis) for axis in name.rpartition("_")[2].split("x")))
+
+
+def shardings(mesh: Mesh, tree: Any) -> Any:
+    """For each array of a tree, parameters or an optimizer's moments, its sharding."""
+
+    def sharding(path: Any, leaf: Array) -> NamedSharding:
+        names = [str(key.key) for key in path if "_" in str(getattr(key, "key", ""))]
+        return NamedSharding(mesh, spec(names[-1]) if names and leaf.ndim else PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(sharding, tree)
+
+
+def by_batch(mesh: Mesh) -> NamedSharding:
+    """How tokens and activations are split: by their first axis."""
+    return NamedSharding(mesh, PartitionSpec(SHARDING["B"]))
+
+
+def split(config: Config, x_BxTxD: Array) -> Array:
+    """Activations, split over the mesh."""
+    if config.mesh is None:
+        return x_BxTxD
+    return jax.lax.with_sharding_constraint(x_BxTxD, by_batch(config.mesh))
+
+
+# ------------------------------------------------------------------------------------------ model
+
+
 def init(config: Config, key: Array) -> Params:
-    """Random parameters, float32. The layers' have a leading axis L, over which apply() scans."""
-    L, D, F, V = config.layers, config.width, 4 * config.width, VOCABULARY
+    """Random parameters, float32. The layers' have a leading axis L, over which hidden() scans."""
+    L, D, H, F, V = config.layers, config.width, config.heads, 4 * config.width, config.vocabulary
     keys = jax.random.split(key, 4)
     # Residual branches end in zeros and the head is small: the first prediction is nearly uniform.
     return {
         "embed_VxD": jax.random.normal(keys[0], (V, D)),
         "ngrams_RxD": [jnp.zeros((2**NGRAM_BITS, D)) for _ in range(2, config.ngram + 1)],
         "layers": {
-            "qkv_LxDx3D": jax.random.normal(keys[1], (L, D, 3 * D)) * D**-0.5,
-            "out_LxDxD": jnp.zeros((L, D, D)),
+            "qkv_LxDx3xHxK": jax.random.normal(keys[1], (L, D, 3, H, D // H)) * D**-0.5,
+            "out_LxHxKxD": jnp.zeros((L, H, D // H, D)),
             "up_LxDxF": jax.random.normal(keys[2], (L, D, F)) * D**-0.5,
             "down_LxFxD": jnp.zeros((L, F, D)),
         },
@@ -54,15 +116,15 @@ def init(config: Config, key: Array) -> Params:
 
 
 def embed(params: Params, tokens_BxT: Array) -> Array:
-    """Sum BxTxD of the embeddings of each byte and of the n-grams that end with it.
+    """Sum BxTxD of the embeddings of each token and of the n-grams that end with it.
 
     A hash of an n-gram picks its row (Pagnoni et al. 2024, Byte Latent Transformer, 3.2.1), so
     what follows a common n-gram is learnt soon, at the cost of a lookup.
     """
     x_BxTxD = params["embed_VxD"][tokens_BxT]
-    byte = key = tokens_BxT.astype(jnp.uint32)
+    token = key = tokens_BxT.astype(jnp.uint32)
     for table_RxD in params["ngrams_RxD"]:
-        key = jnp.pad(key, ((0, 0), (1, 0)))[:, :-1] * jnp.uint32(0x01000193) + byte
+        key = jnp.pad(key, ((0, 0), (1, 0)))[:, :-1] * jnp.uint32(0x01000193) + token
         row_BxT = (key * jnp.uint32(0x9E3779B1)) >> jnp.uint32(32 - NGRAM_BITS)
         x_BxTxD += table_RxD[row_BxT]
     return x_BxTxD
@@ -86,16 +148,35 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return turned.astype(x_BxTxHxK.dtype)
 
 
-def attention(config: Config, layer: Params, x_BxTxD: Array) -> Array:
+def mix(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
+    """Causal attention BxTxHxK: by cuDNN in half precision on a GPU, else by XLA."""
+    T = q_BxTxHxK.shape[1]
+    if jax.default_backend() == "gpu" and q_BxTxHxK.dtype == jnp.bfloat16:
+        return jax.nn.dot_product_attention(
+            q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, is_causal=True, implementation="cudnn"
+        )
+    # XLA computes all products, also those that the mask hides. A quarter of the positions at a
+    # time, with the keys that these can see, it has 3/8 fewer to compute and to hold.
+    parts = []
+    for at in np.array_split(np.arange(T), 4):
+        end = at[-1] + 1
+        parts.append(
+            jax.nn.dot_product_attention(
+                q_BxTxHxK[:, at[0] : end],
+                k_BxTxHxK[:, :end],
+                v_BxTxHxK[:, :end],
+                mask=jnp.asarray(at[:, None] >= np.arange(end))[None, None],
+            )
+        )
+    return jnp.concatenate(parts, axis=1)
+
+
+def attention(layer: Params, x_BxTxD: Array) -> Array:
     """Causal self-attention."""
-    B, T, D = x_BxTxD.shape
-    heads = (B, T, config.heads, D // config.heads)
-    q, k, v = jnp.split(x_BxTxD @ layer["qkv_LxDx3D"], 3, axis=-1)
-    q_BxTxHxK = rotate(norm(q.reshape(heads)))
-    k_BxSxHxK = rotate(norm(k.reshape(heads)))
-    v_BxSxHxK = v.reshape(heads)
-    mix_BxTxHxK = jax.nn.dot_product_attention(q_BxTxHxK, k_BxSxHxK, v_BxSxHxK, is_causal=True)
-    return mix_BxTxHxK.reshape(B, T, D) @ layer["out_LxDxD"]
+    qkv_3xBxTxHxK = jnp.einsum("btd,dchk->cbthk", x_BxTxD, layer["qkv_LxDx3xHxK"])
+    q_BxTxHxK, k_BxTxHxK = rotate(norm(qkv_3xBxTxHxK[0])), rotate(norm(qkv_3xBxTxHxK[1]))
+    mixed_BxTxHxK = mix(q_BxTxHxK, k_BxTxHxK, qkv_3xBxTxHxK[2])
+    return jnp.einsum("bthk,hkd->btd", mixed_BxTxHxK, layer["out_LxHxKxD"])
 
 
 def mlp(layer: Params, x_BxTxD: Array) -> Array:
@@ -103,37 +184,103 @@ def mlp(layer: Params, x_BxTxD: Array) -> Array:
     return jnp.square(jax.nn.relu(x_BxTxD @ layer["up_LxDxF"])) @ layer["down_LxFxD"]
 
 
-def apply(config: Config, params: Params, tokens_BxT: Array) -> Array:
-    """Logits BxTxV, float32: at each position for the byte that follows it."""
+def hidden(config: Config, params: Params, tokens_BxT: Array) -> Array:
+    """What the head sees at each position, BxTxD."""
     params = jax.tree.map(lambda p: p.astype(config.dtype), params)
 
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
-        x_BxTxD += attention(config, layer, norm(x_BxTxD))
+        x_BxTxD += attention(layer, norm(x_BxTxD))
         x_BxTxD += mlp(layer, norm(x_BxTxD))
-        return x_BxTxD, None
+        return split(config, x_BxTxD), None
 
-    x_BxTxD, _ = jax.lax.scan(block, norm(embed(params, tokens_BxT)), params["layers"])
-    return (norm(x_BxTxD) @ params["head_DxV"]).astype(jnp.float32)
+    if config.remat != "none":
+        policies = jax.checkpoint_policies
+        policy = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
+        block = jax.checkpoint(block, policy=policy, prevent_cse=False)
+    x_BxTxD = split(config, norm(embed(params, tokens_BxT)))
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"])
+    return norm(x_BxTxD)
 
 
-def bits(config: Config, params: Params, tokens_BxT1: Array) -> Array:
-    """Cost BxT of each byte after a sequence's first, given those before it. Unit: bits."""
-    logp_BxTxV = jax.nn.log_softmax(apply(config, params, tokens_BxT1[:, :-1]))
-    target_BxTx1 = tokens_BxT1[:, 1:, None].astype(jnp.int32)
-    return -jnp.take_along_axis(logp_BxTxV, target_BxTx1, axis=-1)[..., 0] / math.log(2)
+def logits(config: Config, params: Params, tokens_BxT: Array) -> Array:
+    """Logits BxTxV, float32: at each position for the token that follows it."""
+    x_BxTxD, head_DxV = hidden(config, params, tokens_BxT), params["head_DxV"]
+    return (x_BxTxD @ head_DxV.astype(config.dtype)).astype(jnp.float32)
+
+
+# ------------------------------------------------------------------------------------------- loss
+
+
+@jax.custom_vjp
+def cross_entropy(x_BxTxD: Array, head_DxV: Array, target_BxT: Array, weight_BxT: Array) -> Array:
+    """Weighted sum of the nats that the targets cost, given what the head sees before each.
+
+    Logits are computed a chunk of positions at a time, and their gradient with them. So they are
+    never all held, and the head costs three matrix products, not a fourth to have them again.
+    """
+    return sum_over_chunks(x_BxTxD, head_DxV, target_BxT, weight_BxT, gradient=False)[0]
+
+
+def sum_over_chunks(
+    x_BxTxD: Array, head_DxV: Array, target_BxT: Array, weight_BxT: Array, gradient: bool
+) -> tuple[Array, Array, Array]:
+    """The sum of cross_entropy() and, if wanted, its gradients by ``x`` and ``head``."""
+    (B, T), V = target_BxT.shape, head_DxV.shape[1]
+    C = next(c for c in range(T, 0, -1) if T % c == 0 and (c == 1 or B * c * V <= LOGITS))
+
+    def chunks(x: Array) -> Array:
+        return jnp.moveaxis(x.reshape(B, T // C, C, *x.shape[2:]), 1, 0)
+
+    def add(sums: tuple[Array, Array], chunk: Any) -> Any:
+        total, dhead_DxV = sums
+        x_BxCxD, target_BxC, weight_BxC = chunk
+        logits_BxCxV = jnp.einsum(
+            "bcd,dv->bcv", x_BxCxD, head_DxV, preferred_element_type=jnp.float32
+        )
+        hit_BxCxV = target_BxC[..., None] == jnp.arange(V)
+        log_sum_BxC = jax.nn.logsumexp(logits_BxCxV, axis=-1)
+        nats_BxC = log_sum_BxC - jnp.sum(logits_BxCxV, axis=-1, where=hit_BxCxV)
+        total += jnp.sum(nats_BxC * weight_BxC)
+        if not gradient:
+            return (total, dhead_DxV), x_BxCxD
+        dlogits_BxCxV = jnp.exp(logits_BxCxV - log_sum_BxC[..., None]) - hit_BxCxV
+        dlogits_BxCxV = (dlogits_BxCxV * weight_BxC[..., None]).astype(x_BxCxD.dtype)
+        dhead_DxV += jnp.einsum(
+            "bcd,bcv->dv", x_BxCxD, dlogits_BxCxV, preferred_element_type=jnp.float32
+        )
+        return (total, dhead_DxV), jnp.einsum("bcv,dv->bcd", dlogits_BxCxV, head_DxV)
+
+    zeros = jnp.float32(0), jnp.zeros(head_DxV.shape, jnp.float32)
+    inputs = tuple(map(chunks, (x_BxTxD, target_BxT, weight_BxT)))
+    (total, dhead_DxV), dx_NxBxCxD = jax.lax.scan(add, zeros, inputs)
+    return total, jnp.moveaxis(dx_NxBxCxD, 0, 1).reshape(x_BxTxD.shape), dhead_DxV
+
+
+def _forward(x: Array, head: Array, target: Array, weight: Array) -> Any:
+    total, dx, dhead = sum_over_chunks(x, head, target, weight, gradient=True)
+    return total, (dx, dhead.astype(head.dtype))
+
+
+def _backward(gradients: tuple[Array, Array], g: Array) -> Any:
+    dx, dhead = gradients
+    return g.astype(dx.dtype) * dx, g.astype(dhead.dtype) * dhead, None, None
+
+
+cross_entropy.defvjp(_forward, _backward)
+
+
+def loss(
+    config: Config, params: Params, tokens_BxT1: Array, weight_BxT: Array | None = None
+) -> Array:
+    """Nats that each token after a sequence's first costs, given those before it: their mean, or,
+    with weights, their weighted sum."""
+    tokens_BxT, target_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:].astype(jnp.int32)
+    if weight_BxT is None:
+        weight_BxT = jnp.full(target_BxT.shape, 1 / target_BxT.size, jnp.float32)
+    x_BxTxD = hidden(config, params, tokens_BxT)
+    return cross_entropy(x_BxTxD, params["head_DxV"].astype(config.dtype), target_BxT, weight_BxT)
 
 
 def parameter_count(params: Params) -> int:
     """Number of parameters."""
     return sum(p.size for p in jax.tree.leaves(params))
-
-
-def flops_per_token(config: Config, context: int) -> int:
-    """FLOPs of the matrix products of one training step, per byte: 6 N + 12 L H K T.
-
-    "full" counting, as in PaLM (Chowdhery et al. 2022, appendix B) and llm-foundry: attention
-    counts all T positions, though causal ones need half. N leaves out embeddings, as lookups.
-    """
-    L, D = config.layers, config.width
-    n = L * 12 * D * D + D * VOCABULARY
-    return 6 * n + 12 * L * D * context

@@ -27,14 +27,15 @@ from pathlib import Path
 from typing import NoReturn
 
 import verify_container
-from registry import DIGEST, TELL, Image, Json, RegistryError, Repository, sha256
+from registry import DIGEST, TELL, Image, Json, RegistryError, Repository
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
-UNPACKED = 3  # bytes that a byte of a layer takes unpacked, roughly
+UNPACKED = 3  # bytes that a byte of a layer takes without compression, roughly
 INODES = 100_000  # files of a large image, roughly
+OCI = "application/vnd.oci.image"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # those that end a pull tidily
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as Linux and as registries name them
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def fail(sentence: str) -> NoReturn:
@@ -77,6 +78,8 @@ def apptainer(*arguments: str | Path, work: Path) -> None:
         "APPTAINER_CACHEDIR": str(work / "cache"),
     }
     with tempfile.TemporaryFile("w+", dir=work) as output:
+        # A signal while it starts would leave it running.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         process = subprocess.Popen(
             ["apptainer", *arguments],
             env=environment,
@@ -88,6 +91,7 @@ def apptainer(*arguments: str | Path, work: Path) -> None:
         )
         began = time.monotonic()
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             while process.poll() is None:
                 try:
                     process.wait(TELL)
@@ -114,6 +118,7 @@ def apptainer(*arguments: str | Path, work: Path) -> None:
 
 def end_with_parent() -> None:
     """In the child: be killed when pull is, even by SIGKILL."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -236,23 +241,32 @@ def is_there(sif: Path, record: Json, digest: str | None) -> bool:
 def write_layout(folder: Path, image: Image) -> str:
     """Complete a folder with an image's layers to an OCI layout, the source that Apptainer takes.
 
-    It lies where Apptainer keeps its own cache of layers, which is such a layout too: so it finds
-    each of them there already and copies none.
+    Its manifest is our own, of the layers as they lie here. They do where Apptainer keeps its own
+    cache of layers, which is such a layout too: so it finds each of them there and copies none.
     """
-    manifest = json.loads(image.manifest)
-    wanted = {layer["digest"] for layer in image.layers}
     blobs = folder / "blobs/sha256"
+    wanted = {layer["kept"] for layer in image.layers}
     for file in blobs.iterdir():
-        if f"sha256:{file.name}" not in wanted:
+        if file.name not in wanted:
             file.unlink()  # of another image
-    for document in (image.manifest, image.config):
-        (blobs / sha256(document).removeprefix("sha256:")).write_bytes(document)
-    entry = {
-        "mediaType": manifest.get("mediaType", OCI_MANIFEST),
-        "digest": sha256(image.manifest),
-        "size": len(image.manifest),
-    }
-    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+
+    def entry(kind: str, name: str) -> Json:
+        size = (blobs / name).stat().st_size
+        return {"mediaType": f"{OCI}.{kind}", "digest": f"sha256:{name}", "size": size}
+
+    def document(kind: str, content: bytes) -> Json:
+        name = hashlib.sha256(content).hexdigest()
+        (blobs / name).write_bytes(content)
+        return entry(kind, name)
+
+    layers = [
+        entry("layer.v1.tar" + "+zstd" * layer["mediaType"].endswith("zstd"), layer["kept"])
+        for layer in image.layers
+    ]
+    config = document("config.v1+json", image.config)
+    parts = {"schemaVersion": 2, "config": config, "layers": layers}
+    manifest = document("manifest.v1+json", json.dumps(parts).encode())
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [manifest]}))
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
     return f"oci:{folder}"
 
@@ -295,8 +309,8 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
     say(f"{image} is {digest or 'what Apptainer finds'}: {size / 1e6:,.0f} MB")
     free = shutil.disk_usage(sif.parent).free
     say(f"{sif.parent}: {free / 1e9:,.1f} GB free, about {size / 1e9:,.1f} GB and 5 inodes needed")
-    # Layers, unpacked files and the compressed ones, which Apptainer then copies into the SIF.
-    work = choose_work_folder(sif, temporary, size * (2 + UNPACKED))
+    # Layers as plain archives, their files, and these compressed, which is copied into the SIF.
+    work = choose_work_folder(sif, temporary, size * (2 * UNPACKED + 1))
     part = sif.with_name(f".{sif.name}.part")
     layout = work / "cache/cache/blob"
     blobs = layout / "blobs/sha256"
@@ -308,7 +322,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
             if found:
                 repository.fetch(layers, blobs)
         if found and artifact:
-            shutil.copyfile(blobs / layers[0]["digest"].removeprefix("sha256:"), part)
+            shutil.copyfile(blobs / layers[0]["kept"], part)
         elif digest and file.suffix == ".sif":
             shutil.copyfile(file, part)
         else:
@@ -338,7 +352,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
         part.unlink(missing_ok=True)
         remove(*(leftover for leftover in work.iterdir() if leftover.name != "cache"))
         remove(*(leftover for leftover in layout.iterdir() if leftover.name != "blobs"))
-        if here := [x for x in layers if (blobs / x["digest"].removeprefix("sha256:")).exists()]:
+        if here := [x for x in layers if (blobs / x["kept"]).exists()]:
             say(f"{len(here)} of {len(layers)} layers stay in {work}: the next pull needs them")
         else:
             remove(work)
@@ -392,14 +406,13 @@ def main() -> None:
 
 def run(program: Callable[[], None]) -> None:
     """Run a program that cleans up also when a signal ends it, and fails with one sentence."""
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
     def end(number: int, _: object) -> NoReturn:
-        for each in numbers:
+        for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)  # a second one does not stop the cleaning up
         fail(f"ended by {signal.Signals(number).name}")
 
-    for number in numbers:
+    for number in SIGNALS:
         signal.signal(number, end)
     try:
         program()

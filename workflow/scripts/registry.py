@@ -4,6 +4,7 @@ Runs on the host that pulls. Needs the package requests, which Snakemake brings.
 """
 
 import base64
+import contextlib
 import email.utils
 import hashlib
 import json
@@ -12,7 +13,7 @@ import os
 import re
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 
 import requests
 import urllib3
-import verify_container
+from isal import isal_zlib
 
 MANIFESTS = (
     "application/vnd.oci.image.index.v1+json",
@@ -32,6 +33,8 @@ TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of an answer
 PAUSES = (1, 2, 4, 8)  # seconds before each further attempt, unless the registry names its own
 LONGEST_PAUSE = 600  # seconds; a registry that wants more is not waited for
 CONNECTIONS = 4  # layers that are fetched at once
+PIECE = 1 << 18  # bytes of a layer that are unpacked at once
+GZIP = 31  # as zlib has it: the largest window, gzip's header and checksum
 DIGEST = "sha256:[0-9a-f]{64}"
 DOCUMENT = 4 << 20  # bytes; what registries allow a manifest to have
 TELL = 10  # seconds between two signs of life
@@ -66,16 +69,15 @@ class Session(requests.Session):
 
 @dataclass(frozen=True)
 class Image:
-    """An image for one architecture: the digest that its name stands for, and its documents."""
+    """An image for one architecture: the digest that its name stands for, and its parts.
+
+    Of each layer ``digest``, ``size`` in bytes and ``mediaType`` are as the registry has them;
+    ``kept`` is the hexadecimal digest of what stays: what is in it if gzip packs it, else the same.
+    """
 
     digest: str
-    manifest: bytes
     config: bytes
-
-    @property
-    def layers(self) -> list[Json]:
-        """Of each layer its ``digest``, ``size`` in bytes and ``mediaType``."""
-        return json.loads(self.manifest)["layers"]
+    layers: list[Json]
 
 
 def sha256(content: bytes) -> str:
@@ -115,9 +117,15 @@ class Repository:
         parts = json.loads(manifest)
         self.refuse_names(*(x["digest"] for x in (parts["config"], *parts["layers"])))
         config = self.document(f"blobs/{parts['config']['digest']}")
-        if found := json.loads(config or "{}").get("architecture"):  # an artifact has none
+        described, layers = json.loads(config or "{}"), parts["layers"]
+        if found := described.get("architecture"):  # an artifact has none
             self.refuse_other(architecture, [found], reference)
-        return Image(sha256(body), manifest, config)
+        archives = described["rootfs"]["diff_ids"] if "rootfs" in described else [""] * len(layers)
+        for layer, archive in zip(layers, archives, strict=True):
+            kept = archive if layer["mediaType"].endswith("gzip") else layer["digest"]
+            self.refuse_names(kept)
+            layer["kept"] = kept.removeprefix("sha256:")
+        return Image(sha256(body), config, layers)
 
     def refuse_names(self, *digests: str) -> None:
         """What is no digest cannot be checked, and might be the path of somebody's file."""
@@ -152,17 +160,16 @@ class Repository:
         return self.persistently(attempt)
 
     def fetch(self, layers: list[Json], folder: Path) -> None:
-        """Have every layer in ``folder``, in a file that its hexadecimal digest names.
+        """Have what is ``kept`` of every layer in ``folder``, in a file of that name.
 
         Finished ones that are there stay; unfinished ones are removed when this fails.
         """
-        sizes = {layer["digest"].removeprefix("sha256:"): layer["size"] for layer in layers}
-        missing = [name for name in sizes if not (folder / name).exists()]
-        left, began = sum(sizes[name] for name in missing), time.monotonic()
+        files = {folder / layer["kept"]: layer for layer in layers}
+        missing = [Arrival(layer, file) for file, layer in files.items() if not file.exists()]
+        left, began = sum(layer.size for layer in missing), time.monotonic()
 
         def arrived() -> str:
-            files = [folder / name for name in missing]
-            here = sum(x.stat().st_size for f in files for x in (f, part(f)) if x.exists())
+            here = sum(layer.arrived for layer in missing)
             speed = here / (time.monotonic() - began)
             return f"{here / 1e6:,.0f} of {left / 1e6:,.0f} MB, {speed / 1e6:,.0f} MB/s"
 
@@ -170,9 +177,7 @@ class Repository:
         try:
             # Its threads end with the program, also while they wait for the registry.
             with ThreadPool(CONNECTIONS) as pool:
-                results = pool.imap_unordered(
-                    lambda name: self.fetch_layer(folder / name, sizes[name]), missing
-                )
+                results = pool.imap_unordered(self.fetch_layer, missing)
                 while finished < len(missing):
                     try:
                         results.next(TELL)
@@ -181,32 +186,25 @@ class Repository:
                         pass
                     self.say(f"layers: {finished} of {len(missing)} are here, {arrived()}")
         finally:
-            for name in missing:
-                part(folder / name).unlink(missing_ok=True)
+            for layer in missing:
+                layer.part.unlink(missing_ok=True)
 
-    def fetch_layer(self, file: Path, size: int) -> None:
+    def fetch_layer(self, layer: "Arrival") -> None:
         """Fetch a layer; a further attempt goes on where the last one stopped."""
 
         def attempt() -> None:
-            start = part(file).stat().st_size if part(file).exists() else 0
-            if start < size:
+            start = layer.arrived
+            if start < layer.size:
                 headers = {"Range": f"bytes={start}-"} if start else {}
-                with self.get(f"blobs/sha256:{file.name}", headers) as answer:
-                    mode = "ab" if answer.status_code == requests.codes.partial else "wb"
-                    with part(file).open(mode) as out:
-                        try:
-                            for piece in answer.raw.stream(1 << 20, decode_content=False):
-                                out.write(piece)
-                                if out.tell() > size:
-                                    break
-                        except urllib3.exceptions.HTTPError as error:
-                            grown = out.tell() > start
-                            broke = f"the connection broke: {reason(error)}"
-                            raise TemporaryError(broke, progress=grown) from None
-            if verify_container.sha256(part(file)) != file.name:
-                part(file).unlink()
-                raise TemporaryError(f"layer {file.name[:12]} arrived damaged")
-            part(file).rename(file)
+                with self.get(f"blobs/{layer.digest}", headers) as answer:
+                    if answer.status_code != requests.codes.partial:
+                        layer.begin()
+                    try:
+                        layer.take(answer.raw.stream(PIECE, decode_content=False))
+                    except urllib3.exceptions.HTTPError as error:
+                        broke = f"the connection broke: {reason(error)}"
+                        raise TemporaryError(broke, progress=layer.arrived > start) from None
+            layer.finish()
 
         self.persistently(attempt)
 
@@ -303,9 +301,52 @@ class Repository:
                 raise RegistryError(f"{self.host} grants a token that is none")
 
 
-def part(file: Path) -> Path:
-    """Where a layer is while it arrives."""
-    return file.with_name(f"{file.name}.part")
+class Arrival:
+    """A layer on its way into a file: how much has arrived, hashed and unpacked as it did."""
+
+    def __init__(self, layer: Json, file: Path) -> None:
+        self.digest, self.size, self.file = layer["digest"], layer["size"], file
+        self.part = file.with_name(f"{file.name}.part")
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what has arrived."""
+        self.arrived, self.packed, self.kept = 0, hashlib.sha256(), hashlib.sha256()
+        self.gzip = isal_zlib.decompressobj(GZIP)
+
+    def take(self, pieces: Iterable[bytes]) -> None:
+        """Add what arrives, at most one piece too much."""
+        with (
+            self.part.open("ab" if self.arrived else "wb") as out,
+            contextlib.suppress(isal_zlib.error),  # type: ignore[arg-type] # finish() finds it
+        ):
+            for piece in pieces:
+                self.arrived += len(piece)
+                self.packed.update(piece)
+                for content in self.unpack(piece):
+                    self.kept.update(content)
+                    out.write(content)
+                if self.arrived > self.size:
+                    break
+
+    def unpack(self, piece: bytes) -> Iterator[bytes]:
+        """What stays of a piece."""
+        if self.digest == f"sha256:{self.file.name}":
+            yield piece
+            return
+        while piece:
+            if self.gzip.eof:  # what follows is packed by itself
+                self.gzip = isal_zlib.decompressobj(GZIP)
+            yield self.gzip.decompress(piece)
+            piece = self.gzip.unused_data
+
+    def finish(self) -> None:
+        """Give the file its name if it is what it should be."""
+        found = f"sha256:{self.packed.hexdigest()}", self.kept.hexdigest()
+        if found != (self.digest, self.file.name):
+            self.begin()
+            raise TemporaryError(f"layer {self.digest[7:19]} arrived damaged")
+        self.part.rename(self.file)
 
 
 def cause(error: BaseException) -> BaseException:

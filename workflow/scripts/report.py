@@ -26,11 +26,14 @@ Result = dict[str, Any]
 NEEDED = {  # fields of each kind of result
     "smoke_test": "provenance passed checks versions",
     "train": "provenance steps parameters flops_per_token data train_bits_per_byte seconds sample "
-    "validation_bits_per_byte unigram_bits_per_byte gzip_bits_per_byte tokens_per_second segments",
+    "validation_bits_per_byte unigram_bits_per_byte gzip_bits_per_byte tokens_per_second segments "
+    "mfu mfu_causal",
+    "program": "provenance program steps seconds segments",  # a training that is not ours
     "benchmark": "provenance benchmark quantity unit higher_is_better formula check samples median "
     "min max iqr",
 }
 PLUMBING = {
+    "data_record",
     "out",
     "state",
     "devices",
@@ -76,14 +79,17 @@ def load(path: Path, kind: str) -> Result:
         fail(f"{path} cannot be read ({error.strerror}): check its permissions")
     except ValueError as error:
         fail(f"{path} is no valid JSON ({error}): delete it and run snakemake again")
+    if kind == "train" and isinstance(result, dict) and "program" in result:
+        kind = "program"
     for field in NEEDED[kind].split():
         if not isinstance(result, dict) or field not in result:
             fail(f"{path} has no field {field}: delete it and run snakemake again")
-    return result | {"name": path.parent.name if kind == "train" else path.stem}
+    return result | {"name": path.parent.name if path.stem == "summary" else path.stem}
 
 
-def load_curve(path: Path) -> np.ndarray:
-    """Steps and losses that a training logged, 2 x n: means over equal parts if they are many."""
+def load_curve(path: Path, data: Result) -> np.ndarray:
+    """Steps and losses, in bits per byte, that a training on ``data`` logged, 2 x n: means over
+    equal parts if they are many."""
     try:
         lines = map(json.loads, path.read_text().splitlines())
         points = np.array([(line["step"], line["loss"]) for line in lines], float).reshape(-1, 2)
@@ -93,6 +99,7 @@ def load_curve(path: Path) -> np.ndarray:
         fail(f"{path} is missing: delete summary.json beside it and run snakemake again")
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"{path} is damaged ({error!r}): delete it and run snakemake again")
+    points[:, 1] *= data["train_tokens"] / data["train_bytes"] / math.log(2)
     parts = np.array_split(points, POINTS) if len(points) > POINTS else points[:, None]
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
 
@@ -315,8 +322,10 @@ def origins(results: Sequence[tuple[str, Result]]) -> Result:
     }
 
 
-def page(smoke_test: Result, runs: list[Result], benchmarks: list[Result]) -> str:
+def page(smoke_test: Result, trainings: list[Result], benchmarks: list[Result]) -> str:
     """The HTML page."""
+    programs = [run for run in trainings if "program" in run]
+    runs = [run for run in trainings if "program" not in run]
     runs = sorted(runs, key=lambda run: run["validation_bits_per_byte"])
     for rank, run in enumerate(runs):
         arguments = run["provenance"]["arguments"]
@@ -325,7 +334,7 @@ def page(smoke_test: Result, runs: list[Result], benchmarks: list[Result]) -> st
         run["colour"] = SERIES[rank] if rank < len(SERIES) else GREY
         run["css"], run["verdict"], run["plot"] = CSS[run["colour"]], verdict(run), loss_plot([run])
     results = [("smoke test", smoke_test["provenance"])] if smoke_test["provenance"] else []
-    results += [(run["name"], part["provenance"]) for run in runs for part in run["segments"]]
+    results += [(run["name"], part["provenance"]) for run in trainings for part in run["segments"]]
     results += [(result["name"], result["provenance"]) for result in benchmarks]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "report"),
@@ -337,6 +346,7 @@ def page(smoke_test: Result, runs: list[Result], benchmarks: list[Result]) -> st
     return environment.get_template("report.html.j2").render(
         smoke_test=smoke_test,
         runs=runs,
+        programs=programs,
         overview=loss_plot(runs) if len(runs) > 1 else None,
         groups=benchmark_groups(benchmarks),
         benchmarks=len(benchmarks),
@@ -356,7 +366,8 @@ def main() -> None:
     smoke_test = load(args.smoke_test, "smoke_test")
     runs = [load(path, "train") for path in args.train]
     for run, path in zip(runs, args.train, strict=True):
-        run["curve"] = load_curve(path.with_name("metrics.jsonl"))
+        if "program" not in run:
+            run["curve"] = load_curve(path.with_name("metrics.jsonl"), run["data"])
     benchmarks = [load(path, "benchmark") for path in args.benchmark]
     with rc_context(STYLE | {"font.size": 13}):
         text = page(smoke_test, runs, benchmarks)

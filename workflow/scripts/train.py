@@ -1,73 +1,78 @@
-"""Train a byte-level transformer, resume after any interruption, and compare it with gzip.
+"""Train a transformer, go on after any interruption, and compare it with gzip.
 
-Files beside ``--out`` (when finished): ``metrics.jsonl``, one object per logged step.
-Files in ``--state`` (survive a time-out; a rerun goes on from the newest checkpoint):
-``checkpoints/``, ``metrics.jsonl``, ``segments.jsonl`` (one object per start of the program),
-``settings.json`` and, once finished, ``summary.json``; ``lock`` keeps a second writer out.
+Written beside ``--out`` when finished: ``metrics.jsonl``, one object per logged step. Written in
+``--state`` all the while: what the next job goes on from (docs/output.md).
 """
 
 import argparse
-import fcntl
-import glob
-import gzip
-import hashlib
 import json
 import math
 import os
-import socket
+import resource
 import statistics
-import sysconfig
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import data
+import flops
 import harness
 import jax
 import jax.numpy as jnp
 import model
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
+import state as states
+from checkpoints import Checkpoints
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from watch import GO_ON, STOP, Watch
 
+# "same" is false where a training may go on with another value: its results stay the same.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "data": {
-        "type": "array",
-        "items": {"type": "string", "pattern": "^[^-]"},
-        "minItems": 1,
-        "default": ["python"],
-        "description": "text to learn: folders, globs, or python for Python's standard library",
-    },
-    "validation_bytes": {
-        "type": "integer",
-        "minimum": 1,
-        "default": 131072,
-        "description": "held-out text, in bytes; files that it touches are not trained on",
-    },
     "steps": {"type": "integer", "minimum": 1, "default": 1200, "description": "steps in all"},
-    "layers": {"type": "integer", "minimum": 1, "default": 2, "description": "transformer layers"},
+    "preset": {
+        "type": "string",
+        "enum": ["tiny", "124M", "350M", "774M", "1B", "3B", "7B"],
+        "default": "tiny",
+        "description": "size of the model; of the next six, those that are not null replace it",
+    },
+    "layers": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "transformer layers",
+    },
     "width": {
-        "type": "integer",
+        "type": ["integer", "null"],
         "minimum": 2,
-        "default": 128,
+        "default": None,
         "description": "model width, an even multiple of heads",
     },
-    "heads": {"type": "integer", "minimum": 1, "default": 2, "description": "attention heads"},
-    "ngram": {
-        "type": "integer",
+    "heads": {
+        "type": ["integer", "null"],
         "minimum": 1,
-        "default": 4,
-        "description": "longest n-grams of bytes with embeddings of their own; 1: bytes only",
+        "default": None,
+        "description": "attention heads",
     },
     "context": {
-        "type": "integer",
+        "type": ["integer", "null"],
         "minimum": 8,
-        "default": 128,
-        "description": "length of a sequence, in bytes",
+        "default": None,
+        "description": "length of a sequence, in tokens",
+    },
+    "ngram": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "longest n-grams of tokens with embeddings of their own; 1: tokens only",
+    },
+    "learning_rate": {
+        "type": ["number", "null"],
+        "exclusiveMinimum": 0,
+        "default": None,
+        "description": "peak learning rate of AdamW, reached after warm-up; a cosine ends it at 0",
     },
     "global_batch": {
         "type": "integer",
@@ -75,11 +80,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 8,
         "description": "sequences per step, on all devices together",
     },
-    "learning_rate": {
-        "type": "number",
-        "exclusiveMinimum": 0,
-        "default": 1e-2,
-        "description": "peak learning rate of AdamW, reached after warm-up; a cosine ends it at 0",
+    "microbatches": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 1,
+        "description": "parts of a batch, one after the other: less memory for the same step",
     },
     "warmup_steps": {
         "type": "integer",
@@ -101,121 +106,64 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "seed of the first parameters, the batches and the sample",
     },
     "dtype": {
+        "type": ["string", "null"],
+        "enum": ["float32", "bfloat16", None],
+        "default": None,
+        "description": "type of activations; parameters are float32. Null, bfloat16 on a GPU",
+    },
+    "remat": {
         "type": "string",
-        "enum": ["float32", "bfloat16"],
-        "default": "float32",
-        "description": "type of activations; parameters are float32",
+        "enum": ["none", "dots", "full"],
+        "default": "none",
+        "description": "what the backward pass computes again to save memory: all but matrix "
+        "products (dots), everything (full)",
+    },
+    "fsdp": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 1,
+        "same": False,
+        "description": "devices over which parameters and optimizer are split, and the batch",
+    },
+    "tensor": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 1,
+        "same": False,
+        "description": "devices over which heads, MLP and vocabulary are split; the rest of all "
+        "devices share the batch",
     },
     "log_every": {
         "type": "integer",
         "minimum": 1,
-        "default": 20,
+        "default": 10,
         "description": "steps per line of metrics",
     },
-    "checkpoint_every": {
+    "checkpoint_minutes": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "default": 10,
+        "same": False,
+        "description": "minutes between checkpoints; one is written after the first step too",
+    },
+    "keep_checkpoints": {
         "type": "integer",
         "minimum": 1,
-        "default": 400,
-        "description": "steps between checkpoints",
+        "default": 2,
+        "same": False,
+        "description": "checkpoints to keep, the newest",
+    },
+    "hang_minutes": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "default": 10,
+        "same": False,
+        "description": "minutes after which a step that does not end is given up",
     },
 }
 PROMPT = b"\n"
-NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+SAMPLE = 128  # tokens
 Tree = dict[str, Any]
-
-
-def find_files(source: str) -> list[Path]:
-    """Files that one entry of ``data`` names. Ends the program when there are none."""
-    if source == "python":
-        files = []
-        for folder, below, names in os.walk(sysconfig.get_paths()["stdlib"]):
-            below[:] = set(below) - NOT_THE_LIBRARY
-            files += [Path(folder, name) for name in names if name.endswith(".py")]
-    elif Path(source).is_dir():
-        files = [path for path in Path(source).rglob("*") if path.is_file()]
-    else:
-        files = [path for path in map(Path, glob.glob(source, recursive=True)) if path.is_file()]
-    return files or harness.fail(f"data: {source} names no file")
-
-
-def load_data(sources: list[str], validation_bytes: int, context: int) -> tuple[Any, Any, Tree]:
-    """Training and validation bytes (uint8), and a record of where they come from.
-
-    Validation is by whole file, so that no file has bytes on both sides: in the order of the
-    sha256 of their content, as good as random and the same on every machine, files go to
-    validation until it is full (the rest of its last file is not used), the others to training.
-    Files of equal content count once.
-    """
-    contents = {}
-    for path in (path for source in sources for path in find_files(source)):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            harness.fail(f"data: cannot read {path}: {error.strerror}")
-        contents[hashlib.sha256(content).digest()] = content
-    train, validation = [], b""
-    for _, content in sorted(contents.items()):
-        if len(validation) < validation_bytes:
-            validation += content
-        else:
-            train.append(content)
-    train_bytes, validation = b"".join(train), validation[:validation_bytes]
-    if len(validation) < validation_bytes or len(train_bytes) <= context:
-        harness.fail(
-            f"data: {' '.join(sources)} is too short: its {len(contents)} different files leave "
-            f"{len(train_bytes)} bytes for training after {len(validation)} for validation"
-        )
-    record = {
-        "files": len(contents),
-        "train_bytes": len(train_bytes),
-        "validation_bytes": len(validation),
-        "sha256": hashlib.sha256(train_bytes + validation).hexdigest(),
-    }
-    return np.frombuffer(train_bytes, np.uint8), np.frombuffer(validation, np.uint8), record
-
-
-def place(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Rows of which every process knows all, as an array split over the devices."""
-    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
-
-
-def batch(text: np.ndarray, args: argparse.Namespace, step: int) -> np.ndarray:
-    """Tokens Bx(T+1) of a step, uint8: windows at random places, given by seed and step alone."""
-    random = np.random.default_rng((args.seed, step))
-    starts = random.integers(0, len(text) - args.context, args.global_batch)
-    return text[starts[:, None] + np.arange(args.context + 1)]
-
-
-def scoring_windows(text: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows Nx(T+1), uint8, over a text, and weights NxT, float32, that count each byte once.
-
-    A window starts half a context after the one before it and scores the bytes that this one did
-    not reach, so all but the first have at least half a context before them. The text's first
-    byte comes after a newline.
-    """
-    stride = context // 2
-    count = 1 + math.ceil(max(0, len(text) - context) / stride)
-    starts = stride * np.arange(count)
-    padded = np.zeros(starts[-1] + context + 1, np.uint8)
-    padded[: len(text) + 1] = np.concatenate([np.frombuffer(b"\n", np.uint8), text])
-    position = starts[:, None] + np.arange(context)
-    new = (position >= starts[:, None] + context - stride) | (starts[:, None] == 0)
-    weights = new & (position < len(text))
-    return padded[starts[:, None] + np.arange(context + 1)], weights.astype(np.float32)
-
-
-def unigram_bits(train: np.ndarray, validation: np.ndarray) -> float:
-    """Bits per byte of the validation text coded by the training text's byte frequencies.
-
-    A cross entropy, with one added to each count so that a byte new to training has a cost.
-    """
-    counts = np.bincount(train, minlength=256) + 1
-    return float(np.mean(-np.log2(counts / counts.sum())[validation]))
-
-
-def gzip_bits(text: np.ndarray) -> float:
-    """Bits per byte of a text after gzip -9."""
-    return 8 * len(gzip.compress(text.tobytes(), 9)) / len(text)
 
 
 def make_sample(config: model.Config, params: Tree, length: int, seed: int) -> jax.Array:
@@ -225,7 +173,7 @@ def make_sample(config: model.Config, params: Tree, length: int, seed: int) -> j
     )
 
     def extend(position: Any, text_1xT: jax.Array) -> jax.Array:
-        logits_V = model.apply(config, params, text_1xT)[0, position - 1]
+        logits_V = model.logits(config, params, text_1xT)[0, position - 1]
         key = jax.random.fold_in(jax.random.key(seed), position)
         byte = jax.random.categorical(key, logits_V / 0.8)
         return text_1xT.at[0, position].set(byte.astype(jnp.uint8))
@@ -233,229 +181,357 @@ def make_sample(config: model.Config, params: Tree, length: int, seed: int) -> j
     return jax.lax.fori_loop(len(PROMPT), length, extend, start)[0]
 
 
-def train_step(config: model.Config, optimizer: Any, state: Tree, tokens: jax.Array) -> Any:
-    """One update. Returns the new state and the step's loss (bits per byte) and gradient norm."""
+def train_step(
+    config: model.Config,
+    optimizer: Any,
+    microbatches: int,
+    state: Tree,
+    tokens_BxT1: jax.Array,
+    wishes: jax.Array,
+) -> Any:
+    """One update. Returns the new state and the step's ``loss`` (nats per token), gradient norm
+    and the greatest of the processes' wishes, which all learn with the step itself."""
+    gradient_of = jax.value_and_grad(partial(model.loss, config))
 
-    def loss_nats(params: Tree) -> jax.Array:
-        return model.bits(config, params, tokens).mean() * math.log(2)
+    def add(sums: Any, part: jax.Array) -> Any:
+        return jax.tree.map(jnp.add, sums, gradient_of(state["params"], part)), None
 
-    loss, gradient = jax.value_and_grad(loss_nats)(state["params"])
-    norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
+    if microbatches == 1:
+        loss, gradient = gradient_of(state["params"], tokens_BxT1)
+    else:
+        # Each device's rows are spread over all parts, so no row moves to another device.
+        parts = tokens_BxT1.reshape(-1, microbatches, tokens_BxT1.shape[1]).swapaxes(0, 1)
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), state["params"]))
+        sums, _ = jax.lax.scan(add, zeros, parts)
+        loss, gradient = jax.tree.map(lambda x: x / microbatches, sums)
     updates, moments = optimizer.update(gradient, state["optimizer"], state["params"])
     state = {"params": optax.apply_updates(state["params"], updates), "optimizer": moments}
-    return state, {"loss": loss / math.log(2), "gradient_norm": norm}
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
+    result = {"loss": loss, "gradient_norm": norm, "wish": wishes.max()}
+    return state, result
 
 
-@contextmanager
-def lock(state: Path) -> Iterator[None]:
-    """Keep other writers out of a state. Ends the program when there is one."""
-    state.mkdir(parents=True, exist_ok=True)
-    with (state / "lock").open("a+") as file:
-        busy = False
-        if jax.process_index() == 0:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                file.truncate(0)
-                job = os.environ.get("SLURM_JOB_ID", "none")
-                file.write(f"host {socket.gethostname()}, process {os.getpid()}, job {job}")
-                file.flush()
-            except BlockingIOError:
-                busy = True
-        # All processes end together: one that ends alone leaves the others waiting for it.
-        if multihost_utils.broadcast_one_to_all(np.array(busy)):
-            file.seek(0)
-            harness.fail(f"state {state} is in use by {file.read()}")
-        yield
-
-
-def read_lines(path: Path) -> list[Tree]:
-    """Objects of a JSON Lines file; a last line that was cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def write_lines(path: Path, lines: list[Tree]) -> None:
-    """Replace a JSON Lines file, so that nobody sees half of it. Only the first process writes."""
-    if jax.process_index() == 0:
-        part = path.with_name(path.name + ".part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        part.replace(path)
-
-
-def finish(args: argparse.Namespace, summary: Tree) -> None:
-    """Write the results: metrics first, and the summary, which says that all is there, last."""
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_lines(args.out.parent / "metrics.jsonl", read_lines(args.state / "metrics.jsonl"))
-    harness.write_json(args.out, summary)
-
-
-def check_settings(args: argparse.Namespace, data: Tree) -> None:
+def check_settings(folder: Path, args: argparse.Namespace, record: Tree) -> None:
     """Record what a state is made with, or end the program when it was made with something else."""
-    path = args.state / "settings.json"
-    settings = {**{name: getattr(args, name) for name in OPTIONS}, "sha256 of data": data["sha256"]}
+    path = folder / "settings.json"
+    settings = {name: getattr(args, name) for name, o in OPTIONS.items() if o.get("same", True)}
+    settings["sha256 of data"] = record["sha256"]
     before = json.loads(path.read_text()) if path.exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
             harness.fail(
-                f"state {args.state} has {name} {before.get(name)}, not {value}; "
+                f"state {folder} has {name} {before.get(name)}, not {value}; "
                 "delete that folder to start over"
             )
     harness.write_json(path, settings)
 
 
-def run(args: argparse.Namespace, mesh: Mesh, config: model.Config, began: float) -> None:
-    """Train from where the state is to the last step, evaluate and write the results."""
-    text, validation, data = load_data(args.data, args.validation_bytes, args.context)
-    check_settings(args, data)
-    done = args.state / "summary.json"
-    if done.exists():
-        return finish(args, json.loads(done.read_text()))
+def peak_memory() -> int:
+    """Most memory, in bytes, that a device of this process has held, or on the CPU the process."""
+    used = jax.local_devices()[0].memory_stats() or {}
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(used.get("peak_bytes_in_use", host))
 
-    split = NamedSharding(mesh, PartitionSpec(harness.AXIS))
-    whole = NamedSharding(mesh, PartitionSpec())
-    schedule = optax.warmup_cosine_decay_schedule(
-        0.0, args.learning_rate, args.warmup_steps, args.steps
-    )
-    learning_rate = jax.jit(schedule)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=args.weight_decay),
-    )
 
-    def initial() -> Tree:
-        params = model.init(config, jax.random.key(args.seed))
-        return {"params": params, "optimizer": optimizer.init(params)}
+class Laps(dict[str, float]):
+    """Seconds that each part of a start took, from the start of the process on."""
 
-    checkpoints = ocp.CheckpointManager(
-        args.state / "checkpoints",
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=2,
-            cleanup_tmp_directories=True,
-            # The next step reuses the buffers (donation) that would still be on their way to disk.
-            enable_async_checkpointing=False,
-        ),
-    )
-    newest = checkpoints.latest_step()
-    if newest is None:
-        state = jax.jit(initial, out_shardings=whole)()
-    else:
-        wanted = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole),
-            jax.eval_shape(initial),
+    def __init__(self) -> None:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+        self.began = self.last = time.perf_counter() - age
+        self.lap("imports")
+
+    def lap(self, name: str) -> None:
+        """Note that a part has ended now."""
+        now = time.perf_counter()
+        self[name], self.last = now - self.last, now
+
+
+class Training:
+    """A training: what stays the same from its first step to its last."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path, mesh: Mesh, laps: Laps) -> None:
+        self.args, self.folder, self.laps = args, folder, laps
+        self.data = data.load(json.loads(args.data_record.read_text()))
+        check_settings(folder, args, self.data.record)
+        device = mesh.devices.flat[0]
+        self.config = model.Config(
+            layers=args.layers,
+            width=args.width,
+            heads=args.heads,
+            ngram=args.ngram,
+            vocabulary=math.ceil(self.data.record["vocabulary"] / 128) * 128,  # for matrix units
+            dtype=args.dtype or ("bfloat16" if device.platform == "gpu" else "float32"),
+            remat=args.remat,
+            mesh=mesh,
         )
-        restored = checkpoints.restore(newest, args=ocp.args.StandardRestore(wanted))
-        # On the CPU these arrays may lie in memory that is not JAX's own, and the step donates
-        # them: JAX 0.4.33 then corrupts the heap.
-        state = jax.tree.map(jnp.copy, restored)
-    first = (newest or 0) + 1
-    metrics = [line for line in read_lines(args.state / "metrics.jsonl") if line["step"] < first]
-    segments = read_lines(args.state / "segments.jsonl")
-    if segments:
-        segments[-1]["last_step"] = first - 1  # a kill may come between checkpoint and record
-    segment = {"first_step": first, "last_step": first - 1, "seconds": 0.0}
-    segments.append({**segment, "provenance": harness.provenance(args)})
-    write_lines(args.state / "metrics.jsonl", metrics)
-    write_lines(args.state / "segments.jsonl", segments)
+        self.by_batch = model.by_batch(mesh)
+        self.by_device = NamedSharding(mesh, PartitionSpec(model.AXES))
+        self.whole = NamedSharding(mesh, PartitionSpec())
+        self.schedule = optax.warmup_cosine_decay_schedule(
+            0.0, args.learning_rate, args.warmup_steps, args.steps
+        )
+        self.optimizer = optax.chain(
+            optax.clip_by_global_norm(1.0),
+            optax.adamw(self.schedule, b1=0.9, b2=0.98, weight_decay=args.weight_decay),
+        )
+        self.shapes = jax.eval_shape(self.initial)
+        self.shardings = model.shardings(mesh, self.shapes)
+        peak = flops.peak(device.device_kind)
+        self.peak = peak and peak * mesh.size
+        self.checkpoints = Checkpoints(folder / "checkpoints", args.keep_checkpoints)
+        self.watch = Watch(folder, harness.place(args), args.checkpoint_minutes, args.hang_minutes)
+        self.metrics, self.segments = (
+            states.read_lines(folder / f"{name}.jsonl") for name in ("metrics", "segments")
+        )
+        self.checkpoints.longest = max(
+            (s.get("save_seconds", 0.0) for s in self.segments), default=0.0
+        )
+        # Since the last line of metrics.
+        self.steps, self.step_seconds, self.waited, self.blocked, self.clock = 0, 0.0, 0.0, 0.0, 0.0
+        laps.lap("data")
 
-    tokens = place(batch(text, args, 1), split)
-    step_function = jax.jit(partial(train_step, config, optimizer), donate_argnums=0)
-    run_step = step_function.lower(state, tokens).compile()
-    pending: list[Tree] = []  # results since the last line of metrics, fetched all at once
-    clock = time.perf_counter()
-    for step in range(first, args.steps + 1):
-        state, result = run_step(state, place(batch(text, args, step), split))
-        pending.append(result)
-        save = step % args.checkpoint_every == 0 or step == args.steps
-        # Each checkpoint has its line of metrics, so a resumed run averages over the same steps.
-        if not save and step % args.log_every:
-            continue
-        values = jax.device_get(pending)
-        step_seconds = (time.perf_counter() - clock) / len(values)
-        for number, value in enumerate(values, step + 1 - len(values)):
-            if not all(map(math.isfinite, value.values())):
-                harness.fail(
-                    f"loss {value['loss']} and gradient norm {value['gradient_norm']} at step "
-                    f"{number}; the newest checkpoint is of step {segments[-1]['last_step']}"
-                )
+    def initial(self) -> Tree:
+        """The state before the first step."""
+        params = model.init(self.config, jax.random.key(self.args.seed))
+        return {"params": params, "optimizer": self.optimizer.init(params)}
+
+    def restore(self) -> tuple[int, Tree]:
+        """Number of the first step to do, and the state before it."""
+        like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            self.shapes,
+            self.shardings,
+        )
+        done, state = self.checkpoints.restore(like)
+        if not done:
+            state = jax.jit(self.initial, out_shardings=self.shardings)()
+        self.metrics = [line for line in self.metrics if line["step"] <= done]
+        states.write_lines(self.folder / "metrics.jsonl", self.metrics)
+        if self.segments:
+            self.segments[-1]["last_step"] = done  # a kill may come between checkpoint and record
+        self.segments.append({"first_step": done + 1, "provenance": harness.provenance(self.args)})
+        self.segments[-1]["startup"] = self.laps
+        self.note(done)
+        self.laps.lap("state")
+        return done + 1, state
+
+    def note(self, step: int) -> None:
+        """Write down that all up to a step is safe."""
+        states.write(self.folder / "step", f"{step}\n")
+        seconds = time.perf_counter() - self.laps.began
+        self.segments[-1] |= {"last_step": step, "seconds": seconds}
+        self.segments[-1]["save_seconds"] = self.checkpoints.longest
+        states.write_lines(self.folder / "segments.jsonl", self.segments)
+
+    def batch(self, step: int) -> jax.Array:
+        """Tokens Bx(T+1) of a step; every process reads the rows of its own devices."""
+        size, context = self.args.global_batch, self.args.context
+        starts = data.starts(self.data, self.args.seed, step, size, context)
+        return jax.make_array_from_callback(
+            (size, context + 1),
+            self.by_batch,
+            lambda index: data.rows(self.data, starts[index[0]], context),  # type: ignore[index]
+        )
+
+    def run(self) -> None:
+        """Train from where the state is to the last step, or until this job's time is over."""
+        args, watch, checkpoints = self.args, self.watch, self.checkpoints
+        first, state = self.restore()
+        shape = ((args.devices,), self.by_device)
+
+        def wishes() -> jax.Array:
+            wish = watch.wish(self.step_seconds, checkpoints.longest)
+            return jax.make_array_from_callback(*shape, lambda _: np.full(1, wish, np.int32))
+
+        step_function = jax.jit(
+            partial(train_step, self.config, self.optimizer, args.microbatches),
+            out_shardings=(self.shardings, self.whole),
+            donate_argnums=0,
+        )
+        run_step = step_function.lower(state, self.batch(1), wishes()).compile()
+        multihost_utils.sync_global_devices("compiled")  # nobody is to be missed for compiling
+        self.laps.lap("compile")
+        watch.start()
+        self.clock = time.perf_counter()
+        pending: list[tuple[int, Any]] = []
+        for step in range(first, args.steps + 1):
+            watch.begin(step)
+            begin = time.perf_counter()
+            tokens = self.batch(step)
+            self.waited += time.perf_counter() - begin
+            state, result = run_step(state, tokens, wishes())
+            pending.append((step, result))
+            # The device computes this step while the one before is looked at. The first is looked
+            # at, and saved, at once: a full disk is not to be found after hours.
+            must_save = step in (1, args.steps)
+            wish = GO_ON
+            while len(pending) > (not must_save):
+                wish = max(wish, self.look(*pending.pop(0)))
+            if wish or must_save:
+                for earlier in pending:
+                    self.look(*earlier)
+                pending = []
+                begin = time.perf_counter()
+                checkpoints.save(step, state)
+                watch.saved = time.monotonic()
+                if wish == STOP or step == args.steps:
+                    checkpoints.finish()
+                self.blocked += time.perf_counter() - begin
+            if checkpoints.finished():
+                self.note(checkpoints.newest())
+            if wish == STOP and step < args.steps:
+                states.to_be_continued(f"{watch.why()}; step {step} of {args.steps} is safe")
+        self.finish(state["params"])
+
+    def look(self, step: int, result: Tree) -> int:
+        """Take a step's result, log it if it is time to, and return the wish that it brings."""
+        try:
+            values = jax.device_get(result)
+        except RuntimeError as error:  # a process is gone
+            self.watch.give_up(f"step {step} failed ({harness.first_line(error)})")
+        loss, norm = float(values["loss"]), float(values["gradient_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.checkpoints.finish()
+            harness.fail(
+                f"loss {loss} and gradient norm {norm} at step {step}; the newest checkpoint is of "
+                f"step {self.checkpoints.newest()}"
+            )
+        self.steps += 1
+        seconds = time.perf_counter() - self.clock
+        self.step_seconds = seconds / self.steps
+        if "first_step" not in self.laps:
+            self.laps.lap("first_step")
+        if step % self.args.log_every == 0 or step == self.args.steps:
+            self.log(step, loss, norm, seconds)
+            self.steps, self.waited, self.blocked, self.clock = 0, 0.0, 0.0, time.perf_counter()
+        return int(values["wish"])
+
+    def log(self, step: int, loss: float, norm: float, seconds: float) -> None:
+        """Write a line of metrics about a step, and the speed of those since the last line."""
+        speed = self.args.global_batch * self.args.context * self.steps / seconds
+        mfu = {
+            name: self.peak
+            and speed * flops.per_token(self.config, self.args.context, causal) / self.peak
+            for name, causal in (("mfu", False), ("mfu_causal", True))
+        }
         line = {
             "step": step,
-            **{name: float(np.mean([value[name] for value in values])) for name in result},
-            "learning_rate": float(learning_rate(step - 1)),
-            "step_seconds": step_seconds,
-            "tokens_per_second": args.global_batch * args.context / step_seconds,
+            "loss": loss,
+            "gradient_norm": norm,
+            "learning_rate": float(self.schedule(step - 1)),
+            "tokens_per_second": speed,
+            "step_seconds": self.step_seconds,
+            "data_seconds": self.waited / self.steps,
+            "checkpoint_seconds": self.blocked / self.steps,
+            "peak_memory_bytes": peak_memory(),
+            **mfu,
         }
-        metrics.append(line)
-        if jax.process_index() == 0:
-            print(" ".join(f"{k} {v:.4g}" for k, v in line.items()), flush=True)
-            with (args.state / "metrics.jsonl").open("a") as file:
+        self.metrics.append(line)
+        if harness.first_process():
+            print(" ".join(f"{k} {v:.4g}" for k, v in line.items() if v is not None), flush=True)
+            with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        if save:
-            try:
-                checkpoints.save(step, args=ocp.args.StandardSave(state))
-            except Exception as error:  # a full disk comes in many wrappings
-                reason = harness.first_line(error)
-                harness.fail(f"checkpoint of step {step} not written to {args.state}: {reason}")
-            segments[-1] |= {"last_step": step, "seconds": time.perf_counter() - began}
-            write_lines(args.state / "segments.jsonl", segments)
-        pending, clock = [], time.perf_counter()
-    checkpoints.close()
 
-    params = state["params"]
-    score = jax.jit(lambda p, tokens, weight: jnp.sum(model.bits(config, p, tokens) * weight))
-    total_bits = 0.0
-    windows, weights = scoring_windows(validation, args.context)
-    for i in range(0, len(windows), args.global_batch):
-        rows = slice(i, i + args.global_batch)
-        missing = [(0, args.global_batch - len(windows[rows])), (0, 0)]
-        parts = (place(np.pad(part[rows], missing), split) for part in (windows, weights))
-        total_bits += float(score(params, *parts))
-    sample = jax.jit(partial(make_sample, config, length=args.context, seed=args.seed))(params)
-    segments[-1]["seconds"] = time.perf_counter() - began
-    write_lines(args.state / "segments.jsonl", segments)
-    summary = {
-        "provenance": segments[-1]["provenance"],
-        "steps": args.steps,
-        "parameters": model.parameter_count(params),
-        "flops_per_token": model.flops_per_token(config, args.context),
-        "data": data,
+    def score(self, params: Tree) -> float:
+        """Nats that the held-out text costs."""
+        args, total = self.args, 0.0
+        score = jax.jit(partial(model.loss, self.config))
+        windows, weights = data.scoring_windows(self.data.validation, args.context)
+        for i in range(0, len(windows), args.global_batch):
+            rows = slice(i, i + args.global_batch)
+            missing = [(0, args.global_batch - len(windows[rows])), (0, 0)]
+            parts = (np.pad(part[rows], missing) for part in (windows, weights))
+            total += float(score(params, *(jax.device_put(part, self.by_batch) for part in parts)))
+            self.watch.begin(args.steps)
+        return total
+
+    def finish(self, params: Tree) -> None:
+        """Evaluate the trained model and write the results."""
+        args, record = self.args, self.data.record
+        bits = 1 / math.log(2)
+        sample = None
+        if record["tokenizer"] == "bytes":
+            text = jax.jit(partial(make_sample, self.config, length=SAMPLE, seed=args.seed))(params)
+            sample = bytes(np.asarray(text)).decode(errors="replace")
+        validation = self.score(params) * bits / record["validation_bytes"]
         # The last tenth of training, as one batch is a small sample.
-        "train_bits_per_byte": statistics.mean(
-            line["loss"] for line in metrics if line["step"] > 0.9 * args.steps
-        ),
-        "validation_bits_per_byte": total_bits / len(validation),
-        "unigram_bits_per_byte": unigram_bits(text, validation),
-        "gzip_bits_per_byte": gzip_bits(validation),
-        "tokens_per_second": statistics.median(line["tokens_per_second"] for line in metrics),
-        "seconds": sum(segment["seconds"] for segment in segments),
-        "sample": bytes(np.asarray(sample)).decode(errors="replace"),
-        "segments": segments,
-    }
-    harness.write_json(done, summary)
-    finish(args, summary)
+        loss = statistics.mean(x["loss"] for x in self.metrics if x["step"] > 0.9 * args.steps)
+        self.note(args.steps)
+        states.finish(
+            self.folder,
+            args.out,
+            {
+                "provenance": self.segments[-1]["provenance"],
+                "steps": args.steps,
+                "parameters": model.parameter_count(params),
+                "flops_per_token": flops.per_token(self.config, args.context),
+                "data": record,
+                "train_bits_per_byte": loss * bits * record["train_tokens"] / record["train_bytes"],
+                "validation_bits_per_byte": validation,
+                "unigram_bits_per_byte": record["unigram_bits_per_byte"],
+                "gzip_bits_per_byte": record["gzip_bits_per_byte"],
+                **{name: self.median(name) for name in ("tokens_per_second", "mfu", "mfu_causal")},
+                "seconds": sum(segment["seconds"] for segment in self.segments),
+                "sample": sample,
+                "segments": self.segments,
+            },
+        )
+
+    def median(self, name: str) -> float | None:
+        """Median over the lines of metrics; None where it is not known."""
+        values = [line[name] for line in self.metrics if line[name] is not None]
+        return statistics.median(values) if values else None
 
 
 def main() -> None:
-    """Check what can be checked at once, then run under the lock of the state."""
-    began = time.perf_counter()
+    """Check what can be checked at once, then train."""
+    laps = Laps()
     parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
-    parser.add_argument("--state", type=Path, required=True, help="folder of the training state")
+    states.add_argument(parser)
+    parser.add_argument(
+        "--data-record", type=Path, required=True, help="record that prepare_data wrote (JSON)"
+    )
     args = parser.parse_args()
-    mesh = harness.start(args)
-    if args.global_batch % args.devices:
-        harness.fail(
-            f"global_batch {args.global_batch} is not a multiple of {args.devices} devices"
-        )
-    if args.warmup_steps >= args.steps:
-        harness.fail(f"warmup_steps {args.warmup_steps} must be fewer than steps {args.steps}")
-    try:
-        config = model.Config(args.layers, args.width, args.heads, args.dtype, args.ngram)
-    except ValueError as error:
-        harness.fail(str(error))
-    args.state = args.state.absolute()  # orbax asks for it
-    if digest := harness.container_digest(args):  # another image is another training
-        args.state = args.state.with_name(f"{args.state.name}-{digest[:8]}")
-    with lock(args.state):
-        run(args, mesh, config, began)
+    for name, value in zip(model.PARTS, model.PRESETS[args.preset], strict=True):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    check(args)
+    with states.opened(args) as folder:
+        if (folder / "summary.json").exists():
+            return states.finish(
+                folder, args.out, json.loads((folder / "summary.json").read_text())
+            )
+        if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
+            jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
+        devices = harness.start(args).devices
+        mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
+        laps.lap("devices")
+        Training(args, folder, mesh, laps).run()
+
+
+def check(args: argparse.Namespace) -> None:
+    """End the program if sizes do not fit together."""
+    shared = args.devices // args.tensor * args.microbatches
+    rules = {
+        f"fsdp {args.fsdp} x tensor {args.tensor} does not divide {args.devices} devices": (
+            args.devices % (args.fsdp * args.tensor)
+        ),
+        f"global_batch {args.global_batch} is not a multiple of {shared}, the devices that share "
+        "it x microbatches": args.global_batch % max(1, shared),
+        f"width {args.width} is not a multiple of fsdp {args.fsdp}": args.width % args.fsdp,
+        f"{args.heads} heads are no multiple of tensor {args.tensor}": args.heads % args.tensor,
+        f"width {args.width} is not an even multiple of {args.heads} heads": (
+            args.width % (2 * args.heads)
+        ),
+        f"warmup_steps {args.warmup_steps} must be fewer than steps {args.steps}": (
+            args.warmup_steps >= args.steps
+        ),
+    }
+    for sentence, broken in rules.items():
+        if broken:
+            harness.fail(sentence)
 
 
 if __name__ == "__main__":

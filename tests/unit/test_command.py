@@ -1,0 +1,223 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import command
+import harness
+import pytest
+
+PROGRAM = Path(command.__file__)
+DOCS = (PROGRAM.parents[2] / "docs/programs.md").read_text()
+EXAMPLE = DOCS.partition("```python\n")[2].partition("```")[0]
+
+
+class Training:
+    """A training in a folder of its own, whose command is a script that the test writes."""
+
+    def __init__(self, folder):
+        self.folder, self.state, self.out = folder, folder / "state", folder / "out/summary.json"
+        self.state.mkdir()
+
+    def start(self, script, devices=1, **environment):
+        (self.folder / "script.py").write_text(script)
+        words = f"{sys.executable} '{self.folder}/script.py' --lr 1e-3"
+        return self.start_words(words, devices, **environment)
+
+    def start_words(self, words, devices=1, **environment):
+        outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_", "JAX"))}
+        flags = ["--platform=cpu", f"--devices={devices}", f"--state={self.state}"]
+        return subprocess.Popen(
+            [sys.executable, PROGRAM, *flags, f"--command={words}", f"--out={self.out}"],
+            env={**outer, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, script, code=0, **environment):
+        return wait(self.start(script, **environment), code)
+
+    def until(self, process, name):
+        """Wait until the script has written a file of the state."""
+        while not (self.state / name).exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+
+    def segments(self):
+        lines = (self.state / "segments.jsonl").read_text().splitlines()
+        return [(s["first_step"], s["last_step"]) for s in map(json.loads, lines)]
+
+    def failed(self):
+        path = self.state / "failed"
+        return path.read_text() if path.exists() else None
+
+
+def wait(process, code=0):
+    """Wait for a program, and return what it printed."""
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stdout + stderr
+    return stdout + stderr
+
+
+@pytest.fixture
+def training(tmp_path):
+    return Training(tmp_path)
+
+
+STEP = "import os, pathlib; state = pathlib.Path(os.environ['JAXWAY_STATE'])\n"
+
+
+def test_the_documented_example_resumes_and_finishes(training):
+    output = training.run(EXAMPLE, 75, JAXWAY_DEADLINE="1")
+    assert "to be continued" in output and not training.out.exists()
+    assert (training.state / "step").read_text() == "10" and training.failed() is None
+    # As a kill before the next checkpoint leaves them.
+    with (training.state / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 11, "loss": 7}\n{"step": 12, "lo')
+    training.run(EXAMPLE)
+    metrics = (training.out.parent / "metrics.jsonl").read_text().splitlines()
+    metrics = [json.loads(line) for line in metrics]
+    assert [line["step"] for line in metrics] == list(range(10, 101, 10))
+    assert metrics[-1]["loss"] < 1e-12 < metrics[0]["loss"] < 1
+    summary = json.loads(training.out.read_text())
+    assert (summary["program"], summary["steps"]) == ("command", 100)
+    assert summary["command"][-2:] == ["--lr", "1e-3"]
+    assert summary["provenance"]["arguments"]["platform"] == "cpu"
+    assert summary["seconds"] == sum(s["seconds"] for s in summary["segments"]) > 0
+    assert training.segments() == [(1, 10), (11, 100)]
+
+
+def test_a_finished_state_is_not_run_again(training):
+    training.run("print('ran')")
+    summary = json.loads(training.out.read_text())
+    assert summary["steps"] is None
+    training.out.unlink()
+    assert "ran" not in training.run("print('ran')")
+    assert json.loads(training.out.read_text()) == summary
+
+
+def test_a_failure_is_said_and_cleared_by_the_next_start(training):
+    output = training.run("print('why', flush=True); raise SystemExit(3)", 1)
+    sentence = "command.py: the command ended with exit code 3; see the log\n"
+    assert output == f"why\n{sentence}" and training.failed() == sentence
+    assert not training.out.exists()
+    training.run("")
+    assert training.failed() is None and training.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", 137),
+        ("import os; os.kill(os.getpid(), 15)", 143),
+        ("raise SystemExit(137)", 137),
+    ],
+)
+def test_a_program_that_a_signal_killed_has_not_failed(training, script, code):
+    training.run(f"{STEP}(state / 'step').write_text('4')\n{script}", code)
+    assert training.failed() is None and not training.out.exists()
+    assert training.segments() == [(1, 4)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_reach_the_program(training, number):
+    script = f"""{STEP}import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])
+(state / "ready").touch()
+assert signal.sigwait([{int(number)}]) == {int(number)}
+(state / "step").write_text("8")
+raise SystemExit(75)"""
+    process = training.start(script)
+    training.until(process, "ready")
+    process.send_signal(number)
+    wait(process, 75)
+    assert training.segments() == [(1, 8)]
+
+
+def test_the_segment_is_kept_when_all_is_killed(training):
+    script = f"{STEP}(state / 'step').write_text('5')\nimport signal; signal.pause()"
+    process = training.start(script)
+    while not (training.state / "segments.jsonl").exists() or training.segments() != [(1, 5)]:
+        assert process.poll() is None
+        time.sleep(0.005)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    wait(process, -signal.SIGKILL)
+    assert training.segments() == [(1, 5)]
+
+
+def test_a_state_has_one_writer(training):
+    script = f"{STEP}(state / 'ready').touch()\nimport signal; signal.pause()"
+    process = training.start(script)
+    training.until(process, "ready")
+    assert f"is in use by host {os.uname().nodename}" in training.run("", 1)
+    assert training.failed() is None
+    process.terminate()
+    wait(process, 143)
+
+
+def test_two_processes_join(training):
+    script = f"""{STEP}import jax
+jax.distributed.initialize()
+seen = len(jax.local_devices()), len(jax.devices())
+(state / f"seen{{jax.process_index()}}").write_text(repr(seen))"""
+    step = {
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_ID": "0",
+    }
+    ranks = [
+        training.start(script, devices=4, **step, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))
+        for i in (0, 1)
+    ]
+    for process in ranks:
+        wait(process)
+    assert [(training.state / f"seen{i}").read_text() for i in (0, 1)] == ["(2, 4)", "(2, 4)"]
+    assert json.loads(training.out.read_text())["provenance"]["processes"] == 2
+
+
+def test_environment_of_a_node_with_two_processes(monkeypatch, tmp_path):
+    step = {
+        "SLURM_STEP_NODELIST": "jrc[0101-0102]",
+        "SLURM_NTASKS": "4",
+        "SLURM_JOB_ID": "10",
+        "SLURM_STEP_ID": "1",
+        "SLURM_PROCID": "3",
+        "SLURM_LOCALID": "1",
+    }
+    for name, value in step.items():
+        monkeypatch.setenv(name, value)
+    args = harness.parser("", {}).parse_args(
+        ["--devices=8", "--platform=cuda", "--host-suffix=i", "--out=x"]
+    )
+    found = command.environment(args, tmp_path)
+    assert found["JAX_COORDINATOR_ADDRESS"] == f"jrc0101i:{61440 + 161}"
+    assert found["JAX_LOCAL_DEVICE_IDS"] == "2,3"
+    assert found["JAX_PLATFORMS"] == "cuda"
+    assert found["JAXWAY_STATE"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1}', '{"step": "1"}', "[1]", "loss 1"])
+def test_metrics_that_cannot_be_used(training, line):
+    script = f"{STEP}(state / 'metrics.jsonl').write_text({line + chr(10)!r})"
+    assert "a line is no JSON object with an integer `step`" in training.run(script, 1)
+    assert not training.out.exists() and training.failed()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("", "set `command`, what to run"),
+        ("python3 'x", "command: No closing quotation"),
+        ("/no/such/program", "cannot run /no/such/program: No such file or directory"),
+    ],
+)
+def test_commands_that_cannot_run(training, words, sentence):
+    assert wait(training.start_words(words), 1) == f"command.py: {sentence}\n"

@@ -1,0 +1,182 @@
+"""Run a program of the user's own as a training: its jobs, environment and resumption.
+
+docs/programs.md says what the program is given, and what it must do.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import harness
+import state
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "command": {
+        "type": ["string", "null"],
+        "default": None,
+        "description": "what to run, required; words are split as a shell does, but no shell runs",
+    },
+}
+TICK = 0.5  # seconds between two looks at a running program
+SIGNALS = range(129, 160)  # exit codes of what a signal ended: 128 and its number
+
+
+class Segment:
+    """What one start of the program has done, as ``segments.jsonl`` keeps it.
+
+    Steps that come after the one that is safe will be done again: their metrics are dropped.
+    """
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.folder, self.begin = folder, time.monotonic()
+        self.earlier = state.read_lines(folder / "segments.jsonl")
+        step = safe_step(folder) or 0
+        self.now: dict[str, Any] = {
+            "first_step": step + 1,
+            "last_step": step,
+            "seconds": 0.0,
+            "provenance": harness.origin(args),
+        }
+        metrics = folder / "metrics.jsonl"
+        state.write_lines(metrics, [m for m in state.read_lines(metrics) if m["step"] <= step])
+        self.write()
+
+    def look(self, child: Any = None) -> None:
+        """Note the step that is safe, if it is another one."""
+        step = safe_step(self.folder)
+        if step is not None and step != self.now["last_step"]:
+            self.now["last_step"] = step
+            self.write()
+
+    def write(self) -> None:
+        self.now["seconds"] = time.monotonic() - self.begin
+        state.write_lines(self.folder / "segments.jsonl", [*self.earlier, self.now])
+
+    def summary(self) -> dict[str, Any]:
+        """Result of a training that this segment has finished."""
+        self.write()
+        segments = [*self.earlier, self.now]
+        return {
+            "provenance": self.now["provenance"],
+            "steps": safe_step(self.folder),
+            "seconds": sum(segment["seconds"] for segment in segments),
+            "segments": segments,
+        }
+
+
+def safe_step(folder: Path) -> int | None:
+    """Number in the file ``step``; None as long as there is none."""
+    path = folder / "step"
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
+    """Environment of a program that shall see its devices, and only those."""
+    here = harness.place(args)
+    result = {**os.environ, "JAXWAY_STATE": str(folder)}
+    if args.platform:
+        result["JAX_PLATFORMS"] = args.platform
+    if args.platform == "cpu":
+        count = f"--xla_force_host_platform_device_count={len(here.local_devices)}"
+        result["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    if here.processes > 1:
+        result["JAX_COORDINATOR_ADDRESS"] = here.coordinator
+        result["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, here.local_devices))
+    return result
+
+
+def run(
+    words: list[str],
+    environment: Mapping[str, str],
+    look: Callable[[subprocess.Popen[bytes]], None],
+    **options: Any,
+) -> tuple[int, bool]:
+    """Exit code of a program, and whether SIGTERM was passed on to it; so is SIGUSR1.
+
+    Looks at it every ``TICK``, and once more when it has ended.
+    """
+    received: list[int] = []
+    told = False
+    for passed_on in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(passed_on, lambda number, frame: received.append(number))
+    try:
+        # It inherits the lock, and so keeps it if this program is killed alone.
+        child = subprocess.Popen(words, env=environment, close_fds=False, **options)
+    except OSError as error:
+        harness.fail(f"cannot run {words[0]}: {error.strerror}")
+    try:
+        while child.poll() is None:
+            while received:
+                number = received.pop(0)
+                child.send_signal(number)
+                told |= number == signal.SIGTERM
+            look(child)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(TICK)
+    finally:
+        child.kill()
+        child.wait()
+    look(child)
+    code = child.returncode
+    return (code if code >= 0 else 128 - code), told
+
+
+def check_metrics(folder: Path) -> None:
+    """End the program if the metrics, which are the user's, are not what the report needs."""
+    try:
+        lines = state.read_lines(folder / "metrics.jsonl")
+        whole = all(isinstance(line["step"], int) for line in lines)
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        harness.fail(f"{folder}/metrics.jsonl: a line is no JSON object with an integer `step`")
+
+
+def finish_again(args: argparse.Namespace, folder: Path) -> bool:
+    """Write the results of a finished state once more; False if it is not finished."""
+    summary = folder / "summary.json"
+    if not summary.exists():
+        return False
+    state.finish(folder, args.out, json.loads(summary.read_text()))
+    return True
+
+
+def main() -> None:
+    """Run the program, and end as it does."""
+    parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
+    state.add_argument(parser)
+    args = parser.parse_args()
+    try:
+        words = shlex.split(args.command or "") or harness.fail("set `command`, what to run")
+    except ValueError as error:
+        harness.fail(f"command: {error}")
+    harness.check_container(args)
+    with state.opened(args) as folder:
+        if finish_again(args, folder):
+            return
+        check_metrics(folder)
+        segment = Segment(args, folder)
+        code, _ = run(words, environment(args, folder), segment.look)
+        if code == state.TO_BE_CONTINUED:
+            state.to_be_continued("the command says so")
+        if code in SIGNALS:
+            sys.exit(code)
+        if code:
+            harness.fail(f"the command ended with exit code {code}; see the log")
+        check_metrics(folder)
+        summary = {"program": "command", "command": words, **segment.summary()}
+        state.finish(folder, args.out, summary)
+
+
+if __name__ == "__main__":
+    main()

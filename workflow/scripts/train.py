@@ -503,6 +503,8 @@ def main() -> None:
             return states.finish(
                 folder, args.out, json.loads((folder / "summary.json").read_text())
             )
+        # Before JAX 0.5 the first parameters would depend on how they are split.
+        jax.config.update("jax_threefry_partitionable", True)
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
         devices = harness.start(args).devices

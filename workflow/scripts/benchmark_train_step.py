@@ -73,7 +73,7 @@ def main() -> None:
     with measure.memory_for(f"this model with global_batch {args.global_batch}"):
         state = jax.block_until_ready(jax.jit(initial, out_shardings=whole)())
         tokens = jax.make_array_from_callback(
-            batch.shape, model.by_batch(mesh), lambda index: batch[index]
+            batch.shape, NamedSharding(mesh, model.BATCH), lambda index: batch[index]
         )
         state, metrics = step(state, tokens, wishes)
         # Before training all 256 bytes are about equally likely; the logits have a spread of 0.1.

@@ -82,16 +82,14 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
-def by_batch(mesh: Mesh) -> NamedSharding:
-    """How tokens and activations are split: by their first axis."""
-    return NamedSharding(mesh, PartitionSpec(SHARDING["B"]))
+BATCH = PartitionSpec(SHARDING["B"])  # of tokens and activations: by their first axis
 
 
-def split(config: Config, x_BxTxD: Array) -> Array:
-    """Activations, split over the mesh."""
+def split(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
+    """``x``, split over the mesh."""
     if config.mesh is None:
-        return x_BxTxD
-    return jax.lax.with_sharding_constraint(x_BxTxD, by_batch(config.mesh))
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(config.mesh, spec))
 
 
 # ------------------------------------------------------------------------------------------ model
@@ -115,18 +113,23 @@ def init(config: Config, key: Array) -> Params:
     }
 
 
-def embed(params: Params, tokens_BxT: Array) -> Array:
+def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Sum BxTxD of the embeddings of each token and of the n-grams that end with it.
 
     A hash of an n-gram picks its row (Pagnoni et al. 2024, Byte Latent Transformer, 3.2.1), so
     what follows a common n-gram is learnt soon, at the cost of a lookup.
     """
-    x_BxTxD = params["embed_VxD"][tokens_BxT]
+
+    def look_up(table: Array, row_BxT: Array) -> Array:
+        # Each device has the whole table for it: XLA is bad at lookups in parts of one.
+        return split(config, split(config, table, PartitionSpec())[row_BxT])
+
+    x_BxTxD = look_up(params["embed_VxD"], tokens_BxT)
     token = key = tokens_BxT.astype(jnp.uint32)
     for table_RxD in params["ngrams_RxD"]:
         key = jnp.pad(key, ((0, 0), (1, 0)))[:, :-1] * jnp.uint32(0x01000193) + token
         row_BxT = (key * jnp.uint32(0x9E3779B1)) >> jnp.uint32(32 - NGRAM_BITS)
-        x_BxTxD += table_RxD[row_BxT]
+        x_BxTxD += look_up(table_RxD, row_BxT)
     return x_BxTxD
 
 
@@ -197,7 +200,7 @@ def hidden(config: Config, params: Params, tokens_BxT: Array) -> Array:
         policies = jax.checkpoint_policies
         policy = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-    x_BxTxD = split(config, norm(embed(params, tokens_BxT)))
+    x_BxTxD = split(config, norm(embed(config, params, tokens_BxT)))
     x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"])
     return norm(x_BxTxD)
 

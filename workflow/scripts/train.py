@@ -266,7 +266,7 @@ class Training:
             remat=args.remat,
             mesh=mesh,
         )
-        self.by_batch = model.by_batch(mesh)
+        self.by_batch = NamedSharding(mesh, model.BATCH)
         self.by_device = NamedSharding(mesh, PartitionSpec(model.AXES))
         self.whole = NamedSharding(mesh, PartitionSpec())
         self.schedule = optax.warmup_cosine_decay_schedule(

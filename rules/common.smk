@@ -36,8 +36,6 @@ try:
 except configuration.ConfigurationError as error:
     sys.exit(str(error))
 configuration.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
-if "SLURM_JOB_END_TIME" in os.environ:  # in a job, before the Slurm plugin drops it
-    os.environ["JAXWAY_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
 
 
 onstart:
@@ -107,7 +105,9 @@ def prepare_wiped_data():
         if record.is_file() and data.problem(json.loads(record.read_text())):
             print(f"the data of {record} are gone: preparing them again", flush=True)
             if subprocess.run(prepare_data(record.stem), shell=True).returncode:
-                raise WorkflowError(f"The data of {record} are gone, and see above why they stay so.")
+                raise WorkflowError(
+                    f"The data of {record} are gone, and see above why they stay so."
+                )
 
 
 SAFE = {}  # of each planned training, the step that was safe when its job was last submitted
@@ -221,7 +221,11 @@ def pulled_image():
 
 def data_of(job):
     """Record of the data that a training needs prepared; none, if it brings its own."""
-    return {"data": f"results/data/{configuration.short_hash(job['data'])}.json"} if job["data"] else {}
+    return (
+        {"data": f"results/data/{configuration.short_hash(job['data'])}.json"}
+        if job["data"]
+        else {}
+    )
 
 
 DATA = {Path(data_of(x)["data"]).stem: x["data"] for x in CONFIG["train"].values() if x["data"]}

@@ -208,6 +208,8 @@ def prepare_environment(root: Path, site: Settings, container: Settings | None) 
                 os.environ["APPTAINER_BIND"] = ",".join([*binds, bind])
     else:  # python3 is to be the one that runs this: it has JAX beside it
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    if "SLURM_JOB_END_TIME" in os.environ:  # in a job, before the Slurm plugin drops it
+        os.environ["JAXWAY_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
     describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         described = subprocess.run(describe, capture_output=True, text=True, check=True)

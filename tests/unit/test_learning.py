@@ -141,6 +141,8 @@ def in_flax(params):
 
     def block(layer):
         arrays = {name.split("_")[0]: x[layer] for name, x in params["layers"].items()}
+        parts = arrays["qkv"].reshape(WIDTH, HEADS, 3, WIDTH // HEADS)
+        arrays["qkv"] = parts.transpose(0, 2, 1, 3)
         return {name: {"kernel": x} for name, x in arrays.items()}
 
     blocks = {f"block{layer}": block(layer) for layer in range(LAYERS)}

@@ -98,9 +98,7 @@ def test_arrays_are_split_as_their_names_say():
     shapes = jax.eval_shape(functools.partial(model.init, CONFIG), jax.random.key(0))
     found = jax.tree.map(lambda s: s.spec, model.shardings(mesh, {"mu": shapes, "count": 1.0 * 0}))
     assert found["mu"]["layers"]["up_LxDxF"] == PartitionSpec(None, "fsdp", "tensor")
-    assert found["mu"]["layers"]["qkv_LxDx3xHxK"] == PartitionSpec(
-        None, "fsdp", None, "tensor", None
-    )
+    assert found["mu"]["layers"]["qkv_LxDxHx3K"] == PartitionSpec(None, "fsdp", "tensor", None)
     assert found["mu"]["embed_VxD"] == PartitionSpec("tensor", "fsdp")
     assert found["mu"]["ngrams_RxD"][1] == PartitionSpec(None, "fsdp")
     assert found["count"] == PartitionSpec()

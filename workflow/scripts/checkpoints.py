@@ -64,7 +64,8 @@ class Checkpoints:
 
     def read(self, step: int, like: Any) -> tuple[Any, str]:
         """Content of a checkpoint and what is wrong with it, found in all processes alike."""
-        restored, problem = None, ""
+        restored: Any = None
+        problem = ""
         mesh = jax.tree.leaves(like)[0].sharding.mesh
         whole = partial(jax.ShapeDtypeStruct, (), jnp.uint32, sharding=NamedSharding(mesh, P()))
         wanted = {"state": like, "checksums": jax.tree.map(lambda _: whole(), like)}

@@ -46,7 +46,7 @@ onstart:
     check_container()
     refuse_second_run()
     prepare_wiped_data()
-    SAFE.update({job: safe_step(job)[0] for job in planned("train_run")})
+    SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
 
 
 def planned(*rules):
@@ -110,18 +110,19 @@ def prepare_wiped_data():
                 )
 
 
-SAFE = {}  # of each planned training, the step that was safe when its job was last submitted
+SAFE = {}  # of each planned training, its state's folder and the step that was safe in it
 
 
 def safe_step(job):
-    """The last safe step of a training, and the sentence with which its last job gave up, if so."""
+    """The folder of a training's state, its last safe step, and why its last job gave up, if so."""
     folders = [*Path(job.params.state).parent.glob(f"{Path(job.params.state).name}*")]
     if not folders:
-        return 0, ""
-    state = max(folders, key=lambda folder: folder.stat().st_mtime)
+        return None, 0, ""
+    state = max(folders, key=lambda folder: folder.stat().st_mtime)  # of the newest image
     step, failed = (state / name for name in ("step", "failed"))
-    reason = failed.read_text().strip() if failed.exists() else ""
-    return int(step.read_text()) if step.exists() else 0, reason
+    text = step.read_text().strip() if step.exists() else ""
+    reason = failed.exists() and (failed.read_text().strip() or f"it gave up, see {job.log[0]}")
+    return state, int(text) if text.isdecimal() else 0, reason
 
 
 def restarts(job):
@@ -132,8 +133,9 @@ def restarts(job):
     """
     if job.rule.name != "train_run" or job not in SAFE:  # in a job's own Snakemake: none
         return job.rule.restart_times
-    (step, reason), before = safe_step(job), SAFE[job]
-    SAFE[job] = step
+    (folder, step, reason), (earlier, before) = safe_step(job), SAFE[job]
+    SAFE[job] = folder, step
+    before = before if folder == earlier else 0
     comment = f"rule_train_run_wildcards_{job.wildcards.name}"
     states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
     allowed = job_of("train", job.wildcards)["allocations"]

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -365,8 +366,8 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
             job["data"] = {key: job.pop(key) for key in data}
             if program == "train":
                 check_training(job, path)
-            if job["options"].get("command", "") is None:
-                raise ConfigurationError(f"{path}.command: must say what to run")
+            if program == "command":
+                check_command(job["options"]["command"], f"{path}.command")
             defining = {k: v for k, v in job["options"].items() if options[k].get("same", True)}
             job["id"] = short_hash([program, defining, job["data"]])
         label = "-".join([name, *(f"{k}={v}" for k, v in point.items())])
@@ -405,6 +406,7 @@ def check_training(job: Settings, path: str) -> None:
             options["global_batch"] % max(1, shared) == 0,
             f"a multiple of {shared}, GPUs that share it x microbatches",
         ),
+        ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
         ("warmup_steps", options["warmup_steps"] < options["steps"], "fewer than steps"),
     ]
     if options["width"] and options["heads"]:
@@ -420,6 +422,15 @@ def check_training(job: Settings, path: str) -> None:
     for pattern in data["data"]:
         if pattern != "python":
             readable(pattern, f"{path}.data")
+
+
+def check_command(command: str | None, path: str) -> None:
+    """Raise a sentence if a command cannot be split into words."""
+    try:
+        if not shlex.split(command or ""):
+            raise ConfigurationError(f"{path}: must say what to run")
+    except ValueError as error:
+        raise ConfigurationError(f"{path}: {error}: {command}") from None
 
 
 def readable(pattern: str, path: str) -> None:

@@ -396,7 +396,7 @@ def test_damaged_data_are_refused_and_made_again(prepare, tmp_path, monkeypatch,
         file.write_bytes((file.read_bytes() + b"x")[: -2 if damage == "shorter" else None])
     state = "is gone .*" if damage == "gone" else "has changed"
     what = file.parent if (name, state) == ("data.json", "has changed") else file
-    sentence = rf"{what} {state}: run `snakemake --forcerun prepare_data`$"
+    sentence = rf"{what} {state}: run snakemake again, which prepares them$"
     with pytest.raises(SystemExit, match=sentence):
         data.load(record)
     assert prepare() == record
@@ -406,7 +406,7 @@ def test_damaged_data_are_refused_and_made_again(prepare, tmp_path, monkeypatch,
 def test_a_lost_folder_is_refused(prepare, tmp_path):
     record = prepare()
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    with pytest.raises(SystemExit, match=r"is gone .*: run `snakemake --forcerun prepare_data`"):
+    with pytest.raises(SystemExit, match=r"is gone .*: run snakemake again, which prepares them"):
         data.load(record)
 
 

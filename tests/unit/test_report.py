@@ -53,6 +53,7 @@ RUN: dict[str, Any] = {
     "data": {
         **{"files": 1, "train_bytes": 10**7, "train_tokens": 10**7, "validation_bytes": 10**5},
         "sha256": "0c" * 32,
+        "tokenizer": "bytes",
     },
     "train_bits_per_byte": 1.9,
     "validation_bits_per_byte": 2.0,

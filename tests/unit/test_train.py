@@ -12,12 +12,14 @@ import time
 from pathlib import Path
 
 import checkpoints
+import harness
 import model
 import numpy as np
 import orbax.checkpoint as ocp
 import prepare_data
 import pytest
 import train
+import watch
 
 PROGRAM = Path(train.__file__)
 STEPS = 100
@@ -231,7 +233,7 @@ def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, rec
         assert after["first_step"] == before["last_step"] + 1 > 1
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_saves_and_ends_it(launch, undisturbed, record, tmp_path, signum):
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
@@ -273,8 +275,10 @@ def damage(checkpoint, how):
 def halfway(launch, record, tmp_path_factory):
     """A state with two checkpoints and many steps to go."""
     folder = tmp_path_factory.mktemp("halfway")
-    process = launch(*arguments(record, folder / "state", folder / "out"))
-    wait_for(lambda: safe(folder / "state") > 10, process)
+    command = arguments(record, folder / "state", folder / "out", checkpoint_minutes=60)
+    process = launch(*command)
+    file = folder / "state/metrics.jsonl"
+    wait_for(lambda: len(train.states.read_lines(file)) > 5, process)
     process.send_signal(signal.SIGTERM)
     wait(process, 75)
     return folder
@@ -287,6 +291,7 @@ def test_a_damaged_checkpoint_is_named_and_skipped(
     shutil.copytree(halfway / "state", tmp_path / "state")
     older, newest = sorted(int(x.name) for x in (tmp_path / "state/checkpoints").iterdir())
     damage(tmp_path / f"state/checkpoints/{newest}", how)
+    (tmp_path / f"state/damaged/{newest}").mkdir(parents=True)  # so it was before
     process = launch(*arguments(record, tmp_path / "state", tmp_path / "out"))
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stdout + stderr
@@ -301,10 +306,19 @@ def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
     shutil.copytree(halfway / "state", tmp_path / "state")
     for checkpoint in (tmp_path / "state/checkpoints").iterdir():
         damage(checkpoint, "cut")
-    stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
-    assert "no checkpoint is whole" in stderr and "to start over" in stderr
-    assert (tmp_path / "state/failed").exists()
-    assert len([*(tmp_path / "state/damaged").iterdir()]) == 2
+    for _ in range(2):
+        stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
+        assert "no checkpoint in" in stderr and "to start over" in stderr
+        assert (tmp_path / "state/failed").exists()
+        assert len([*(tmp_path / "state/checkpoints").iterdir()]) == 2
+
+
+def test_it_stops_while_there_is_time_to_save(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    for left, wish in ((3 * 5 + 2 * 7 + 30.1, watch.GO_ON), (3 * 5 + 2 * 7 + 29.9, watch.STOP)):
+        monkeypatch.setenv("JAXWAY_DEADLINE", str(1000 + left))
+        alone = harness.Place(1, 0, [0], "")
+        assert watch.Watch(tmp_path, alone, 10, 10).wish(5, 7) == wish
 
 
 def test_a_checksum_finds_every_flipped_bit():

@@ -22,6 +22,7 @@ RESULT = {  # what the report needs of a smoke test and of a training
     "data": {
         **dict.fromkeys(("files", "train_bytes", "train_tokens", "validation_bytes"), 1),
         "sha256": "",
+        "tokenizer": "bytes",
     },
     "mfu": None,
     "mfu_causal": None,

@@ -107,6 +107,11 @@ BROKEN = {
         {"train": {"a": {"program": "command", "layers": 2}}},
         "train.a.layers: unknown key",
     ),
+    "no command": ({"train": {"a": {"program": "command"}}}, "a.command: must say what to run"),
+    "a command with one quotation mark": (
+        {"train": {"a": {"program": "command", "command": "bash -c 'echo"}}},
+        "train.a.command: No closing quotation",
+    ),
     "a tokenizer that is not there": (
         {"train": {"a": {"tokenizer": "/nowhere/tokenizer.json"}}},
         "train.a.tokenizer: nothing matches /nowhere/tokenizer.json",

@@ -1,5 +1,6 @@
 """Checkpoints of a training: written by Orbax while training goes on, and checked when read."""
 
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -40,27 +41,33 @@ class Checkpoints:
         """Step and content of the newest checkpoint that is whole; 0 and None where there is none.
 
         ``like`` is a tree of jax.ShapeDtypeStruct with shardings, not necessarily those of the
-        processes that wrote it. Damaged ones are named and moved aside; if all are damaged, this
-        ends the program.
+        processes that wrote it. Newer ones, which are damaged, are named and moved aside. Ends the
+        program if there are checkpoints, and none is whole.
         """
-        steps = sorted(self.manager.all_steps(), reverse=True)
-        aside = self.folder.with_name("damaged")
-        for step in steps:
+        damaged, aside = [], self.folder.with_name("damaged")
+        for step in sorted(self.manager.all_steps(), reverse=True):
             content, problem = self.read(step, like)
             if not problem:
-                return step, content
+                break
+            damaged.append(step)
+            if harness.first_process():
+                print(f"checkpoint of step {step} is damaged: {problem}", flush=True)
+        else:
+            if damaged:  # or whole, and something else is wrong: so they stay
+                harness.fail(
+                    f"no checkpoint in {self.folder} can be used, and it is said above what is "
+                    f"wrong with each: mend that, or delete {self.folder.parent} to start over"
+                )
+            return 0, None
+        if damaged:
             if harness.first_process():
                 aside.mkdir(exist_ok=True)
-                (self.folder / str(step)).rename(aside / str(step))
-                print(f"checkpoint of step {step} is damaged, now in {aside}: {problem}")
-            multihost_utils.sync_global_devices(f"checkpoint {step} moved")
+                for number in damaged:
+                    shutil.rmtree(aside / str(number), ignore_errors=True)  # damaged before
+                    (self.folder / str(number)).rename(aside / str(number))
+            multihost_utils.sync_global_devices("damaged checkpoints moved")
             self.manager.reload()
-        if steps:
-            harness.fail(
-                f"no checkpoint is whole; they are in {aside}, and it is said above what is wrong "
-                f"with each: delete {self.folder.parent} to start over"
-            )
-        return 0, None
+        return step, content
 
     def read(self, step: int, like: Any) -> tuple[Any, str]:
         """Content of a checkpoint and what is wrong with it, found in all processes alike."""

@@ -101,13 +101,13 @@ def run(
     look: Callable[[subprocess.Popen[bytes]], None],
     **options: Any,
 ) -> tuple[int, bool]:
-    """Exit code of a program, and whether SIGTERM was passed on to it; so is SIGUSR1.
+    """Exit code of a program, and whether SIGTERM was passed on to it; so are SIGUSR1 and SIGINT.
 
     Looks at it every ``TICK``, and once more when it has ended.
     """
     received: list[int] = []
     told = False
-    for passed_on in (signal.SIGTERM, signal.SIGUSR1):
+    for passed_on in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(passed_on, lambda number, frame: received.append(number))
     try:
         # It inherits the lock, and so keeps it if this program is killed alone.

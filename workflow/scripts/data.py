@@ -62,7 +62,7 @@ def problem(record: Record) -> str | None:
 def load(record: Record) -> Data:
     """Open the data of a record. Ends the program when they are not what was prepared."""
     if found := problem(record):
-        fail(f"{found}: run `snakemake --forcerun prepare_data`")
+        fail(f"{found}: run snakemake again, which prepares them")
     folder, dtype = Path(record["folder"]), token_type(record)
     files = [folder / shard(number) for number in range(len(record["shards"]))]
     shards = [np.memmap(file, dtype, mode="r") for file in files]

@@ -124,7 +124,10 @@ def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
         "enable_goodput_recording": False,  # both would write to Google Cloud
         "monitor_goodput": False,
     }
-    words = shlex.split(args.settings)
+    try:
+        words = shlex.split(args.settings)
+    except ValueError as error:
+        harness.fail(f"settings: {error}")
     for word in words:
         key, equals, _ = word.partition("=")
         if not equals or key in ours:

@@ -152,9 +152,10 @@ def rotate(x_BxTxHxK: Array) -> Array:
 
 
 def mix(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
-    """Causal attention BxTxHxK: by cuDNN in half precision on a GPU, else by XLA."""
-    T = q_BxTxHxK.shape[1]
-    if jax.default_backend() == "gpu" and q_BxTxHxK.dtype == jnp.bfloat16:
+    """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA."""
+    _, T, _, K = q_BxTxHxK.shape
+    fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
+    if jax.default_backend() == "gpu" and fits:
         return jax.nn.dot_product_attention(
             q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, is_causal=True, implementation="cudnn"
         )

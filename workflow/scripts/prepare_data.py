@@ -288,7 +288,8 @@ def split(sources: list[Source], validation_bytes: int) -> tuple[list[Source], l
     if held < validation_bytes or not rest:
         fail(
             f"data: too short: the {len(sources)} different files leave {rest} bytes for training "
-            f"after {min(held, validation_bytes)} for validation"
+            f"after {min(held, validation_bytes)} for validation; lower validation_bytes "
+            f"({validation_bytes}) or add text"
         )
     return held_out, training
 

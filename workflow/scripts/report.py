@@ -206,7 +206,7 @@ def loss_plot(runs: Sequence[Result]) -> Markup:
 def verdict(run: Result) -> str:
     """Does the model beat gzip, by how much, and if not, why?"""
     model, gzip, train = (run[f"{k}_bits_per_byte"] for k in ("validation", "gzip", "train"))
-    length, seen = run["data"]["train_bytes"], run["tokens"]
+    length, seen = run["data"]["train_bytes"], run["seen"]
     share = f"{abs(model / gzip - 1):.1%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
     text = f"{model:.3f} bits for each byte of unseen text, where gzip needs {gzip:.3f}"
     if model < gzip:
@@ -296,6 +296,7 @@ def origins(results: Sequence[tuple[str, Result]]) -> Result:
     keys = list(identity(results[0][1]))
     columns = {key: [row[i] for row in members] for i, key in enumerate(keys)}
     different = {key: len(set(values)) for key, values in columns.items()}
+    different["device"] = len(set(columns["device"]) - {None})  # a command's is not known
     rows = [
         dict(zip(keys, row, strict=True))
         | {"results": some(n for n, _ in group), "jobs": some(p["job"] for _, p in group)}
@@ -329,7 +330,8 @@ def page(smoke_test: Result, trainings: list[Result], benchmarks: list[Result]) 
     runs = sorted(runs, key=lambda run: run["validation_bits_per_byte"])
     for rank, run in enumerate(runs):
         arguments = run["provenance"]["arguments"]
-        run["tokens"] = run["steps"] * arguments["global_batch"] * arguments["context"]
+        tokens = run["steps"] * arguments["global_batch"] * arguments["context"]
+        run["seen"] = tokens * run["data"]["train_bytes"] / run["data"]["train_tokens"]
         run["settings"] = {k: v for k, v in arguments.items() if k not in PLUMBING}
         run["colour"] = SERIES[rank] if rank < len(SERIES) else GREY
         run["css"], run["verdict"], run["plot"] = CSS[run["colour"]], verdict(run), loss_plot([run])

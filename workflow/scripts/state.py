@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,8 +35,12 @@ def opened(args: argparse.Namespace) -> Iterator[Path]:
     folder: Path = args.state.absolute()
     if digest := harness.container_digest(args):
         folder = folder.with_name(f"{folder.name}-{digest[:8]}")
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        harness.fail(f"state {folder} cannot be written: {error.strerror}")
+    with file:
         # One process holds it for all: when it fails, srun ends the others. The kernel lets go of
         # a lock whose owner is dead, on whatever node.
         if harness.first_process():
@@ -57,7 +61,8 @@ def opened(args: argparse.Namespace) -> Iterator[Path]:
             yield folder
         except SystemExit as end:
             if isinstance(end.code, str):
-                (folder / "failed").write_text(f"{end.code}\n")
+                with suppress(OSError):  # on a full disk it stays empty, which says enough
+                    (folder / "failed").write_text(f"{end.code}\n")
             raise
 
 

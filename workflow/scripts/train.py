@@ -161,6 +161,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "minutes after which a step that does not end is given up",
     },
 }
+ADVICE = "raise microbatches, fsdp or remat, or lower global_batch"  # when memory is short
 PROMPT = b"\n"
 SAMPLE = 128  # tokens
 Tree = dict[str, Any]
@@ -211,12 +212,20 @@ def train_step(
     return state, result
 
 
+def read_json(path: Path) -> Tree:
+    """Content of a JSON file. Ends the program when there is none."""
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        harness.fail(f"{path} cannot be read: {error}")
+
+
 def check_settings(folder: Path, args: argparse.Namespace, record: Tree) -> None:
     """Record what a state is made with, or end the program when it was made with something else."""
     path = folder / "settings.json"
     settings = {name: getattr(args, name) for name, o in OPTIONS.items() if o.get("same", True)}
     settings["sha256 of data"] = record["sha256"]
-    before = json.loads(path.read_text()) if path.exists() else settings
+    before = read_json(path) if path.exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
             harness.fail(
@@ -253,7 +262,7 @@ class Training:
 
     def __init__(self, args: argparse.Namespace, folder: Path, mesh: Mesh, laps: Laps) -> None:
         self.args, self.folder, self.laps = args, folder, laps
-        self.data = data.load(json.loads(args.data_record.read_text()))
+        self.data = data.load(read_json(args.data_record))
         check_settings(folder, args, self.data.record)
         device = mesh.devices.flat[0]
         self.config = model.Config(
@@ -314,6 +323,9 @@ class Training:
         self.segments.append({"first_step": done + 1, "provenance": harness.provenance(self.args)})
         self.segments[-1]["startup"] = self.laps
         self.note(done)
+        if harness.first_process():
+            doing = f"goes on from step {done}" if done else "starts"
+            print(f"{doing}, {self.args.steps} steps in all; state {self.folder}", flush=True)
         self.laps.lap("state")
         return done + 1, state
 
@@ -376,6 +388,7 @@ class Training:
                 begin = time.perf_counter()
                 checkpoints.save(step, state)
                 watch.saved = time.monotonic()
+                watch.begin(step)
                 if wish == STOP or step == args.steps:
                     checkpoints.finish()
                 self.blocked += time.perf_counter() - begin
@@ -383,13 +396,17 @@ class Training:
                 self.note(checkpoints.newest())
             if wish == STOP and step < args.steps:
                 states.to_be_continued(f"{watch.why()}; step {step} of {args.steps} is safe")
+        watch.begin(args.steps)
         self.finish(state["params"])
 
     def look(self, step: int, result: Tree) -> int:
         """Take a step's result, log it if it is time to, and return the wish that it brings."""
         try:
             values = jax.device_get(result)
-        except RuntimeError as error:  # a process is gone
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                harness.fail(f"step {step} needs more memory than a device has: {ADVICE}")
+            # A process is gone.
             self.watch.give_up(f"step {step} failed ({harness.first_line(error)})")
         loss, norm = float(values["loss"]), float(values["gradient_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -524,6 +541,7 @@ def check(args: argparse.Namespace) -> None:
         "it x microbatches": args.global_batch % max(1, shared),
         f"width {args.width} is not a multiple of fsdp {args.fsdp}": args.width % args.fsdp,
         f"{args.heads} heads are no multiple of tensor {args.tensor}": args.heads % args.tensor,
+        f"the vocabulary, a multiple of 128, is none of tensor {args.tensor}": 128 % args.tensor,
         f"width {args.width} is not an even multiple of {args.heads} heads": (
             args.width % (2 * args.heads)
         ),

@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,10 +31,9 @@ class Watch:
         self.deadline = state.deadline()
         self.signal = ""
         self.step, self.alive, self.saved = 0, time.monotonic(), time.monotonic()
-        self.ended = threading.Event()
         word = self.words / str(place.process)
         word.unlink(missing_ok=True)
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             signal.signal(number, self.note)
 
     def note(self, number: int, _: object) -> None:
@@ -60,20 +60,23 @@ class Watch:
 
     def start(self) -> None:
         """Look from now on, in a thread, whether steps end."""
+        self.alive = time.monotonic()
         threading.Thread(target=self.look, daemon=True).start()
 
     def look(self) -> None:
-        while not self.ended.wait(min(1, self.hang_seconds / 4)):
+        while True:
+            time.sleep(min(1, self.hang_seconds / 4))
             if time.monotonic() - self.alive > self.hang_seconds:
                 self.give_up(f"step {self.step} has not ended for {self.hang_seconds / 60:g} min")
 
     def give_up(self, problem: str) -> NoReturn:
         """End this process, and say which others have not come as far or say nothing at all."""
-        self.words.mkdir(exist_ok=True)
         mine = self.words / str(self.place.process)
         part = mine.with_suffix(".part")
-        part.write_text(f"{self.step} {socket.gethostname()}")
-        part.replace(mine)
+        with suppress(OSError):  # a full disk: then it is silent for the others
+            self.words.mkdir(exist_ok=True)
+            part.write_text(f"{self.step} {socket.gethostname()}")
+            part.replace(mine)
         time.sleep(GRACE)
         said = {}
         for process in range(self.place.processes):

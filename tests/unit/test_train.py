@@ -371,12 +371,16 @@ def test_every_split_learns_the_same(launch, undisturbed, record, tmp_path, opti
     agree(undisturbed, tmp_path)
 
 
-def test_two_processes_learn_what_one_learns(launch, undisturbed, record, tmp_path):
-    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, fsdp=2)
-    for process in ranks(launch, command, 2):
+@pytest.mark.parametrize(("count", "split"), [(2, {"fsdp": 2}), (4, {"tensor": 2})])
+def test_several_processes_learn_what_one_learns(
+    launch, undisturbed, record, tmp_path, count, split
+):
+    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=count, **split)
+    for process in ranks(launch, command, count):
         wait(process)
     agree(undisturbed, tmp_path)
-    assert json.loads((tmp_path / "out/summary.json").read_text())["provenance"]["processes"] == 2
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["provenance"]["processes"] == count
 
 
 def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record, tmp_path):

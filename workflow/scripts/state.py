@@ -86,6 +86,13 @@ def write(path: Path, text: str) -> None:
         part.replace(path)
 
 
+def sync(path: Path) -> None:
+    """Have a file on the disk, if there is one. Only the first process does."""
+    if harness.first_process() and path.exists():
+        with path.open("a") as file:
+            os.fsync(file.fileno())
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Objects of a JSON Lines file; a last line that was cut short is left out."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []

@@ -20,6 +20,7 @@ import flops
 import harness
 import jax
 import jax.numpy as jnp
+import measure
 import model
 import numpy as np
 import optax
@@ -386,6 +387,7 @@ class Training:
                     self.look(*earlier)
                 pending = []
                 begin = time.perf_counter()
+                states.sync(self.folder / "metrics.jsonl")  # not to be lost where the steps are not
                 checkpoints.save(step, state)
                 watch.saved = time.monotonic()
                 watch.begin(step)
@@ -405,7 +407,7 @@ class Training:
             values = jax.device_get(result)
         except RuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
-                harness.fail(f"step {step} needs more memory than a device has: {ADVICE}")
+                raise
             # A process is gone.
             self.watch.give_up(f"step {step} failed ({harness.first_line(error)})")
         loss, norm = float(values["loss"]), float(values["gradient_norm"])
@@ -527,7 +529,8 @@ def main() -> None:
         devices = harness.start(args).devices
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         laps.lap("devices")
-        Training(args, folder, mesh, laps).run()
+        with measure.memory_for(f"this training ({ADVICE})"):
+            Training(args, folder, mesh, laps).run()
 
 
 def check(args: argparse.Namespace) -> None:

@@ -221,16 +221,13 @@ def pulled_image():
     return record["image"] if same else CONFIG["image"]
 
 
+DATA = {configuration.short_hash(x["data"]): x["data"] for x in CONFIG["train"].values()}
+
+
 def data_of(job):
     """Record of the data that a training needs prepared; none, if it brings its own."""
-    return (
-        {"data": f"results/data/{configuration.short_hash(job['data'])}.json"}
-        if job["data"]
-        else {}
-    )
-
-
-DATA = {Path(data_of(x)["data"]).stem: x["data"] for x in CONFIG["train"].values() if x["data"]}
+    name = configuration.short_hash(job["data"])
+    return {"data": f"results/data/{name}.json"} if job["data"] else {}
 
 
 def prepare_data(name):

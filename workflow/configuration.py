@@ -82,6 +82,11 @@ def program_options(section: str, program: str) -> Settings:
     return options_of(program)
 
 
+def data_options(program: str) -> Settings:
+    """Properties of a training's data preparation; none, if its program brings its own data."""
+    return options_of("prepare_data") if program == "train" else {}
+
+
 def nearest(word: str, known: list[str]) -> str:
     """A hint at the known word that was probably meant."""
     close = difflib.get_close_matches(word, known, 1)
@@ -328,7 +333,7 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
         placement |= definitions["training"]
         program = entry.get("program", section)
         check({"program": program}, {"properties": placement}, path)
-        data = options_of("prepare_data") if program == "train" else {}
+        data = data_options(program)
     if section == "benchmark":
         placement |= definitions["program"]
         check(entry.get("program"), definitions["program"]["program"], f"{path}.program")
@@ -468,10 +473,7 @@ def readme() -> str:
     lines += ["## train.&lt;name&gt;", "", *table(schema["$defs"]["training"])]
     for program in schema["$defs"]["training"]["program"]["enum"]:
         lines += [f"### program: {program}", ""]
-        if program == "train":
-            lines += table(options_of("prepare_data") | options_of(program))
-        else:
-            lines += table(options_of(program))
+        lines += table(data_options(program) | options_of(program))
     lines += ["## benchmark.&lt;name&gt;", ""]
     lines += table(schema["$defs"]["program"] | options_of("measure"))
     for program in programs():

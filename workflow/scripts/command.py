@@ -5,7 +5,6 @@ docs/programs.md says what the program is given, and what it must do.
 
 import argparse
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -30,54 +29,25 @@ TICK = 0.5  # seconds between two looks at a running program
 SIGNALS = range(129, 160)  # exit codes of what a signal ended: 128 and its number
 
 
-class Segment:
-    """What one start of the program has done, as ``segments.jsonl`` keeps it.
-
-    Steps that come after the one that is safe will be done again: their metrics are dropped.
-    """
+class Progress:
+    """Follows the step that the program says is safe."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.folder, self.begin = folder, time.monotonic()
-        self.earlier = state.read_lines(folder / "segments.jsonl")
-        step = safe_step(folder) or 0
-        self.now: dict[str, Any] = {
-            "first_step": step + 1,
-            "last_step": step,
-            "seconds": 0.0,
-            "provenance": harness.origin(args),
-        }
-        metrics = folder / "metrics.jsonl"
-        state.write_lines(metrics, [m for m in state.read_lines(metrics) if m["step"] <= step])
-        self.write()
+        self.folder, self.step = folder, state.safe_step(folder) or 0
+        began = time.perf_counter()
+        self.segment = state.Segment(folder, self.step, began, harness.origin(args))
 
     def look(self, child: Any = None) -> None:
         """Note the step that is safe, if it is another one."""
-        step = safe_step(self.folder)
-        if step is not None and step != self.now["last_step"]:
-            self.now["last_step"] = step
-            self.write()
-
-    def write(self) -> None:
-        self.now["seconds"] = time.monotonic() - self.begin
-        state.write_lines(self.folder / "segments.jsonl", [*self.earlier, self.now])
+        step = state.safe_step(self.folder)
+        if step is not None and step != self.step:
+            self.step = step
+            self.segment.note(step)
 
     def summary(self) -> dict[str, Any]:
-        """Result of a training that this segment has finished."""
-        self.write()
-        segments = [*self.earlier, self.now]
-        return {
-            "provenance": self.now["provenance"],
-            "steps": safe_step(self.folder),
-            "seconds": sum(segment["seconds"] for segment in segments),
-            "segments": segments,
-        }
-
-
-def safe_step(folder: Path) -> int | None:
-    """Number in the file ``step``; None as long as there is none."""
-    path = folder / "step"
-    text = path.read_text().strip() if path.exists() else ""
-    return int(text) if text.isdecimal() else None
+        """The part of the summary that all programs share."""
+        self.segment.note(self.step)
+        return self.segment.summary() | {"steps": state.safe_step(self.folder)}
 
 
 def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
@@ -142,15 +112,6 @@ def check_metrics(folder: Path) -> None:
         harness.fail(f"{folder}/metrics.jsonl: a line is no JSON object with an integer `step`")
 
 
-def finish_again(args: argparse.Namespace, folder: Path) -> bool:
-    """Write the results of a finished state once more; False if it is not finished."""
-    summary = folder / "summary.json"
-    if not summary.exists():
-        return False
-    state.finish(folder, args.out, json.loads(summary.read_text()))
-    return True
-
-
 def main() -> None:
     """Run the program, and end as it does."""
     parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
@@ -162,11 +123,11 @@ def main() -> None:
         harness.fail(f"command: {error}")
     harness.check_container(args)
     with state.opened(args) as folder:
-        if finish_again(args, folder):
+        if state.finished(folder, args.out):
             return
         check_metrics(folder)
-        segment = Segment(args, folder)
-        code, _ = run(words, environment(args, folder), segment.look)
+        progress = Progress(args, folder)
+        code, _ = run(words, environment(args, folder), progress.look)
         if code == state.TO_BE_CONTINUED:
             state.to_be_continued("the command says so")
         if code in SIGNALS:
@@ -174,7 +135,7 @@ def main() -> None:
         if code:
             harness.fail(f"the command ended with exit code {code}; see the log")
         check_metrics(folder)
-        summary = {"program": "command", "command": words, **segment.summary()}
+        summary = {"program": "command", "command": words, **progress.summary()}
         state.finish(folder, args.out, summary)
 
 

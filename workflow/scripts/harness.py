@@ -157,6 +157,9 @@ def start(args: argparse.Namespace) -> Mesh:
         if here.processes > 1:
             if args.platform != "cuda":
                 jax.config.update("jax_cpu_collectives_implementation", "gloo")
+                # A program for CPUs that comes from a compilation cache does its collectives in
+                # another order than one just compiled, and only the first process writes a cache.
+                jax.config.update("jax_enable_compilation_cache", False)
             jax.distributed.initialize(
                 here.coordinator,
                 num_processes=here.processes,

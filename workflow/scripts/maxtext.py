@@ -172,12 +172,12 @@ class Log:
         self.rest = b""
         self.step = 0
         self.note_checkpoint()
-        self.segment = command.Segment(args, folder)
+        self.progress = command.Progress(args, folder)
         self.stop = (state.deadline() or math.inf) - MARGIN
 
     def note_checkpoint(self) -> None:
         step = saved_steps(self.folder)
-        if step != command.safe_step(self.folder):
+        if step != state.safe_step(self.folder):
             state.write(self.folder / "step", f"{step}\n")
 
     def look(self, child: Any) -> None:
@@ -189,7 +189,7 @@ class Log:
                 for line in lines:
                     self.note(line.decode(errors="replace"))
         self.note_checkpoint()
-        self.segment.look()
+        self.progress.look()
         if time.time() > self.stop:
             self.stop = math.inf
             signal.raise_signal(signal.SIGTERM)
@@ -222,7 +222,7 @@ def main() -> None:
     harness.check_container(args)
     start, base, home = entry_point()
     with state.opened(args) as folder:
-        if command.finish_again(args, folder):
+        if state.finished(folder, args.out):
             return
         log = Log(args, folder)
         words = start + settings(args, folder, base)
@@ -240,7 +240,7 @@ def main() -> None:
         summary = {
             "program": "maxtext",
             "command": words,
-            **log.segment.summary(),
+            **log.progress.summary(),
             "steps": args.steps,
             "loss": metrics[-1]["loss"] if metrics else None,
             "tokens_per_second": statistics.median(rates) if rates else None,

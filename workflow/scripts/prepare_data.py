@@ -15,7 +15,6 @@ import argparse
 import codecs
 import contextlib
 import errno
-import fcntl
 import glob
 import gzip
 import hashlib
@@ -29,7 +28,7 @@ from typing import Any, NamedTuple
 
 import data
 import numpy as np
-from pull import appear, fail, run, say
+from pull import alone, appear, fail, run, say
 from registry import TELL
 from tokenizers import Tokenizer
 
@@ -256,19 +255,6 @@ def found(folder: Path, sha256: str) -> data.Record | None:
     return record if record["sha256"] == sha256 and not data.problem(record) else None
 
 
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until nobody else prepares data in this folder; keep others out."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"data are being prepared in {folder} already: waiting for the end of that")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def clear(folder: Path) -> None:
     """Delete what a preparation writes, the record first."""
     for file in (folder / data.RECORD, folder / data.VALIDATION, *folder.glob("train-*.bin")):
@@ -385,6 +371,7 @@ def prepare(args: argparse.Namespace, folder: Path) -> data.Record:
     digests = b"".join(source.digest for source in sources)
     sha256 = hashlib.sha256(settings + digests).hexdigest()
     with alone(folder):
+        folder.mkdir(exist_ok=True)
         if record := found(folder, sha256):
             say(f"{folder} holds these data already")
             return record

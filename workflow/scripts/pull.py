@@ -206,17 +206,17 @@ def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
 
 
 @contextlib.contextmanager
-def alone(sif: Path) -> Iterator[None]:
-    """Wait until no other pull, of whatever user and node, makes this SIF; keep others out."""
-    sif.parent.mkdir(parents=True, exist_ok=True)
-    file = sif.with_name(f"{sif.name}.lock")
+def alone(target: Path) -> Iterator[None]:
+    """Wait until nobody else, of whatever user and node, makes this; keep others out."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    file = target.with_name(f"{target.name}.lock")
     with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "w") as lock:
         with contextlib.suppress(PermissionError):
             file.chmod(0o666)  # whoever may write into the folder can wait here
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another pull to {sif} is under way: waiting for its end")
+            say(f"{target} is being made already: waiting for the end of that")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

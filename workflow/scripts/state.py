@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -102,6 +103,54 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     """Replace a JSON Lines file. Only the first process writes."""
     write(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def safe_step(folder: Path) -> int | None:
+    """Number in the file ``step``; None as long as there is none."""
+    path = folder / "step"
+    text = path.read_text().strip() if path.exists() else ""
+    return int(text) if text.isdecimal() else None
+
+
+class Segment:
+    """What one job of a training does, as ``segments.jsonl`` keeps it.
+
+    ``done``: the step that is safe when it begins; steps after it come again, so their metrics are
+    dropped. ``began``: when, by time.perf_counter().
+    """
+
+    def __init__(self, folder: Path, done: int, began: float, provenance: dict[str, Any]) -> None:
+        self.folder, self.began = folder, began
+        self.earlier = read_lines(folder / "segments.jsonl")
+        if self.earlier:
+            self.earlier[-1]["last_step"] = done  # a kill may come between checkpoint and record
+        self.now: dict[str, Any] = {"first_step": done + 1, "provenance": provenance}
+        metrics = folder / "metrics.jsonl"
+        write_lines(metrics, [line for line in read_lines(metrics) if line["step"] <= done])
+        self.note(done)
+
+    def note(self, step: int, **more: Any) -> None:
+        """Write down that all up to a step is safe."""
+        seconds = time.perf_counter() - self.began
+        self.now |= {"last_step": step, "seconds": seconds, **more}
+        write_lines(self.folder / "segments.jsonl", [*self.earlier, self.now])
+
+    def summary(self) -> dict[str, Any]:
+        """The part of a training's summary that its jobs make."""
+        segments = [*self.earlier, self.now]
+        return {
+            "provenance": self.now["provenance"],
+            "seconds": sum(segment["seconds"] for segment in segments),
+            "segments": segments,
+        }
+
+
+def finished(folder: Path, out: Path) -> bool:
+    """Whether a training has finished before; if so, write its results once more."""
+    summary = folder / "summary.json"
+    if summary.exists():
+        finish(folder, out, json.loads(summary.read_text()))
+    return summary.exists()
 
 
 def finish(folder: Path, out: Path, summary: dict[str, Any]) -> None:

@@ -292,12 +292,6 @@ class Training:
         self.peak = peak and peak * mesh.size
         self.checkpoints = Checkpoints(folder / "checkpoints", args.keep_checkpoints)
         self.watch = Watch(folder, harness.place(args), args.checkpoint_minutes, args.hang_minutes)
-        self.metrics, self.segments = (
-            states.read_lines(folder / f"{name}.jsonl") for name in ("metrics", "segments")
-        )
-        self.checkpoints.longest = max(
-            (s.get("save_seconds", 0.0) for s in self.segments), default=0.0
-        )
         # Since the last line of metrics.
         self.steps, self.step_seconds, self.waited, self.blocked, self.clock = 0, 0.0, 0.0, 0.0, 0.0
         laps.lap("data")
@@ -317,12 +311,11 @@ class Training:
         done, state = self.checkpoints.restore(like)
         if not done:
             state = jax.jit(self.initial, out_shardings=self.shardings)()
-        self.metrics = [line for line in self.metrics if line["step"] <= done]
-        states.write_lines(self.folder / "metrics.jsonl", self.metrics)
-        if self.segments:
-            self.segments[-1]["last_step"] = done  # a kill may come between checkpoint and record
-        self.segments.append({"first_step": done + 1, "provenance": harness.provenance(self.args)})
-        self.segments[-1]["startup"] = self.laps
+        provenance = harness.provenance(self.args)
+        self.segment = states.Segment(self.folder, done, self.laps.began, provenance)
+        self.metrics = states.read_lines(self.folder / "metrics.jsonl")
+        earlier = (segment.get("save_seconds", 0.0) for segment in self.segment.earlier)
+        self.checkpoints.longest = max(earlier, default=0.0)
         self.note(done)
         if harness.first_process():
             doing = f"goes on from step {done}" if done else "starts"
@@ -333,10 +326,7 @@ class Training:
     def note(self, step: int) -> None:
         """Write down that all up to a step is safe."""
         states.write(self.folder / "step", f"{step}\n")
-        seconds = time.perf_counter() - self.laps.began
-        self.segments[-1] |= {"last_step": step, "seconds": seconds}
-        self.segments[-1]["save_seconds"] = self.checkpoints.longest
-        states.write_lines(self.folder / "segments.jsonl", self.segments)
+        self.segment.note(step, startup=self.laps, save_seconds=self.checkpoints.longest)
 
     def batch(self, step: int) -> jax.Array:
         """Tokens Bx(T+1) of a step; every process reads the rows of its own devices."""
@@ -482,7 +472,7 @@ class Training:
             self.folder,
             args.out,
             {
-                "provenance": self.segments[-1]["provenance"],
+                **self.segment.summary(),
                 "steps": args.steps,
                 "parameters": model.parameter_count(params),
                 "flops_per_token": flops.per_token(self.config, args.context),
@@ -492,9 +482,7 @@ class Training:
                 "unigram_bits_per_byte": record["unigram_bits_per_byte"],
                 "gzip_bits_per_byte": record["gzip_bits_per_byte"],
                 **{name: self.median(name) for name in ("tokens_per_second", "mfu", "mfu_causal")},
-                "seconds": sum(segment["seconds"] for segment in self.segments),
                 "sample": sample,
-                "segments": self.segments,
             },
         )
 
@@ -518,10 +506,8 @@ def main() -> None:
             setattr(args, name, value)
     check(args)
     with states.opened(args) as folder:
-        if (folder / "summary.json").exists():
-            return states.finish(
-                folder, args.out, json.loads((folder / "summary.json").read_text())
-            )
+        if states.finished(folder, args.out):
+            return
         # Before JAX 0.5 the first parameters would depend on how they are split.
         jax.config.update("jax_threefry_partitionable", True)
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]

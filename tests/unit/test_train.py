@@ -216,10 +216,14 @@ def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, rec
     command = arguments(record, state, tmp_path / "out")
     draw = random.Random()
     moments = sorted(draw.sample(range(2, STEPS // 2), 2))
+
+    def steps():
+        return len(train.states.read_lines(state / "metrics.jsonl"))
+
     for moment in moments:
-        goal = max(moment, safe(state) + 1)
+        goal = max(moment, steps() + 1)
         process = launch(*command)
-        wait_for(lambda goal=goal: safe(state) >= goal, process)
+        wait_for(lambda goal=goal: safe(state) and steps() >= goal, process)
         time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
         process.send_signal(signal.SIGKILL)
         wait(process, -signal.SIGKILL)

@@ -12,6 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import host
 import pull
 import verify_container
 from registry import sha256
@@ -48,11 +49,11 @@ def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> se
 def add(args: argparse.Namespace, arguments: list[str]) -> None:
     """Make ``args.out`` with its record and digest; an old one stays until this one is complete."""
     if problem := verify_container.problem(args.base, full=False):
-        pull.fail(problem)
+        host.fail(problem)
     base = pull.read_record(args.base)
     arguments = [*arguments, "--bind", str(args.out.parent)]
     part = args.out.with_name(f".{args.out.name}.part")
-    pull.remove(part)
+    host.remove(part)
     work = pull.choose_work_folder(
         args.out, args.temporary, base["bytes"] * (2 + 2 * pull.UNPACKED)
     )
@@ -89,14 +90,14 @@ def add(args: argparse.Namespace, arguments: list[str]) -> None:
             verify_container.digest_of(args.out): f"{record['digest']}\n",
         }
         if part.is_dir():
-            pull.remove(args.out)  # a folder takes no other one's place
-        pull.appear(texts, {args.out: part})
+            host.remove(args.out)  # a folder takes no other one's place
+        host.appear(texts, {args.out: part})
     except BaseException:
-        pull.remove(part)
+        host.remove(part)
         raise
     finally:
-        pull.remove(work)
-    pull.say(
+        host.remove(work)
+    host.say(
         f"{args.out}: {', '.join(record['installed']) or 'nothing that was not there already'}"
     )
 
@@ -115,9 +116,9 @@ def main() -> None:
     # What jobs bind is not there yet.
     binds = os.environ.get("APPTAINER_BIND", "").split(",")
     os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{args.out}:"))
-    with pull.alone(args.out):
+    with host.alone(args.out):
         add(args, arguments)
 
 
 if __name__ == "__main__":
-    pull.run(main)
+    host.run(main)

@@ -28,8 +28,7 @@ from typing import Any, NamedTuple
 
 import data
 import numpy as np
-from pull import alone, appear, fail, run, say
-from registry import TELL
+from host import TELL, alone, appear, fail, run, say
 from tokenizers import Tokenizer
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -6,10 +6,8 @@ that failed leaves the layers that had arrived, and the next one goes on from th
 """
 
 import argparse
-import contextlib
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,33 +16,21 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
 
 import verify_container
-from registry import DIGEST, TELL, Image, Json, RegistryError, Repository
+from host import SIGNALS, TELL, alone, appear, fail, remove, run, say
+from registry import DIGEST, Image, Json, RegistryError, Repository
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
 UNPACKED = 3  # bytes that a byte of a layer takes without compression, roughly
 INODES = 100_000  # files of a large image, roughly
 OCI = "application/vnd.oci.image"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # those that end a pull tidily
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}  # as Linux and as registries name them
-
-
-def fail(sentence: str) -> NoReturn:
-    """End the program with exit code 1 and one sentence on standard error."""
-    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def parse(image: str) -> tuple[str, str, str] | None:
@@ -205,22 +191,6 @@ def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
     return work
 
 
-@contextlib.contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """Wait until nobody else, of whatever user and node, makes this; keep others out."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    file = target.with_name(f"{target.name}.lock")
-    with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "w") as lock:
-        with contextlib.suppress(PermissionError):
-            file.chmod(0o666)  # whoever may write into the folder can wait here
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"{target} is being made already: waiting for the end of that")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def read_record(sif: Path) -> Json:
     """The record beside a SIF; an empty one where there is none."""
     try:
@@ -369,29 +339,6 @@ def labels(image: Image | None) -> dict[str, str]:
     return (config or {}).get("Labels") or {}
 
 
-def appear(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> None:
-    """Have files appear at their places, all or none: those to write and those that are ready."""
-    parts = dict(ready or {})
-    try:
-        for file, text in texts.items():
-            parts[file] = file.with_name(f".{file.name}.part")
-            parts[file].write_text(text)
-        for file, part in parts.items():
-            # Whoever may read the folder may read what is in it, whatever this user's umask.
-            part.chmod(part.stat().st_mode | (file.parent.stat().st_mode & 0o044))
-            part.replace(file)
-    except OSError:
-        remove(*parts.values())
-        raise
-
-
-def remove(*paths: Path) -> None:
-    """Delete files and folders; unpacked images hold folders that nobody may write to."""
-    folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
-    subprocess.run(["chmod", "-R", "u+rwX", *folders], stderr=subprocess.DEVNULL)
-    subprocess.run(["rm", "-rf", *paths], stderr=subprocess.DEVNULL)
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--image", required=True, help="any source that apptainer pull takes")
@@ -401,25 +348,10 @@ def main() -> None:
     sif = args.sif.absolute()
     os.environ.pop("APPTAINER_BIND", None)  # for jobs, of folders that may not be there yet
     with alone(sif):
-        pull(args.image, sif, args.temporary)
-
-
-def run(program: Callable[[], None]) -> None:
-    """Run a program that cleans up also when a signal ends it, and fails with one sentence."""
-
-    def end(number: int, _: object) -> NoReturn:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # a second one does not stop the cleaning up
-        fail(f"ended by {signal.Signals(number).name}")
-
-    for number in SIGNALS:
-        signal.signal(number, end)
-    try:
-        program()
-    except RegistryError as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        try:
+            pull(args.image, sif, args.temporary)
+        except RegistryError as error:
+            fail(str(error))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import requests
 import urllib3
+from host import TELL
 from isal import isal_zlib
 
 MANIFESTS = (
@@ -37,7 +38,6 @@ PIECE = 1 << 18  # bytes of a layer that are unpacked at once
 GZIP = 31  # as zlib has it: the largest window, gzip's header and checksum
 DIGEST = "sha256:[0-9a-f]{64}"
 DOCUMENT = 4 << 20  # bytes; what registries allow a manifest to have
-TELL = 10  # seconds between two signs of life
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -375,16 +375,15 @@ def test_every_split_learns_the_same(launch, undisturbed, record, tmp_path, opti
     agree(undisturbed, tmp_path)
 
 
-@pytest.mark.parametrize(("count", "split"), [(2, {"fsdp": 2}), (4, {"tensor": 2})])
-def test_several_processes_learn_what_one_learns(
-    launch, undisturbed, record, tmp_path, count, split
-):
-    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=count, **split)
-    for process in ranks(launch, command, count):
+def test_several_processes_learn_what_one_learns(launch, undisturbed, record, tmp_path):
+    options = {"devices": 4, "fsdp": 2, "tensor": 2}
+    for process in ranks(
+        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 4
+    ):
         wait(process)
     agree(undisturbed, tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
-    assert summary["provenance"]["processes"] == count
+    assert summary["provenance"]["processes"] == 4
 
 
 def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record, tmp_path):

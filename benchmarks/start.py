@@ -1,5 +1,6 @@
 """What passes until the first step of a training, part by part, on the test cluster: one process,
-and eight on two nodes; first with nothing compiled, then with the cache of the job before.
+and eight on two nodes; first with nothing compiled, then with the cache of the job before, which
+several processes on the CPU do without.
 
 Run from the checkout as root, the test cluster up: .venv/bin/python benchmarks/start.py
 """

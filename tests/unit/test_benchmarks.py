@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 
 import benchmark_all_reduce
@@ -92,6 +93,11 @@ def test_all_reduce(benchmark):
     assert result["quantity"] == "busbw"
     assert result["provenance"]["processes"] == 2
     assert len(result["samples"]) == 3
+
+
+def test_all_reduce_in_one_process(benchmark):
+    """More devices than cores: collectives that were queued would wait for each other for ever."""
+    benchmark("benchmark_all_reduce.py", "--devices", 4 * (os.cpu_count() or 1), "--kilobytes", 16)
 
 
 def test_all_reduce_on_one_device(benchmark):

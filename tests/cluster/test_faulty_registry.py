@@ -753,7 +753,7 @@ def test_two_pulls_at_once_fetch_each_layer_once(place: Place, user: str, node: 
     first = place.start()
     first.until(place.is_held, "a layer")
     second = place.start(user=user, node=node)
-    second.until(lambda: "another pull" in second.said(), "waiting")
+    second.until(lambda: "is being made already" in second.said(), "waiting")
     place.registry.faults()
     first.succeed()
     second.succeed()
@@ -772,7 +772,7 @@ def test_waiting_pull_and_the_first_do_not_need_each_other(
     first.until(lambda: place.is_held() and len(place.finished_layers()) == 2, "two layers")
     [process] = processes("python3", "--sif", place.sif)
     second = place.start()
-    second.until(lambda: "another pull" in second.said(), "waiting")
+    second.until(lambda: "is being made already" in second.said(), "waiting")
     if number == signal.SIGTERM:
         [process] = {*processes("python3", "--sif", place.sif)} - {process}
     place.registry.faults()

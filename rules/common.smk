@@ -221,7 +221,8 @@ def pulled_image():
     return record["image"] if same else CONFIG["image"]
 
 
-DATA = {configuration.short_hash(x["data"]): x["data"] for x in CONFIG["train"].values()}
+NEEDED = [job["data"] for job in CONFIG["train"].values() if job["data"]]
+DATA = {configuration.short_hash(options): options for options in NEEDED}
 
 
 def data_of(job):

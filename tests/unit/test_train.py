@@ -205,6 +205,11 @@ def safe(state):
     return int((state / "step").read_text()) if (state / "step").exists() else 0
 
 
+def logged(state):
+    """Steps whose metrics are written."""
+    return len(train.states.read_lines(state / "metrics.jsonl"))
+
+
 def wait_for(condition, process):
     while not condition():
         assert process.poll() is None, process.communicate()
@@ -216,14 +221,10 @@ def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, rec
     command = arguments(record, state, tmp_path / "out")
     draw = random.Random()
     moments = sorted(draw.sample(range(2, STEPS // 2), 2))
-
-    def steps():
-        return len(train.states.read_lines(state / "metrics.jsonl"))
-
     for moment in moments:
-        goal = max(moment, steps() + 1)
+        goal = max(moment, logged(state) + 1)
         process = launch(*command)
-        wait_for(lambda goal=goal: safe(state) and steps() >= goal, process)
+        wait_for(lambda goal=goal: safe(state) and logged(state) >= goal, process)
         time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
         process.send_signal(signal.SIGKILL)
         wait(process, -signal.SIGKILL)
@@ -242,7 +243,7 @@ def test_a_signal_saves_and_ends_it(launch, undisturbed, record, tmp_path, signu
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
     process = launch(*command)
-    wait_for(lambda: len(train.states.read_lines(state / "metrics.jsonl")) > 5, process)
+    wait_for(lambda: logged(state) > 5, process)
     process.send_signal(signum)
     wait(process, 75)
     assert 5 < safe(state) < STEPS  # not only the checkpoint of the first step
@@ -281,8 +282,7 @@ def halfway(launch, record, tmp_path_factory):
     folder = tmp_path_factory.mktemp("halfway")
     command = arguments(record, folder / "state", folder / "out", checkpoint_minutes=60)
     process = launch(*command)
-    file = folder / "state/metrics.jsonl"
-    wait_for(lambda: len(train.states.read_lines(file)) > 5, process)
+    wait_for(lambda: logged(folder / "state") > 5, process)
     process.send_signal(signal.SIGTERM)
     wait(process, 75)
     return folder

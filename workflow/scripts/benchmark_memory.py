@@ -1,11 +1,11 @@
-"""Memory bandwidth of each device: the triad a = b + s c of STREAM, with float32 arrays.
+"""Memory bandwidth of each device: copy, scale, add and triad of STREAM, with float32 arrays, and
+the way from the host's memory to the device's and back.
 
-Three arrays move in each call, two read and one written; as in STREAM, the read of ``a`` that many
-CPUs make before they write it is not counted. A process measures its devices one after the other.
+As in STREAM, the read of an array that many CPUs make before they write it is not counted.
 """
 
-import argparse
-import functools
+from collections.abc import Callable
+from functools import partial
 
 import harness
 import jax
@@ -15,61 +15,99 @@ import numpy as np
 
 OPTIONS = {
     "megabytes": {
-        "type": "integer",
+        "type": ["integer", "null"],
         "minimum": 1,
         "maximum": 4096,
-        "default": 64,
-        "description": "size of each of the three arrays in MiB; should exceed every cache",
+        "default": None,
+        "description": "size of each array in MiB, which should exceed every cache; null, 64 on a "
+        "CPU and 1024 on a GPU",
     },
 }
 S = 3.0
+MEGABYTES = {"cpu": 64, "gpu": 1024}
+# What each kernel makes of the arrays b and c, how many arrays it moves, and its operations for
+# each of their numbers.
+KERNELS: dict[str, tuple[Callable[..., jax.Array], int, int]] = {
+    "copy": (lambda b, c: b, 2, 0),
+    "scale": (lambda b, c: S * b, 2, 1),
+    "add": (lambda b, c: b + c, 3, 1),
+    "triad": (lambda b, c: b + S * c, 3, 2),
+}
 
 
 # Writing to fresh memory would measure the CPU's page faults, so each call reuses the last array.
-@functools.partial(jax.jit, donate_argnums=0, keep_unused=True)
-def triad(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
-    return b + S * c
+@partial(jax.jit, donate_argnums=0, keep_unused=True, static_argnums=3)
+def run(a: jax.Array, b: jax.Array, c: jax.Array, kernel: str) -> jax.Array:
+    # Else XLA would hand out b itself for a copy.
+    return jax.lax.optimization_barrier(KERNELS[kernel][0](b, c))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def operands(n: int) -> tuple[jax.Array, ...]:
-    """Room for ``a``; and ``b`` and ``c``, small integers: the triad is then an exact float32."""
+    """Room for ``a``; and ``b`` and ``c``, small integers, so that every kernel is exact."""
     i = jnp.arange(n)
     return tuple((i % k).astype(jnp.float32) for k in (1, 1021, 1019))
 
 
-def on_device(args: argparse.Namespace, device: jax.Device) -> tuple[dict[str, float], list[float]]:
-    """Check of the triad, and seconds of each sample, on one device."""
-    with jax.default_device(device):
-        a, b, c = jax.block_until_ready(operands(args.megabytes * 2**18))
-        a = triad(a, b, c)
-        error = np.max(np.abs(np.asarray(a) - (np.asarray(b) + np.float32(S) * np.asarray(c))))
-        check = measure.check("the triad", error, tolerance=0.0)
-
-        def call() -> jax.Array:
-            nonlocal a
-            a = triad(a, b, c)
-            return a
-
-        return check, measure.seconds(call, args.warmup, args.repeats)
-
-
 def main() -> None:
-    args = harness.parser(__doc__, measure.OPTIONS | OPTIONS).parse_args()
+    args = measure.parser(__doc__, OPTIONS).parse_args()
     harness.start(args)
-    with measure.memory_for(f"megabytes {args.megabytes}"):
-        measured = [on_device(args, device) for device in jax.local_devices()]
-    result = measure.result(
-        args,
-        benchmark="memory",
-        quantity="triad bandwidth per device",
-        unit="GB/s",
-        formula="3 S / t, with S the bytes of one array",
-        work=3 * args.megabytes * 2**20 / 1e9,
-        checks=[check for check, _ in measured],
-        seconds=[seconds for _, seconds in measured],
-    )
-    harness.write_json(args.out, result)
+    size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
+
+    def kernel(name: str) -> measure.Measurement:
+        def on(device: jax.Device) -> measure.Measurement:
+            a, b, c = jax.block_until_ready(operands(size // 4))
+            a = run(a, b, c, name)
+            exact = KERNELS[name][0](np.asarray(b), np.asarray(c))
+            check = measure.check(f"the {name}", np.max(np.abs(np.asarray(a) - exact)), 0.0)
+
+            def call() -> jax.Array:
+                nonlocal a
+                a = run(a, b, c, name)
+                return a
+
+            return {"check": check} | measure.take(call, args, [device])
+
+        _, arrays, operations = KERNELS[name]
+        return measure.measurement(
+            quantity="bandwidth per device",
+            unit="GB/s",
+            formula=f"{arrays} S / t, with S the bytes of one array",
+            work=arrays * size / 1e9,
+            intensity=operations / (4 * arrays) or None,
+            flops_per_unit=operations / (4 * arrays) / 1e3 or None,
+            **measure.each_device(on),
+        )
+
+    def transfer(name: str) -> measure.Measurement:
+        if jax.local_devices()[0].platform == "cpu":
+            raise measure.UnsupportedError("the CPU's memory is the host's")
+        host = np.arange(size // 4, dtype=np.float32) % 1021
+
+        def on(device: jax.Device) -> measure.Measurement:
+            there = jax.block_until_ready(jax.device_put(host, device))
+            error = np.max(np.abs(np.asarray(there) - host))
+            check = measure.check(f"the transfer {name}", error, 0.0)
+
+            def call() -> object:
+                if name == "host to device":
+                    return jax.device_put(host, device)
+                # A fresh array: JAX keeps what it has once brought to the host.
+                return np.asarray(there.copy())
+
+            return {"check": check} | measure.take(call, args, [device])
+
+        return measure.measurement(
+            quantity="bandwidth per device",
+            unit="GB/s",
+            formula="S / t, with S the bytes of the array",
+            work=size / 1e9,
+            **measure.each_device(on),
+        )
+
+    find = dict.fromkeys(KERNELS, kernel)
+    find |= dict.fromkeys(("host to device", "device to host"), transfer)
+    measure.write(args, (measure.case(partial(f, name), kernel=name) for name, f in find.items()))
 
 
 if __name__ == "__main__":

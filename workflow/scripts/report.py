@@ -5,22 +5,34 @@ plots are inline SVG, coloured by the page's CSS variables, so that they follow 
 """
 
 import argparse
-import io
 import json
 import math
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import findings
 import jinja2
 import numpy as np
-from markupsafe import Markup, escape
+import yaml
+from drawing import (
+    CSS,
+    GREY,
+    INK,
+    MUTED,
+    PAGE,
+    POINTS,
+    SERIES,
+    STYLE,
+    axes,
+    labels,
+    number,
+    strokes,
+    svg,
+)
+from markupsafe import Markup
 from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Result = dict[str, Any]
 NEEDED = {  # fields of each kind of result
@@ -29,8 +41,8 @@ NEEDED = {  # fields of each kind of result
     "validation_bits_per_byte unigram_bits_per_byte gzip_bits_per_byte tokens_per_second segments "
     "mfu mfu_causal",
     "program": "provenance program steps seconds segments",  # a training that is not ours
-    "benchmark": "provenance benchmark quantity unit higher_is_better formula check samples median "
-    "min max iqr",
+    "benchmark": "allocation benchmarks",
+    "vetting": "nodes values exclude",
 }
 PLUMBING = {
     "data_record",
@@ -51,17 +63,6 @@ MUST_AGREE = {  # parts of a provenance, and how to call several
     "driver": "drivers",
     "device": "kinds of device",
 }
-ROWS = 20  # entries of a benchmark group that get a row each in its plot
-PLOTS = 20  # benchmark groups that get a plot
-POINTS = 500  # of a curve, or of a benchmark's samples; the page is 700 pixels wide
-WIDTH = 640  # of a plot, in its own pixels
-
-# Colours of a plot stand for CSS variables, which svg() puts in their place.
-PAGE, INK, MUTED, GRID, GREY = "#060101", "#060102", "#060103", "#060104", "#060105"
-SERIES = [f"#0600{n:02}" for n in range(1, 7)]
-CSS = {PAGE: "page", INK: "ink", MUTED: "muted", GRID: "grid", GREY: "grey"}
-CSS |= {colour: f"c{n}" for n, colour in enumerate(SERIES, 1)}
-STYLE: Any = {"svg.fonttype": "none", "path.simplify": False, "text.parse_math": False}
 
 
 def fail(sentence: str) -> NoReturn:
@@ -104,18 +105,6 @@ def load_curve(path: Path, data: Result) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
 
 
-def number(value: Any, like: float | None = None) -> str:
-    """A number with 4 significant digits, or with as many decimals as ``like`` has then."""
-    if not isinstance(value, (int, float)):
-        return "\N{EM DASH}"
-    size = math.floor(math.log10(abs(like or value) or 1))
-    if isinstance(value, int) or not value:
-        text = f"{value:,.0f}"
-    else:
-        text = f"{value:.2e}" if size < -3 else f"{value:,.{max(0, 3 - size)}f}"
-    return text.replace("-", "\N{MINUS SIGN}").replace(",", "\N{NARROW NO-BREAK SPACE}")
-
-
 def mega(count: float) -> str:
     """A number of bytes."""
     power = min(3, int(math.log10(max(1, count)) / 3))
@@ -136,70 +125,27 @@ def printable(text: str) -> str:
     )
 
 
-def axes(height: int, left: int, right: int, top: int, xlabel: str) -> Axes:
-    """Axes in a new figure, with just a line at the bottom; sizes are those of the margins."""
-    box = (left / WIDTH, 44 / height, 1 - (left + right) / WIDTH, 1 - (top + 44) / height)
-    ax = Figure(figsize=(WIDTH / 72, height / 72)).add_axes(box)
-    ax.spines[["left", "right", "top"]].set_visible(False)
-    ax.spines["bottom"].set_color(MUTED)
-    ax.tick_params(labelcolor=MUTED, bottom=False, left=False, pad=8)
-    ax.set_axisbelow(True)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}".replace(",", "\u202f")))
-    ax.set_xlabel(xlabel, loc="right", color=MUTED, labelpad=2)
-    return ax
-
-
-def strokes(ax: Axes, x: Any, y: Any, x_end: Any, y_end: Any, cap: Any = "butt", **style: Any):
-    """Lines from each (x, y) to its (x_end, y_end), as one small path."""
-    x, y, x_end, y_end, gap = np.broadcast_arrays(x, y, x_end, y_end, np.nan)
-    points = (np.ravel([x, x_end, gap], "F"), np.ravel([y, y_end, gap], "F"))
-    ax.plot(*points, clip_on=False, solid_capstyle=cap, **style)
-
-
-def svg(ax: Axes, label: str) -> Markup:
-    """The figure as an element of the page, without ids, fonts, namespaces or a fixed size."""
-    file = io.StringIO()
-    ax.get_figure(root=True).savefig(file, format="svg", transparent=True)  # type: ignore[union-attr]
-    text = re.sub(
-        r"<metadata>.*?</metadata>|<defs>.*?</defs>", "", file.getvalue(), flags=re.DOTALL
-    )
-    text = re.sub(
-        r' (id|clip-path)="[^"]*"| font-family: [^;"]*;?| transform="rotate\(-0[^"]*"', "", text
-    )
-    text = re.sub("#060[01]0[1-6]", lambda m: f"var(--{CSS[m[0]]})", re.sub(r"\s+", " ", text))
-    box, body = re.findall(r'<svg [^>]*(viewBox="[^"]*")[^>]*>(.*)', text)[0]
-    return Markup(f'<svg {box} role="img" aria-label="{escape(label)}">{body}')
-
-
 def loss_plot(runs: Sequence[Result]) -> Markup:
     """Loss over steps, final validations as points, and the baselines if all runs share them."""
-    ax = axes(340, left=30, right=128, top=28, xlabel="step")
+    ax = axes(340, left=30, right=128, top=28, xlabel="step", ylabel="bits per byte")
     best, last = runs[0], max(run["steps"] for run in runs)
     for run in reversed(runs):  # the best on top
         x, y = run["steps"], run["validation_bits_per_byte"]
         ax.plot(*run["curve"], color=run["colour"], linewidth=1.8, clip_on=False)
         for colour, width in ((PAGE, 13), (run["colour"], 9)):  # a point with a halo
             strokes(ax, [x], [y], [x], [y], cap="round", color=colour, linewidth=width, zorder=3)
-    labels = [(best["validation_bits_per_byte"], "best" if len(runs) > 1 else "model", INK)]
+    ends = [(best["validation_bits_per_byte"], "best" if len(runs) > 1 else "model", INK)]
     for field, name in BASELINES.items():
         if len({run[field] for run in runs}) == 1:
-            labels.append((best[field], name, MUTED))
+            ends.append((best[field], name, MUTED))
             ax.axhline(
                 best[field], color=MUTED, linestyle=(0, (4, 3)), linewidth=1.2, clip_on=False
             )
     # From 0 to the 8 bits that a byte has, or to whatever is higher.
-    height = 1.02 * max(8, *(y for y, *_ in labels), *(max(run["curve"][1]) for run in runs))
+    height = 1.02 * max(8, *(y for y, *_ in ends), *(max(run["curve"][1]) for run in runs))
     ax.set(xlim=(0, last), ylim=(0, height))
-    ax.grid(axis="y", color=GRID)
-    ax.text(-0.06, 1.05, "bits per byte", color=MUTED, transform=ax.transAxes)
-    floor, margin = 0.0, ax.get_yaxis_transform()
-    for y, name, colour in sorted(labels):  # pushed apart where they would overlap
-        floor = max(y, floor)
-        ax.text(1.03, floor, f"{name} {y:.3f}", color=colour, va="center", transform=margin)
-        floor += 0.085 * height
-    finals = ", ".join(f"{name} {y:.3f}" for y, name, _ in labels)
+    labels(ax, [(y, f"{name} {y:.3f}", colour) for y, name, colour in ends])
+    finals = ", ".join(f"{name} {y:.3f}" for y, name, _ in ends)
     return svg(ax, f"Training loss over {last} steps, in bits per byte; at the end: {finals}.")
 
 
@@ -221,60 +167,6 @@ def verdict(run: Result) -> str:
     else:
         why = f"It saw {mega(length)} {seen / length:.1f} times: raise layers, width or steps."
     return f"The model does not beat gzip: it needs {text}, so {share} more. {why}"
-
-
-def bars(entries: Sequence[Result], unit: str) -> Axes:
-    """A row for each entry: bar to the median, line from minimum to maximum, stroke per sample."""
-    height, widest = 46 * len(entries), 1.02 * max(entry["max"] for entry in entries)
-    ax = axes(height + 48, left=4, right=12, top=4, xlabel=unit)
-    ax.set(xlim=(0, widest), ylim=(height, 0), yticks=[])
-    ax.grid(axis="x", color=GRID)
-    for row, entry in enumerate(entries):
-        y, name, median = 46 * row + 28, entry["name"], entry["median"]
-        count = min(POINTS, len(entry["samples"]))
-        samples = np.quantile(entry["samples"], np.linspace(0, 1, count))
-        ax.text(0, y - 10, name if len(name) < 45 else name[:42] + "…", color=INK)
-        ax.text(widest, y - 10, f"{number(median)} {unit}", color=INK, ha="right")
-        strokes(ax, [0], [y], [median], [y], color=SERIES[0], linewidth=12, alpha=0.35)
-        strokes(ax, [median], [y - 6], [median], [y + 6], color=SERIES[0], linewidth=4)
-        strokes(ax, [entry["min"]], [y], [entry["max"]], [y], color=INK, linewidth=1)
-        strokes(ax, samples, y - 4, samples, y + 4, color=INK, linewidth=1)
-    return ax
-
-
-def ranks(entries: Sequence[Result], unit: str) -> Axes:
-    """Many entries in one small plot: median and range of each, from best to worst."""
-    ax = axes(280, left=60, right=12, top=28, xlabel="rank")
-    low, median, high = ([entry[key] for entry in entries] for key in ("min", "median", "max"))
-    x = np.arange(1, len(entries) + 1)
-    strokes(ax, x, low, x, high, color=GREY, linewidth=min(6, 400 / len(entries)))
-    ax.plot(x, median, color=SERIES[0], linewidth=1.8, drawstyle="steps-mid", clip_on=False)
-    ax.set(xlim=(0.5, len(entries) + 0.5), ylim=(0, 1.02 * max(high)))
-    ax.grid(axis="y", color=GRID)
-    ax.text(-0.1, 1.05, unit, color=MUTED, transform=ax.transAxes)
-    return ax
-
-
-def benchmark_groups(results: Sequence[Result]) -> list[Result]:
-    """Results of the same benchmark, quantity and unit belong together."""
-    together: dict[tuple[str, str, str], list[Result]] = {}
-    for result in results:
-        devices = result.get("median_per_device", [])
-        slowest = 100 - 100 * min(devices) / float(np.median(devices)) if len(devices) > 1 else None
-        result["slowest"] = slowest and f"\N{MINUS SIGN}{slowest:.1f}\N{NARROW NO-BREAK SPACE}%"
-        key = (result["benchmark"], result["quantity"], result["unit"])
-        together.setdefault(key, []).append(result)
-    groups: list[Result] = []
-    for (benchmark, quantity, unit), entries in together.items():
-        higher, many = entries[0]["higher_is_better"], len(entries) > ROWS
-        order = sorted(entries, key=lambda entry: entry["median"], reverse=higher)
-        group: Result = {"benchmark": benchmark, "quantity": quantity, "unit": unit, "many": many}
-        group |= {"entries": order if many else entries, "best": order[0], "worst": order[-1]}
-        label = some(f"{entry['name']} {number(entry['median'])} {unit}" for entry in order)
-        draw = ranks if many else bars
-        plot = len(groups) < PLOTS and svg(draw(group["entries"], unit), f"{quantity}: {label}")
-        groups.append(group | {"plot": plot})
-    return groups
 
 
 def identity(provenance: Result) -> Result:
@@ -323,7 +215,14 @@ def origins(results: Sequence[tuple[str, Result]]) -> Result:
     }
 
 
-def page(smoke_test: Result, trainings: list[Result], benchmarks: list[Result]) -> str:
+def page(
+    smoke_test: Result,
+    trainings: list[Result],
+    benchmarks: list[Result],
+    site: Result,
+    history: Path,
+    vetting: Result | None,
+) -> str:
     """The HTML page."""
     programs = [run for run in trainings if "program" in run]
     runs = [run for run in trainings if "program" not in run]
@@ -337,7 +236,13 @@ def page(smoke_test: Result, trainings: list[Result], benchmarks: list[Result]) 
         run["css"], run["verdict"], run["plot"] = CSS[run["colour"]], verdict(run), loss_plot([run])
     results = [("smoke test", smoke_test["provenance"])] if smoke_test["provenance"] else []
     results += [(run["name"], part["provenance"]) for run in trainings for part in run["segments"]]
-    results += [(result["name"], result["provenance"]) for result in benchmarks]
+    results += [
+        (f"{benchmark['name']} on {result['name']}", benchmark["provenance"])
+        for result in benchmarks
+        for benchmark in result["benchmarks"]
+        if benchmark.get("provenance")
+    ]
+    entries = findings.entries_of(site, benchmarks)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "report"),
         autoescape=True,
@@ -350,8 +255,13 @@ def page(smoke_test: Result, trainings: list[Result], benchmarks: list[Result]) 
         runs=runs,
         programs=programs,
         overview=loss_plot(runs) if len(runs) > 1 else None,
-        groups=benchmark_groups(benchmarks),
-        benchmarks=len(benchmarks),
+        benchmarks=sum(len(result["benchmarks"]) for result in benchmarks),
+        verdicts=findings.overview(entries),
+        groups=findings.grouped(entries),
+        scaling=findings.scaling(entries),
+        rooflines=findings.rooflines(entries),
+        past=findings.past(history, entries),
+        nodes=vetting and findings.node_map(vetting),
         origin=origins(results) if results else None,
     )
 
@@ -362,7 +272,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="page to write (HTML)")
     parser.add_argument("--smoke-test", type=Path, required=True, help="its result")
     parser.add_argument("--train", type=Path, nargs="*", default=[], help="summaries of trainings")
-    parser.add_argument("--benchmark", type=Path, nargs="*", default=[], help="their results")
+    parser.add_argument(
+        "--benchmark", type=Path, nargs="*", default=[], help="allocations' results"
+    )
+    parser.add_argument("--site", type=Path, required=True, help="site.yaml")
+    parser.add_argument("--history", type=Path, required=True, help="folder of the history")
+    parser.add_argument("--vetting", type=Path, help="what vet.py found")
     args = parser.parse_args()
 
     smoke_test = load(args.smoke_test, "smoke_test")
@@ -371,8 +286,10 @@ def main() -> None:
         if "program" not in run:
             run["curve"] = load_curve(path.with_name("metrics.jsonl"), run["data"])
     benchmarks = [load(path, "benchmark") for path in args.benchmark]
+    vetting = load(args.vetting, "vetting") if args.vetting else None
+    site = yaml.safe_load(args.site.read_text())
     with rc_context(STYLE | {"font.size": 13}):
-        text = page(smoke_test, runs, benchmarks)
+        text = page(smoke_test, runs, benchmarks, site, args.history, vetting)
     part = args.out.with_name(args.out.name + ".part")
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

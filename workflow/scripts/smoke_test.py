@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import benchmark_all_reduce
-import benchmark_matmul
+import benchmark_collective
+import benchmark_compute
 import harness
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,10 @@ def gradient(args: argparse.Namespace, mesh: Mesh) -> Outcome:
 
 def collective(args: argparse.Namespace, mesh: Mesh) -> Outcome:
     """A psum over all devices of small integers: exact in float32."""
-    x = benchmark_all_reduce.operand(mesh, 1024)
-    return exact(benchmark_all_reduce.error(benchmark_all_reduce.all_reduce(mesh)(x), mesh.size))
+    size = 1024
+    x = benchmark_collective.operand(mesh, size)
+    total = benchmark_collective.collective(mesh, "all_reduce")(x)
+    return exact(benchmark_collective.error("all_reduce", mesh, total, size))
 
 
 def exact(error: Any) -> Outcome:
@@ -80,14 +82,14 @@ def matmul_float32(args: argparse.Namespace, mesh: Mesh) -> Outcome:
 
 
 def matmul(dtype: str) -> Outcome:
-    """A product on each local device; benchmark_matmul.error derives the tolerance."""
+    """A product on each local device; benchmark_compute.error derives the tolerance."""
     errors = []
     for device in jax.local_devices():
         with jax.default_device(device):
-            multiply, a, b = benchmark_matmul.product(512, dtype)
-            error, tolerance = benchmark_matmul.error(a, b, multiply(a, b))
-            errors.append(error)
-    worst = float(np.max(errors))
+            multiply, a, b = benchmark_compute.product((512, 512, 512), dtype)
+            found = benchmark_compute.error(a, b, multiply(a, b), dtype)
+            errors.append(found["error"])
+    worst, tolerance = float(np.max(errors)), found["tolerance"]
     return f"relative error {worst:.2g}", f"at most {tolerance:.2g}", worst <= tolerance
 
 

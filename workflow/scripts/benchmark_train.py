@@ -1,0 +1,142 @@
+"""Speed of the training step of train.py, forward, backward and update, on one batch at all times.
+
+The batch counts upwards from random tokens, which a model learns at once, so a step that does not
+lower the loss is wrong. MFU counts the matrix products only (flops.per_token), over the peak of all
+devices. Weak scaling: ``batch_per_device``, swept over nodes; strong scaling: ``global_batch``.
+"""
+
+import argparse
+import math
+from functools import partial
+
+import flops
+import harness
+import jax
+import measure
+import model
+import numpy as np
+import optax
+import train
+from jax.sharding import Mesh, NamedSharding
+
+OPTIONS = {
+    "presets": {
+        "type": ["array", "null"],
+        "minItems": 1,
+        "items": {
+            "type": "string",
+            "enum": ["tiny", "124M", "350M", "774M", "1B", "3B", "7B"],
+        },
+        "default": None,
+        "description": "sizes of model; null, tiny on a CPU and 124M on a GPU",
+    },
+    "batch_per_device": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 8,
+        "description": "sequences per step and device",
+    },
+    "global_batch": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "sequences per step on all devices together, in place of batch_per_device",
+    },
+    "vocabulary": {
+        "type": ["integer", "null"],
+        "minimum": 2,
+        "default": None,
+        "description": "number of tokens; null, 256 on a CPU and 50304, as GPT-2's, on a GPU",
+    },
+    "fsdp": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 1,
+        "description": "devices that share one copy of the parameters",
+    },
+    "remat": {
+        "type": "string",
+        "enum": ["none", "dots", "full"],
+        "default": "none",
+        "description": "what the backward pass computes again",
+    },
+}
+DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
+
+
+def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measurement:
+    """Speed of the step of one size of model."""
+    _, vocabulary, dtype = DEFAULTS[jax.default_backend()]
+    layers, width, heads, context, ngram = (int(size) for size in model.PRESETS[preset][:5])
+    batch = args.global_batch or args.batch_per_device * mesh.size
+    if batch % mesh.size:
+        harness.fail(f"global_batch {batch} is not a multiple of {mesh.size} devices")
+    config = model.Config(
+        layers=layers,
+        width=width,
+        heads=heads,
+        ngram=ngram,
+        vocabulary=args.vocabulary or vocabulary,
+        dtype=dtype,
+        remat=args.remat,
+        mesh=mesh,
+    )
+    # Slow enough for every width; the rate does not change the work.
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
+    step = jax.jit(partial(train.train_step, config, optimizer, 1), donate_argnums=0)
+
+    def initial() -> train.Tree:
+        params = model.init(config, jax.random.key(0))
+        return {"params": params, "optimizer": optimizer.init(params)}
+
+    first = np.random.default_rng(0).integers(0, config.vocabulary, (batch, 1))
+    rows = ((first + np.arange(context + 1)) % config.vocabulary).astype(np.int32)
+    shardings = model.shardings(mesh, jax.eval_shape(initial))
+    state = jax.block_until_ready(jax.jit(initial, out_shardings=shardings)())
+    tokens = jax.make_array_from_callback(
+        rows.shape, NamedSharding(mesh, model.BATCH), lambda index: rows[index]
+    )
+    wishes = np.zeros(mesh.size, np.int32)
+    state, metrics = step(state, tokens, wishes)
+    # Before training all tokens are about equally likely; the logits have a spread of 0.1.
+    loss = float(metrics["loss"])
+    check = measure.check("the first loss", abs(loss - math.log(config.vocabulary)), 0.1)
+
+    def call() -> train.Tree:
+        nonlocal state, metrics
+        state, metrics = step(state, tokens, wishes)
+        return metrics
+
+    taken = measure.take(call, args)
+    last = float(metrics["loss"])
+    if not last < loss:  # also when it is not a number
+        harness.fail(f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}")
+    speed = batch * context / float(np.median(taken["seconds"]))
+    peak = flops.peak(jax.devices()[0].device_kind)
+    full, causal = (flops.per_token(config, context, causal) for causal in (False, True))
+    return measure.measurement(
+        quantity="training throughput",
+        unit="tokens/s",
+        formula="global_batch * context / t",
+        work=batch * context,
+        check=check,
+        tokens_per_call=batch * context,
+        model_tflops_per_device=speed * full / mesh.size / 1e12,
+        mfu=peak and speed * full / mesh.size / peak,
+        mfu_causal=peak and speed * causal / mesh.size / peak,
+        loss={"unit": "nats per token", "first": loss, "last": last},
+        **taken,
+    )
+
+
+def main() -> None:
+    args = measure.parser(__doc__, OPTIONS).parse_args()
+    if args.devices % args.fsdp:
+        harness.fail(f"fsdp {args.fsdp} does not divide {args.devices} devices")
+    mesh = Mesh(harness.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
+    presets = args.presets or [DEFAULTS[jax.default_backend()][0]]
+    measure.write(args, (measure.case(partial(find, args, mesh, x), preset=x) for x in presets))
+
+
+if __name__ == "__main__":
+    main()

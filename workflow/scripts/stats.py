@@ -1,0 +1,111 @@
+"""What repeated measurements say: intervals, comparisons and outliers, without assuming a shape.
+
+The independent observations are rounds: each is a start of the program of its own, some time after
+the one before. Samples within a round share its memory layout, its clocks and its neighbours, so
+that many of them promise a precision that the next start does not keep.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.stats
+
+CONFIDENCE = 0.95
+
+
+def interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Interval that holds the median of the values' distribution, whatever that is.
+
+    None if even the whole range does not reach the confidence: with fewer than 6 values for 95 %.
+    """
+    found = scipy.stats.quantile_test(values, p=0.5).confidence_interval(CONFIDENCE)
+    return (float(found.low), float(found.high)) if math.isfinite(found.high - found.low) else None
+
+
+def best(samples: Sequence[Sequence[float]], higher_is_better: bool) -> list[float]:
+    """The best sample of each round.
+
+    What disturbs a computation only ever adds time, so of a few samples the fastest is the one that
+    comes again most reliably (Chen and Revels 2016, arXiv:1608.04295).
+    """
+    return [max(part) if higher_is_better else min(part) for part in samples]
+
+
+class Comparison(NamedTuple):
+    """Ratio of B to A with its interval, and what it means."""
+
+    ratio: float
+    interval: tuple[float, float] | None
+    verdict: str
+
+
+def compare(
+    a: Sequence[float], b: Sequence[float], higher_is_better: bool, margin: float
+) -> Comparison:
+    """Is B faster or slower than A? Both are observations, all positive.
+
+    The ratio is the median of all ratios of a B to an A, and its interval leaves out as many at
+    either end as the rank-sum test allows (Hodges and Lehmann 1963; Hollander, Wolfe and Chicken
+    2014, Nonparametric Statistical Methods, 4.3): exact for observations that are independent, and
+    whose distributions differ in nothing but the ratio. A difference counts if it is more than
+    ``margin``, a share of A, and the interval does not hold 1.
+    """
+    ratios = np.sort(np.divide.outer(np.asarray(b, float), np.asarray(a, float)).ravel())
+    ratio = float(np.median(ratios))
+    left_out = rank_sum_quantile(len(a), len(b), (1 - CONFIDENCE) / 2)
+    if not left_out:
+        return Comparison(ratio, None, f"too few: {len(a)} and {len(b)}")
+    low, high = float(ratios[left_out - 1]), float(ratios[-left_out])
+    better = ratio if higher_is_better else 1 / ratio
+    if low <= 1 <= high or abs(better - 1) <= margin:
+        return Comparison(ratio, (low, high), "no difference")
+    return Comparison(ratio, (low, high), "faster" if better > 1 else "slower")
+
+
+def rank_sum_quantile(m: int, n: int, tail: float) -> int:
+    """Largest k with P(U < k) <= tail, for the Mann-Whitney statistic U of m and n values alike."""
+    # P(U = k) is a coefficient of the Gaussian binomial over their sum: the product of
+    # (1 - q^(m + i)) / (1 - q^i) for i from 1 to n.
+    chances = np.zeros(m * n + 1)
+    chances[0] = 1
+    for i in range(1, n + 1):
+        chances[m + i :] -= chances[: len(chances) - m - i].copy()
+        for first in range(i):
+            chances[first::i] = np.cumsum(chances[first::i])
+        chances *= i / (m + i)
+    return int(np.searchsorted(np.cumsum(chances), tail, side="right"))
+
+
+def outliers(values: dict[str, float], others: Sequence[float], margin: float) -> dict[str, float]:
+    """Names whose value is far below what is usual, and by what share.
+
+    Usual is the median of these values and ``others``; far is, by the logarithm, as speeds differ
+    by factors, more than 3.5 times 1.4826 MAD, the standard deviation of a normal distribution
+    (Iglewicz and Hoaglin 1993), and more than ``margin``, a share of the median: among equal nodes
+    the MAD is next to nothing.
+    """
+    everything = np.log([*values.values(), *others])
+    usual = float(np.median(everything))
+    spread = 1.4826 * float(np.median(np.abs(everything - usual)))
+    limit = usual - max(3.5 * spread, -math.log(1 - margin))
+    return {
+        name: 1 - value / math.exp(usual)
+        for name, value in values.items()
+        if math.log(value) < limit
+    }
+
+
+def summary(samples: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Figures of a measurement from its rounds' samples, in the unit of the samples."""
+    middles = [float(np.median(part)) for part in samples]
+    everything = np.concatenate([np.asarray(part, float) for part in samples])
+    return {
+        "median": float(np.median(middles)),
+        "interval": interval(middles),
+        "min": float(everything.min()),
+        "p95": float(np.percentile(everything, 95)),
+        "max": float(everything.max()),
+        "rounds": middles,
+    }

@@ -21,6 +21,7 @@ include: "rules/report.smk"
 
 onerror:
     print_reasons(log)
+    vet_rest()
 
 
 rule all:
@@ -31,3 +32,4 @@ rule all:
         rules.smoke_test.output.result,
         rules.train.input,
         rules.benchmark.input,
+        rules.vet.input if VETTED else [],

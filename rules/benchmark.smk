@@ -1,30 +1,103 @@
 rule benchmark:
     input:
-        expand("results/benchmark/{name}.json", name=CONFIG["benchmark"]),
+        expand("results/benchmark/{name}.json", name=PLACES),
+        expand("results/benchmark/.{name}.recorded", name=PLACES),
+        passed="results/.benchmarks_passed" if PLACES else [],
 
 
+# One job for all benchmarks of a placement. Their containers are started by what is in the plan,
+# since each round is a start of its own.
 rule benchmark_run:
     input:
         **container_input(),
         smoke_test=rules.smoke_test.output.passed,
-        script=lambda w: script(f"benchmark_{job_of('benchmark', w)['program']}"),
-        shared=[script("harness"), script("measure")],
+        script=script("run_benchmarks"),
+        measure=script("measure"),
+        programs=lambda w: programs_of(w.name),
+        digests=lambda w: digests_of(w.name),
     output:
         result="results/benchmark/{name}.json",
+        plan="results/benchmark/plan/{name}.json",
     log:
         "logs/benchmark/{name}.log",
     wildcard_constraints:
-        name=names("benchmark"),
-    container:
-        container_for("benchmark")
-    threads: threads_of("benchmark")
+        name=names("allocation"),
+    threads: threads_of("allocation")
     resources:
-        **resources_of("benchmark"),
+        **resources_of("allocation"),
     params:
-        launch=launcher("benchmark"),
-        arguments=arguments("benchmark"),
+        plan=lambda w: plan(w.name),
     message:
-        "Benchmark {wildcards.name}"
-    shell:
-        "{params.launch} {input.script:q} {params.arguments} --out={output.result:q}"
-        " > {log:q} 2>&1"
+        "Benchmarks on {wildcards.name}"
+    run:
+        Path(output.plan).write_text(json.dumps(params.plan, indent=1) + "\n")
+        shell(
+            "{sys.executable:q} {input.script:q} --plan={output.plan:q} --out={output.result:q}"
+            " > {log:q} 2>&1"
+        )
+
+
+rule benchmark_record:
+    input:
+        result=rules.benchmark_run.output.result,
+    output:
+        touch("results/benchmark/.{name}.recorded"),
+    log:
+        "logs/record/{name}.log",
+    wildcard_constraints:
+        name=names("allocation"),
+    localrule: True
+    params:
+        script=script("history"),
+        history=CONFIG["history"],
+    message:
+        "Add {wildcards.name} to {CONFIG[history]}"
+    run:
+        shell(
+            "{sys.executable:q} {params.script:q} --store={params.history:q} add {input.result:q}"
+            " > {log:q} 2>&1"
+        )
+
+
+rule verdict:
+    input:
+        results=expand(rules.benchmark_run.output.result, name=PLACES),
+        site=SITE["file"],
+        script=script("verdicts"),
+    output:
+        passed=touch("results/.benchmarks_passed"),
+    log:
+        "logs/verdict.log",
+    localrule: True
+    message:
+        "Verdict on all benchmarks"
+    run:
+        shell(
+            "{sys.executable:q} {input.script:q} --site={input.site:q} {input.results:q}"
+            " 2>&1 | tee {log:q}"
+        )
+
+
+rule vet:
+    input:
+        expand("results/benchmark/{name}.json", name=VETTED),
+        expand("results/benchmark/.{name}.recorded", name=VETTED),
+        "results/vetting.json",
+
+
+rule vet_nodes:
+    input:
+        results=expand(rules.benchmark_run.output.result, name=VETTED),
+        site=SITE["file"],
+        script=script("vet"),
+    output:
+        result="results/vetting.json",
+    log:
+        "logs/vet.log",
+    localrule: True
+    params:
+        command=vet_nodes(),
+    message:
+        "Compare nodes"
+    run:
+        shell("{params.command} --results {input.results:q} 2>&1 | tee {log:q}")

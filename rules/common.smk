@@ -31,6 +31,8 @@ try:
     CONFIG = configuration.load(config, SITE)
     if CONFIG["packages"] and not CONTAINED:
         sys.exit("packages: they are added to a container, and here jobs run without one")
+    if any(job["sif"] for job in CONFIG["benchmark"].values()) and not CONTAINED:
+        sys.exit("benchmark: a sif is named, and here jobs run without a container")
     PULLED = configuration.container(CONFIG | {"packages": {}}, SITE)
     CONTAINER = configuration.container(CONFIG, SITE)
 except configuration.ConfigurationError as error:
@@ -45,6 +47,7 @@ onstart:
         )
     check_container()
     refuse_second_run()
+    refuse_absent_nodes()
     prepare_wiped_data()
     SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
 
@@ -96,6 +99,23 @@ def refuse_second_run():
             f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
             f"have, or end them now with `scancel {jobs}`; nothing was submitted."
         )
+
+
+def refuse_absent_nodes():
+    """Submit nothing if Slurm cannot start a job on a node to vet: it would wait without end."""
+    wanted = {job_of("allocation", job.wildcards)["node"] for job in planned("benchmark_run")}
+    if wanted := wanted - {None}:
+        command = ["sinfo", "--noheader", "--Node", "--format=%N %T", f"--nodes={','.join(wanted)}"]
+        sinfo = subprocess.run(command, capture_output=True, text=True)
+        states = dict(line.split() for line in sinfo.stdout.splitlines())
+        never = r"down|drain|fail|maint|unknown|\*"
+        states = {node: states.get(node, "unknown") for node in sorted(wanted)}
+        absent = [f"{node} ({x})" for node, x in states.items() if re.search(never, x)]
+        if absent:
+            raise WorkflowError(
+                f"vetting.nodes: no job can start on {', '.join(absent)}; take these out, and run "
+                "again; nothing was submitted."
+            )
 
 
 def prepare_wiped_data():
@@ -255,7 +275,7 @@ def container_input():
 
 
 def container_for(section):
-    """SIF for a job of one process, which Snakemake starts. Several start theirs by launcher()."""
+    """SIF for a job of one process, which Snakemake starts. Several start theirs by launch()."""
 
     def container(wildcards):
         job = job_of(section, wildcards)
@@ -274,55 +294,111 @@ def cores():
     return SITE["cores_per_node"] or os.cpu_count()
 
 
+def launch(job, contained):
+    """What stands before a program: environment and, for several processes, the site's launcher.
+
+    With ``contained``, also what starts the container.
+    """
+    packed = CONTAINER if CONTAINED and not job.get("sif") else None  # packages are the image's
+    environment = configuration.job_environment(CONFIG, packed)
+    words = ["env", *(f"{k}={shlex.quote(v)}" for k, v in environment.items())]
+    if processes(job) > 1:
+        words += [
+            SITE["launcher"],
+            f"--nodes={job['nodes']}",
+            f"--ntasks-per-node={job['processes_per_node']}",
+            f"--cpus-per-task={cores() // job['processes_per_node']}",
+        ]
+    if contained:
+        arguments = workflow.deployment_settings.apptainer_args
+        words += ['apptainer exec --home "$PWD"', arguments, job.get("sif") or CONTAINER["sif"]]
+    return " ".join([*words, "python3"])
+
+
 def launcher(section):
-    """What stands before a program: environment and, for several processes, launcher and container."""
+    """What stands before a program. Snakemake itself starts the container of a single process."""
 
-    def launch(wildcards):
+    def words(wildcards):
         job = job_of(section, wildcards)
-        words = ["env"]
-        environment = configuration.job_environment(CONFIG, CONTAINER if CONTAINED else None)
-        words += [f"{k}={shlex.quote(v)}" for k, v in environment.items()]
-        if processes(job) > 1:
-            words += [
-                SITE["launcher"],
-                f"--nodes={job['nodes']}",
-                f"--ntasks-per-node={job['processes_per_node']}",
-                f"--cpus-per-task={cores() // job['processes_per_node']}",
-            ]
-            if CONTAINED:
-                arguments = workflow.deployment_settings.apptainer_args
-                words += ['apptainer exec --home "$PWD"', arguments, CONTAINER["sif"]]
-        return " ".join([*words, "python3"])
+        return launch(job, CONTAINED and processes(job) > 1)
 
-    return launch
+    return words
 
 
 def arguments(section):
+    """Arguments of a program: see arguments_of()."""
+    return lambda wildcards: arguments_of(job_of(section, wildcards))
+
+
+def arguments_of(job):
     """Arguments of a program: what every program takes, then its own options."""
+    words = [f"--devices={job['nodes'] * job['gpus_per_node']}"]
+    if CONFIG["platform"]:
+        words.append(f"--platform={CONFIG['platform']}")
+    if job.get("sif"):
+        words.append(f"--container-record={job['sif']}.json")
+    elif CONTAINED:
+        words.append(f"--container-record={CONTAINER['record']}")
+        words.append(f"--image={CONFIG['image']}")
+    if SITE["host_suffix"]:
+        words.append(f"--host-suffix={SITE['host_suffix']}")
+    for key, value in job["options"].items():
+        if value is None:
+            continue
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        else:
+            words.append(f"--{flag}={value}")
+    return shlex.join(words)
 
-    def argue(wildcards):
-        job = job_of(section, wildcards)
-        words = [f"--devices={job['nodes'] * job['gpus_per_node']}"]
-        if CONFIG["platform"]:
-            words.append(f"--platform={CONFIG['platform']}")
-        if CONTAINED:
-            words.append(f"--container-record={CONTAINER['record']}")
-            words.append(f"--image={CONFIG['image']}")
-        if SITE["host_suffix"]:
-            words.append(f"--host-suffix={SITE['host_suffix']}")
-        for key, value in job["options"].items():
-            if value is None:
-                continue
-            flag = key.replace("_", "-")
-            if isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
-            elif isinstance(value, list):
-                words += [f"--{flag}", *value]
-            else:
-                words.append(f"--{flag}={value}")
-        return shlex.join(words)
 
-    return argue
+def programs_of(allocation):
+    """Programs that run in an allocation."""
+    benchmarks = CONFIG["allocation"][allocation]["benchmarks"]
+    return sorted({script(f"benchmark_{CONFIG['benchmark'][x]['program']}") for x in benchmarks})
+
+
+def digests_of(allocation):
+    """Digests of the containers that its benchmarks name themselves, which a pull leaves."""
+    sifs = [CONFIG["benchmark"][x]["sif"] for x in CONFIG["allocation"][allocation]["benchmarks"]]
+    return sorted({f"{sif}.digest" for sif in sifs if sif})
+
+
+def vet_nodes():
+    """Command that compares the nodes to vet, without their results."""
+    nodes = dict.fromkeys(CONFIG["allocation"][name]["node"] for name in VETTED)
+    words = [sys.executable, script("vet"), f"--site={SITE['file']}", "--out=results/vetting.json"]
+    return shlex.join([*words, f"--history={CONFIG['history']}", "--nodes", *nodes])
+
+
+def vet_rest():
+    """Compare the nodes whose jobs left a result, when others have not: these are named, too."""
+    if planned("vet_nodes") and not Path("results/vetting.json").exists():
+        results = [f"results/benchmark/{name}.json" for name in VETTED]
+        there = shlex.join(result for result in results if Path(result).exists())
+        subprocess.run(f"{vet_nodes()} --results {there}", shell=True)
+        Path("results/vetting.json").unlink(missing_ok=True)
+
+
+def plan(allocation):
+    """What run_benchmarks.py does in an allocation."""
+    place, benchmarks = CONFIG["allocation"][allocation], []
+    for name in place["benchmarks"]:
+        job = CONFIG["benchmark"][name]
+        program = shlex.quote(script(f"benchmark_{job['program']}"))
+        words = [launch(job, CONTAINED), program, arguments_of(job), f"--scratch={SITE['scratch']}"]
+        parts = {key: job[key] for key in ("program", "options", "rounds", "minutes")}
+        benchmarks.append({"name": name, **parts, "command": " ".join(words)})
+    # Neither walltime nor partition: another one makes nothing stale.
+    keys = ("nodes", "gpus_per_node", "processes_per_node", "node")
+    return {"allocation": {key: place[key] for key in keys}, "benchmarks": benchmarks}
+
+
+PLACES = [name for name, place in CONFIG["allocation"].items() if not place["node"]]
+VETTED = [name for name, place in CONFIG["allocation"].items() if place["node"]]
 
 
 def threads_of(section):
@@ -353,6 +429,9 @@ def resources_of(section):
         "runtime": from_job(lambda job: job["walltime"]),
         "slurm_partition": from_job(lambda job: job["partition"]),
         "slurm_account": CONFIG["account"],
+        "slurm_extra": from_job(
+            lambda job: f"--nodelist={node}" if (node := job.get("node")) else ""
+        ),
         "mem_mb": 0,  # all of the node
         "mpi": "srun",
     }

@@ -155,17 +155,14 @@ def load_site(root: Path) -> Settings:
     except (ConfigurationError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} describes no site: {reason}") from None
-    site = with_defaults(site, schema["properties"])
+    site = with_defaults(site, schema["properties"]) | {"file": str(path)}
     for name, advice in site["required_variables"].items():
         if not os.environ.get(name):
             raise ConfigurationError(f"${name} is not set: {advice}")
     for key in ("sif", "scratch"):
         below_variable = site[key].startswith("$")
         site[key] = expand(site[key], key)
-        if not re.fullmatch(r"[\w./+@=-]+", site[key]):
-            raise ConfigurationError(
-                f"{key}: Apptainer takes no path with spaces or special characters: {site[key]}"
-            )
+        simple_path(site[key], key)
         if below_variable and not site[key].startswith("/"):
             raise ConfigurationError(f"{key}: must be an absolute path, not {site[key]}")
     if " " in sys.executable:
@@ -241,6 +238,15 @@ def expand(text: str, path: str) -> str:
     return result
 
 
+def simple_path(path: str, key: str) -> str:
+    """The path, if Apptainer can bind it."""
+    if not re.fullmatch(r"[\w./+@=-]+", path):
+        raise ConfigurationError(
+            f"{key}: Apptainer takes no path with spaces or special characters: {path}"
+        )
+    return path
+
+
 def load(config: Any, site: Settings) -> Settings:
     """The whole configuration, checked and completed.
 
@@ -287,7 +293,69 @@ def load(config: Any, site: Settings) -> Settings:
                 if job_name in config[section]:
                     raise ConfigurationError(f"{path}: there are two jobs named {job_name}")
                 config[section][job_name] = job
+    config["allocation"] = allocations(config["benchmark"], site)
+    config["allocation"] |= vettings(config["vetting"], config["benchmark"], site)
+    config["history"] = expand(config["history"], "history")
     return config
+
+
+def allocations(benchmarks: Settings, site: Settings) -> Settings:
+    """Placements of the benchmarks, by name: those with the same one share a job.
+
+    Each has the keys of a placement, the longest wall time that is asked for, the names of its
+    ``benchmarks``, and the ``node`` that it must be on, if that has a name.
+    """
+    found: Settings = {}
+    for name, job in benchmarks.items():
+        label = f"{job['nodes']}x{job['gpus_per_node']}"
+        if job["processes_per_node"] > 1:
+            label += f"-{job['processes_per_node']}_processes"
+        if job["partition"] != site["partitions"].get("benchmark"):
+            label += f"-{job['partition']}"
+        keys = ("nodes", "gpus_per_node", "processes_per_node", "partition")
+        start = {key: job[key] for key in keys} | {"node": None, "walltime": 0, "benchmarks": []}
+        place = found.setdefault(label, start)
+        place["walltime"] = max(place["walltime"], job["walltime"])
+        place["benchmarks"].append(name)
+    return found
+
+
+def vettings(vetting: Settings, benchmarks: Settings, site: Settings) -> Settings:
+    """Placements of the benchmarks of one node on each node to vet, by name, as allocations()."""
+    if not vetting.get("nodes"):
+        return {}
+    if not site["launcher"]:
+        raise ConfigurationError(
+            f"vetting.nodes: the site {site['name']} has no Slurm that reaches a node by its name"
+        )
+    of_one_node = [name for name, job in benchmarks.items() if job["nodes"] == 1]
+    for name in (names := vetting.get("benchmarks") or of_one_node):
+        if name not in of_one_node:
+            raise ConfigurationError(
+                f"vetting.benchmarks: no benchmark of one node is named {name}; "
+                + nearest(name, of_one_node)
+            )
+    if not names:
+        raise ConfigurationError("vetting.nodes: there is no benchmark of one node to run there")
+    places = allocations({name: benchmarks[name] for name in names}, site)
+    return {
+        f"{label}-{node}": place | {"node": node}
+        for node in dict.fromkeys(name for hosts in vetting["nodes"] for name in expanded(hosts))
+        for label, place in places.items()
+    }
+
+
+def expanded(hosts: str) -> list[str]:
+    """Names that a Slurm host list stands for: ``jrc[0101-0103,0200]`` for four of them."""
+    stem, _, ranges = hosts.rstrip("]").partition("[")
+    names = []
+    for part in ranges.split(",") if ranges else []:
+        first, _, last = part.partition("-")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise ConfigurationError(f"vetting.nodes: {hosts} goes backwards")
+        names += [f"{stem}{number:0{len(first)}}" for number in numbers]
+    return names or [stem]
 
 
 def short_hash(value: Any) -> str:
@@ -349,7 +417,7 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
     swept = {
         key: value
         for key, value in entry.items()
-        if isinstance(value, list) and properties.get(key, {}).get("type") != "array"
+        if isinstance(value, list) and "array" not in properties.get(key, {}).get("type", [])
     }
     single = {key: value for key, value in entry.items() if key not in swept}
     schema = {"type": "object", "properties": properties, "additionalProperties": False}
@@ -375,6 +443,8 @@ def jobs(section: str, name: str, entry: Settings, path: str, site: Settings):
                 check_command(job["options"]["command"], f"{path}.command")
             defining = {k: v for k, v in job["options"].items() if options[k].get("same", True)}
             job["id"] = short_hash([program, defining, job["data"]])
+        if job.get("sif"):
+            job["sif"] = simple_path(expand(job["sif"], f"{path}.sif"), f"{path}.sif")
         label = "-".join([name, *(f"{k}={v}" for k, v in point.items())])
         yield re.sub(r"[^\w.=+-]", "_", label), job
 

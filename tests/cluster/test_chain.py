@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+import yaml
 from nodes import Checkout, Cluster
 
 SCRATCH = "/p/scratch/training"
@@ -25,16 +26,19 @@ SMALL = {
 # Long enough to be caught between its first checkpoint and its end, and soon done when resumed.
 SLOW = SMALL | {"steps": 1500, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
 LONG = SLOW | {"log_every": 1, "steps": 2000, "allocations": 20}
+DEFAULT = yaml.safe_load(Path("config/config.yaml").read_text())
 CHAIN: dict[str, dict[str, Any]] = {
     "train": {
         "one_node": SMALL,
         "two_nodes": SMALL | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
     },
+    # The whole default suite, on one node and on two.
     "benchmark": {
-        "matmul": {"size": 64, "repeats": 3, "partition": "dc-gpu"},
-        "all_reduce": {"nodes": 2, "kilobytes": 64, "repeats": 3},
+        **{name: {"nodes": [1, 2], "rounds": 1} for name in DEFAULT["benchmark"]},
+        "elsewhere": {"program": "memory", "megabytes": 1, "rounds": 1, "partition": "dc-gpu"},
     },
 }
+PLACES = ("1x4", "2x4", "1x4-dc-gpu")
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.usefixtures("repaired")
@@ -90,11 +94,13 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
     seen = {}
     for name in ("smoke_test", "train/one_node/summary", "train/two_nodes/summary"):
         seen[name] = result(alice, name)["provenance"]
-    for name in CHAIN["benchmark"]:
-        seen[name] = result(alice, f"benchmark/{name}")["provenance"]
+    for place in PLACES:
+        for benchmark in result(alice, f"benchmark/{place}")["benchmarks"]:
+            seen[f"{place} {benchmark['name']}"] = benchmark["provenance"]
+    assert len(seen) == 3 + 2 * len(DEFAULT["benchmark"]) + 1
     for name, provenance in seen.items():
         assert provenance["container"]["digest"] == digest[1]
-        both = name in ("train/two_nodes/summary", "all_reduce")
+        both = name == "train/two_nodes/summary" or name.startswith("2x4 ")
         assert re.fullmatch(r"jrc\[0101-0102\]" if both else "jrc010[12]", provenance["nodes"])
         assert provenance["devices"] == (8 if both else 4)
     assert seen["train/two_nodes/summary"]["processes"] == 8
@@ -134,10 +140,15 @@ def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice:
 
 
 def test_account_and_partition_reach_slurm(cluster: Cluster, alice: Checkout) -> None:
-    ids = [result(alice, f"benchmark/{x}")["provenance"]["job"] for x in CHAIN["benchmark"]]
-    query = f"sacct --noheader --allocations --jobs={','.join(ids)} --format=account,partition%20"
+    jobs = {
+        benchmark["provenance"]["job"]
+        for place in PLACES
+        for benchmark in result(alice, f"benchmark/{place}")["benchmarks"]
+    }
+    assert len(jobs) == len(PLACES)  # one for all benchmarks of a placement
+    query = f"sacct --noheader --allocations --jobs={','.join(jobs)} --format=account,partition%20"
     lines = [line.split() for line in cluster.run(query).stdout.splitlines()]
-    assert sorted(lines) == [["training", "dc-gpu"], ["training", "dc-gpu-devel"]]
+    assert sorted(lines) == [["training", "dc-gpu"], *[["training", "dc-gpu-devel"]] * 2]
 
 
 def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:

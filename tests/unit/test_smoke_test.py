@@ -3,8 +3,8 @@
 import json
 import sys
 
-import benchmark_all_reduce
-import benchmark_matmul
+import benchmark_collective
+import benchmark_compute
 import harness
 import jax
 import numpy as np
@@ -114,7 +114,7 @@ def off_by(amount, make):
         (jax, "jit", 1, "jit"),
         (jax, "grad", 1, "gradient"),
         (jax, "grad", float("nan"), "gradient"),
-        (benchmark_all_reduce, "all_reduce", 1, "collective"),
+        (benchmark_collective, "collective", 1, "collective"),
     ],
 )
 def test_wrong_numbers(smoke, monkeypatch, module, name, amount, check):
@@ -126,12 +126,12 @@ def test_wrong_numbers(smoke, monkeypatch, module, name, amount, check):
 
 
 def test_float32_that_is_tf32(smoke, monkeypatch):
-    def product(size, dtype):
-        multiply, a, b = right(size, dtype)
+    def product(shape, dtype):
+        multiply, a, b = right(shape, dtype)
         return lambda a, b: multiply(tf32(a), tf32(b)), a, b
 
-    right = benchmark_matmul.product
-    monkeypatch.setattr(benchmark_matmul, "product", product)
+    right = benchmark_compute.product
+    monkeypatch.setattr(benchmark_compute, "product", product)
     message, _, passed = smoke()
     assert "matmul_float32: relative error 0.000" in message
     assert [name for name, ok in passed.items() if not ok] == ["matmul_float32"]

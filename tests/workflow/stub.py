@@ -9,13 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-RESULT = {  # what the report needs of a smoke test and of a training
+RESULT = {  # what is needed of a smoke test, of a training and of a benchmark
     "provenance": {
         **dict.fromkeys(("container", "commit", "site", "nodes", "job", "platform", "device_kind")),
         **dict.fromkeys(("python", "jax", "jaxlib", "numpy", "backend", "driver")),
         **{"time": "", "devices": 1, "processes": 1},
         "arguments": {"global_batch": 1, "context": 1},
     },
+    "measurements": [],
+    "transports": {},
     "passed": True,
     "checks": [],
     "versions": {},
@@ -60,9 +62,10 @@ if name == "sbatch":  # runs the job before it returns
         jobs.seek(0)
         job = len(jobs.readlines()) + 1
         log = arguments[arguments.index("--output") + 1].replace("%j", str(job))
+        dies = any(os.environ.get("STUB_DIES", "\0") in word for word in arguments)
         with open(log, "w") as output:
             run = subprocess.run(
-                value("--wrap"),
+                "exit 1" if dies else value("--wrap"),
                 shell=True,
                 env=os.environ | {"SLURM_JOB_ID": str(job)},
                 stdout=output,
@@ -77,7 +80,10 @@ elif name == "scontrol":
 elif name == "sacctmgr":
     print("training")
 elif name == "sinfo":
-    print("dc-gpu* dc-gpu-devel")
+    if "--Node" in arguments:
+        print("\n".join(f"{node} idle" for node in value("--nodes").split(",")))
+    else:
+        print("dc-gpu* dc-gpu-devel")
 elif name == "apptainer" and arguments == ["--version"]:
     print("apptainer version 1.4.5")
 elif name == "apptainer" and "exec" in arguments[:2]:

@@ -31,7 +31,7 @@ BROKEN = {
         "smoke_test: there is one, so no key can be a list",
     ),
     "a list of programs": (
-        {"benchmark": {"a": {"program": ["matmul"]}}},
+        {"benchmark": {"a": {"program": ["compute"]}}},
         "benchmark.a.program: must be string or null",
     ),
     "data that looks like an option": (
@@ -57,18 +57,18 @@ BROKEN = {
         "smoke_test.gpu_per_node: unknown key; did you mean 'gpus_per_node'?",
     ),
     "an option of another program": (
-        {"benchmark": {"matmul": {"steps": 1}}},
-        "benchmark.matmul.steps: unknown key",
+        {"benchmark": {"compute": {"steps": 1}}},
+        "benchmark.compute.steps: unknown key",
     ),
     "a program misspelt": (
-        {"benchmark": {"matmull": {}}},
-        "benchmark.matmull.program: there is no workflow/scripts/benchmark_matmull.py; "
-        "did you mean 'matmul'?",
+        {"benchmark": {"computer": {}}},
+        "benchmark.computer.program: there is no workflow/scripts/benchmark_computer.py; "
+        "did you mean 'compute'?",
     ),
     "a platform that is none": ({"platform": "tpu"}, "platform: must be one of cuda, cpu"),
     "a dtype that is none": (
-        {"benchmark": {"matmul": {"dtype": "int3"}}},
-        "benchmark.matmul.dtype: must be one of",
+        {"benchmark": {"compute": {"dtypes": ["int3"]}}},
+        "benchmark.compute.dtypes.0: must be one of",
     ),
     # Out of range.
     "negative steps": ({"train": {"a": {"steps": -1}}}, "train.a.steps: must be at least 1"),
@@ -122,13 +122,30 @@ BROKEN = {
     ),
     # Sweeps.
     "one bad value of a sweep": (
-        {"benchmark": {"matmul": {"size": [64, -1]}}},
-        "benchmark.matmul.size: must be at least 1, not -1",
+        {"benchmark": {"memory": {"megabytes": [64, -1]}}},
+        "benchmark.memory.megabytes: must be at least 1, not -1",
     ),
-    "an empty sweep": ({"benchmark": {"matmul": {"size": []}}}, "size: must not be empty"),
+    "an empty sweep": (
+        {"benchmark": {"memory": {"megabytes": []}}},
+        "megabytes: must not be empty",
+    ),
     "a sweep with the same value twice": (
-        {"benchmark": {"matmul": {"size": [64, 64]}}},
-        "benchmark.matmul: there are two jobs named matmul-size=64",
+        {"benchmark": {"memory": {"megabytes": [64, 64]}}},
+        "benchmark.memory: there are two jobs named memory-megabytes=64",
+    ),
+    # Nodes to vet.
+    "a node that is none": ({"vetting": {"nodes": ["jrc 1"]}}, "vetting.nodes.0: must match"),
+    "nodes that go backwards": (
+        {"vetting": {"nodes": ["jrc[0103-0101]"]}, "benchmark": {"memory": {}}},
+        "vetting.nodes: jrc[0103-0101] goes backwards",
+    ),
+    "nothing to run on a node": (
+        {"vetting": {"nodes": ["jrc0101"]}, "benchmark": {"memory": {"nodes": 2}}},
+        "vetting.nodes: there is no benchmark of one node to run there",
+    ),
+    "a benchmark that vetting does not know": (
+        {"vetting": {"nodes": ["jrc0101"], "benchmarks": ["memor"]}, "benchmark": {"memory": {}}},
+        "vetting.benchmarks: no benchmark of one node is named memor; did you mean 'memory'?",
     ),
     # Names.
     "a name with a space": ({"train": {"a b": {}}}, "train: a name must be text that"),
@@ -257,6 +274,39 @@ def test_a_list_is_a_sweep(jureca):
     ]
     assert jobs["a-steps=200-gpus_per_node=4"]["options"]["steps"] == 200
     assert jobs["a-steps=200-gpus_per_node=4"]["gpus_per_node"] == 4
+
+
+def test_benchmarks_of_one_placement_share_an_allocation(jureca):
+    benchmarks = {
+        "memory": {"megabytes": [1, 2], "walltime": 5},
+        "compute": {"walltime": 20},
+        "collective": {"nodes": [1, 2], "processes_per_node": 4},
+        "io": {"partition": "dc-hwai", "gpus_per_node": 1},
+    }
+    found = configuration.load({"benchmark": benchmarks}, jureca)["allocation"]
+    assert {name: place["benchmarks"] for name, place in found.items()} == {
+        "1x4": ["memory-megabytes=1", "memory-megabytes=2", "compute"],
+        "1x4-4_processes": ["collective-nodes=1"],
+        "2x4-4_processes": ["collective-nodes=2"],
+        "1x1-dc-hwai": ["io"],
+    }
+    assert found["1x4"]["walltime"] == 20
+
+
+def test_nodes_to_vet(jureca):
+    """Each gets the benchmarks of one node; names as Slurm writes them."""
+    benchmarks = {"memory": {}, "collective": {"nodes": 2}, "compute": {"gpus_per_node": 1}}
+    vetting = {"nodes": ["jrc0101", "jrc[0098-0100,0101]"]}
+    found = configuration.load({"benchmark": benchmarks, "vetting": vetting}, jureca)["allocation"]
+    vetted = {name: place["benchmarks"] for name, place in found.items() if place["node"]}
+    nodes = ("jrc0101", "jrc0098", "jrc0099", "jrc0100")
+    assert vetted == {
+        **{f"1x4-{node}": ["memory"] for node in nodes},
+        **{f"1x1-{node}": ["compute"] for node in nodes},
+    }
+    only = {"benchmarks": ["compute"], "nodes": ["jrc0101"]}
+    found = configuration.load({"benchmark": benchmarks, "vetting": only}, jureca)["allocation"]
+    assert [name for name, place in found.items() if place["node"]] == ["1x1-jrc0101"]
 
 
 def test_id_is_what_defines_a_training_and_not_where_it_runs(jureca):

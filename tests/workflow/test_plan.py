@@ -13,15 +13,19 @@ SMALL = {"steps": 100, "global_batch": 8}
 
 
 def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
-    plan.configure(train={"one": SMALL}, benchmark={"matmul": {"size": [64, 128]}})
+    sweep = {"megabytes": [64, 128], "nodes": [1, 2]}
+    plan.configure(train={"one": SMALL}, benchmark={"memory": sweep})
     assert plan.planned() == [
-        "benchmark_run matmul-size=128",
-        "benchmark_run matmul-size=64",
+        "benchmark_record 1x4",
+        "benchmark_record 2x4",
+        "benchmark_run 1x4",
+        "benchmark_run 2x4",
         "prepare_data",
         "pull",
         "report",
         "smoke_test",
         "train_run one",
+        "verdict",
     ]
 
 
@@ -37,11 +41,26 @@ def test_local_plan_has_no_container(plan):
         ("pull", ["pull"]),
         ("smoke_test", ["pull", "smoke_test"]),
         ("train", ["prepare_data", "pull", "smoke_test", "train", "train_run one"]),
-        ("benchmark", ["benchmark", "benchmark_run matmul", "pull", "smoke_test"]),
+        (
+            "benchmark",
+            [
+                *["benchmark", "benchmark_record 1x4", "benchmark_run 1x4"],
+                *["pull", "smoke_test", "verdict"],
+            ],
+        ),
+        (
+            "vet",
+            [
+                *["benchmark_record 1x4-jrc0101", "benchmark_record 1x4-jrc0102"],
+                *["benchmark_run 1x4-jrc0101", "benchmark_run 1x4-jrc0102"],
+                *["pull", "smoke_test", "vet", "vet_nodes"],
+            ],
+        ),
     ],
 )
 def test_targets(plan, target, jobs):
-    plan.configure(train={"one": SMALL}, benchmark={"matmul": {}})
+    nodes = ["jrc[0101-0102]"]
+    plan.configure(train={"one": SMALL}, benchmark={"memory": {}}, vetting={"nodes": nodes})
     assert plan.planned(target) == jobs
 
 
@@ -95,11 +114,19 @@ def stubbed(tmp_path_factory):
             "two_nodes": SMALL | {"nodes": 2, "walltime": 600},
             "process_per_gpu": SMALL | {"nodes": 2, "processes_per_node": 4},
         },
+        benchmark={
+            "memory": {"rounds": 1, "megabytes": 1, "walltime": 40},
+            "old": {"program": "compute", "rounds": 1, "sif": "$SCRATCH/old.sif"},
+            "collective": {"rounds": 1, "nodes": 2, "processes_per_node": 4},
+        },
+        vetting={"nodes": ["jrc0102"], "benchmarks": ["memory"]},
     )
     plan.use_stubs()
     plan.make_container()
+    (plan.scratch / "old.sif.digest").write_text("sha256:old\n")
     plan.environment["XLA_FLAGS"] = "--of-the-host"
-    plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1")
+    targets = ("train", "benchmark", "vet")
+    plan.snakemake(*targets, "--slurm-init-seconds-before-status-checks=1")
     return plan
 
 
@@ -204,6 +231,72 @@ def test_several_processes_start_by_srun_around_apptainer(
     ]
     check_training(stubbed, srun[program:], name, devices=8)
     assert apptainer(stubbed, f"train/{name}/") == srun[srun.index("exec") :]
+
+
+def test_benchmarks_of_one_placement_are_one_job(stubbed):
+    (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_benchmark_run_wildcards_1x4" in c]
+    assert placed(sbatch) == [
+        *["-A", "training", "-p", "dc-gpu-devel", "-t", "40"],
+        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+    ]
+    assert not any("--nodelist" in word for word in sbatch)
+    memory, old = (
+        [call for call in stubbed.calls("apptainer") if any(program in word for word in call)]
+        for program in ("benchmark_memory.py", "benchmark_compute.py")
+    )
+    assert len(memory) == 2  # one of them to vet a node
+    call = memory[0]
+    program = call.index("python3")
+    assert call[:program] == [
+        *["exec", "--home", str(stubbed.folder), "--nv", "--bind", str(stubbed.scratch)],
+        str(stubbed.sif),
+    ]
+    assert call[program:-1] == [
+        *["python3", str(ROOT / "workflow/scripts/benchmark_memory.py"), *common(stubbed, 4)],
+        *["--warmup=3", "--repeats=20", "--megabytes=1"],
+        f"--scratch={stubbed.scratch}/alice/jaxway",
+    ]
+    assert call[-1].startswith("--out=")
+    # One in another container takes turns with them.
+    other = f"{stubbed.scratch}/old.sif"
+    assert other in old[0]
+    assert str(stubbed.sif) not in old[0]
+    assert f"--container-record={other}.json" in old[0]
+    assert not any(word.startswith("--image") for word in old[0])
+
+
+def test_benchmarks_of_several_processes_start_by_srun(stubbed):
+    (srun,) = [c for c in stubbed.calls("srun") if any("collective" in word for word in c)]
+    program = srun.index("python3")
+    assert srun[:program] == [
+        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=2"],
+        *["--ntasks-per-node=4", "--cpus-per-task=32"],
+        *["apptainer", "exec", "--home", str(stubbed.folder), "--nv"],
+        *["--bind", str(stubbed.scratch), str(stubbed.sif)],
+    ]
+    assert "--operations" in srun
+
+
+def test_a_node_to_vet_is_asked_for_by_name(stubbed):
+    (sbatch,) = [
+        c for c in stubbed.calls("sbatch") if "rule_benchmark_run_wildcards_1x4-jrc0102" in c
+    ]
+    assert "--nodelist=jrc0102" in sbatch
+    found = json.loads((stubbed.folder / "results/vetting.json").read_text())
+    assert found["nodes"] == {"jrc0102": []}
+
+
+def test_a_node_whose_job_dies_is_named_too(plan):
+    """The others are compared all the same."""
+    nodes = {"nodes": ["jrc[0101-0102]"]}
+    plan.configure(platform="cpu", benchmark={"memory": {"rounds": 1}}, vetting=nodes)
+    plan.use_stubs()
+    plan.make_container()
+    plan.environment["STUB_DIES"] = "--nodelist=jrc0102"
+    result = plan.snakemake("vet", "--slurm-init-seconds-before-status-checks=1", check=False)
+    assert result.returncode == 1
+    assert "its job left no result" in result.stdout
+    assert "--exclude=jrc0102" in result.stdout
 
 
 def test_data_are_prepared_once_for_trainings_that_share_them(stubbed):

@@ -1,0 +1,146 @@
+"""Benchmarks on the cluster: what fails, which node is slow, a history that keeps everything."""
+
+import json
+import random
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from nodes import Checkout, Cluster
+
+HISTORY = "/p/scratch/training/history"
+QUICK = {"program": "compute", "dtypes": ["float32"], "shapes": ["512x512x512"], "gpus_per_node": 1}
+FAILS = {"program": "train", "fsdp": 3, "gpus_per_node": 1}
+
+pytestmark = pytest.mark.usefixtures("repaired")
+
+
+@pytest.fixture(scope="module")
+def store(cluster: Cluster) -> str:
+    """A folder for a history that alice and bob share."""
+    cluster.run(f"rm -rf {HISTORY}; mkdir -m 777 {HISTORY}", user="root")
+    return HISTORY
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: Cluster) -> Checkout:
+    """A checkout of her own, whose smoke test has passed."""
+    checkout = Checkout(cluster, name="benchmarks")
+    checkout.run(checkout.configure("none", {}), "smoke_test", timeout=900)
+    return checkout
+
+
+def history(checkout: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What the history's program says on the login node."""
+    words = ["python", "workflow/scripts/history.py", f"--store={HISTORY}", *arguments]
+    line = f'cd {checkout.folder} && exec "$@"'
+    return checkout.cluster.run(["bash", "-lc", line, "bash", *words], user=checkout.user)
+
+
+def runs(checkout: Checkout) -> int:
+    """Runs that the history knows."""
+    query = "select 'runs: ' || count(distinct run) as runs from history"
+    return int(re.findall(r"runs: (\d+)", history(checkout, "query", query).stdout)[0])
+
+
+def test_failed_benchmark_stops_no_other(cluster: Cluster, alice: Checkout, store: str) -> None:
+    """The exit code tells, the report and the result say which and why."""
+    benchmarks = {"fails": FAILS | {"rounds": 2}, "fine": QUICK | {"rounds": 2}}
+    config = alice.configure("fails", {"benchmark": benchmarks, "history": store})
+    with alice.start(config) as snakemake:
+        code, said = snakemake.wait(300)
+    assert code == 1
+    assert "fails on 1x1: failed; it ended with exit code 1: benchmark_train.py: fsdp 3" in said
+    fails, fine = json.loads(alice.path("results/benchmark/1x1.json").read_text())["benchmarks"]
+    assert "does not divide 1 devices" in fails["failed"]
+    assert fine["failed"] is None
+    assert [len(m["samples"]) for m in fine["measurements"]] == [2]
+    report = alice.path("results/report.html").read_text()
+    assert "does not divide 1 devices" in report
+    assert runs(alice) == 1
+
+
+def test_two_runs_that_append_at_once_lose_nothing(
+    cluster: Cluster, alice: Checkout, store: str
+) -> None:
+    """Two users, one history."""
+    before = runs(alice)
+    bob = Checkout(cluster, "bob", name="benchmarks")
+    settings = {"benchmark": {"quick": QUICK | {"rounds": 1}}, "history": store}
+    with (
+        alice.start(alice.configure("quick", settings), "benchmark") as hers,
+        bob.start(bob.configure("quick", settings), "benchmark") as his,
+    ):
+        assert hers.wait(300)[0] == 0, hers.said()
+        assert his.wait(300)[0] == 0, his.said()
+    assert runs(alice) == runs(bob) == before + 2
+
+
+def test_killed_run_leaves_a_history_that_can_be_read(
+    cluster: Cluster, alice: Checkout, store: str
+) -> None:
+    """Whatever it was doing: it is killed at ten moments between its start and its end."""
+    before = runs(alice)
+    result = json.loads(alice.path("results/benchmark/1x1.json").read_text())
+    add = f"cd {alice.folder} && python workflow/scripts/history.py --store={store} add new.json"
+    finished = 0
+    for number in range(10):
+        alice.cluster.run(
+            f"cat > {alice.folder}/new.json", input=json.dumps(result | {"number": number})
+        )
+        seconds = random.uniform(0.2, 2.0)
+        killed = cluster.run(f"timeout -s KILL {seconds} bash -lc '{add}'", check=False)
+        finished += killed.returncode == 0
+        assert before + finished <= runs(alice) <= before + number + 1
+    history(alice, "add", "new.json")
+    assert runs(alice) > before
+
+
+@contextmanager
+def throttled(cluster: Cluster, node: str) -> Iterator[None]:
+    """Lets programs on a node run for a small part of the time only."""
+    script = "while sleep 0.02; do pkill -STOP -f $0; sleep 0.2; pkill -CONT -f $0; done"
+    loop = ["bash", "-c", script, "[b]enchmark_compute.py"]
+    process = subprocess.Popen(cluster.argv(loop, node, "root"))
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        end = "pkill -f '[s]leep 0.02; do'; pkill -CONT -f '[b]enchmark_compute.py'"
+        cluster.run(end, node, "root", check=False)
+
+
+def test_slow_node_is_named(cluster: Cluster, alice: Checkout, store: str) -> None:
+    """One job at a time: the nodes share this machine's cores."""
+    settings = {
+        "benchmark": {"quick": QUICK | {"rounds": 3}},
+        "vetting": {"nodes": ["jrc[0101-0102]"]},
+        "history": store + "/vetting",
+    }
+    config = alice.configure("vet", settings)
+    said = alice.run(config, "vet", "--jobs=1", timeout=300)
+    assert "A slow node shows among 3 values or more, and here are 2" in said
+    again = ("--jobs=1", "--forcerun", "benchmark_run")
+    with throttled(cluster, "jrc0102"):
+        said = alice.run(config, "vet", *again, timeout=300)
+    assert "--exclude=jrc0102" in said
+    found = json.loads(alice.path("results/vetting.json").read_text())
+    assert found["nodes"]["jrc0101"] == []
+    (problem,) = found["nodes"]["jrc0102"]
+    assert problem["slower_by"] > 0.3
+
+
+def test_node_that_is_drained_is_said(cluster: Cluster, alice: Checkout) -> None:
+    drain = "scontrol update nodename=jrc0102 reason=test state="
+    settings = {"benchmark": {"quick": QUICK}, "vetting": {"nodes": ["jrc[0101-0103]"]}}
+    cluster.run(drain + "drain", user="root")
+    try:
+        with alice.start(alice.configure("drained", settings), "vet") as snakemake:
+            code, said = snakemake.wait(60)
+    finally:
+        cluster.run(drain + "resume", user="root")
+    assert code == 1
+    assert "no job can start on jrc0102 (drained), jrc0103 (unknown)" in said

@@ -1,0 +1,39 @@
+"""The example in docs/usage.md: a benchmark is one file and one entry of the configuration."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from plan import ROOT
+
+
+def blocks(heading: str) -> list[str]:
+    """Code blocks of a section of docs/usage.md."""
+    section = (ROOT / "docs/usage.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+
+
+def test_own_benchmark(tmp_path: Path) -> None:
+    for folder in ("rules", "workflow", "profiles", "config"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(ROOT / "Snakefile", tmp_path)
+    program, config = blocks("Your own benchmark")
+    (tmp_path / "workflow/scripts/benchmark_fft.py").write_text(program)
+    (tmp_path / "mine.yaml").write_text(config)
+    command = [sys.executable, "-m", "snakemake", "--profile=profiles/local"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    subprocess.run([*command, "--configfile=mine.yaml"], cwd=tmp_path, env=environment, check=True)
+    (result,) = json.loads((tmp_path / "results/benchmark/1x1.json").read_text())["benchmarks"]
+    lengths = yaml.safe_load(config)["benchmark"]["fft"]["lengths"]
+    assert [measurement["case"]["length"] for measurement in result["measurements"]] == lengths
+    for measurement in result["measurements"]:
+        assert len(measurement["rounds"]) == 6
+        assert measurement["interval"][0] <= measurement["median"] <= measurement["interval"][1]
+    assert "GFLOP/s" in (tmp_path / "results/report.html").read_text()
+    assert [*(tmp_path / "history").glob("*.parquet")]

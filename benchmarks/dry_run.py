@@ -1,4 +1,4 @@
-"""Time to dry-run a sweep of 1,000 benchmark jobs, beside a trivial workflow with as many jobs.
+"""Time to dry-run a sweep of 1,000 trainings, beside a trivial workflow with as many jobs.
 
 Run from the checkout: .venv/bin/python benchmarks/dry_run.py
 """
@@ -39,8 +39,8 @@ def seconds(folder: str, *arguments: str | Path) -> float:
 with tempfile.TemporaryDirectory() as folder:
     trivial, config = Path(folder, "trivial.smk"), Path(folder, "config.yaml")
     trivial.write_text(TRIVIAL)
-    sweep = {"program": "memory", "megabytes": list(range(1, JOBS + 1))}
-    config.write_text(yaml.safe_dump({"benchmark": {"sweep": sweep}}))
+    sweep = {"steps": list(range(100, 100 + JOBS))}
+    config.write_text(yaml.safe_dump({"train": {"sweep": sweep}}))
     workflow = ["--snakefile", ROOT / "Snakefile", "--profile", ROOT / "profiles/local"]
     workflow += [f"--configfile={config}"]
     pairs = [

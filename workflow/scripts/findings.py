@@ -48,7 +48,7 @@ def entries_of(site: Result, results: Sequence[Result]) -> list[Result]:
                 | measured
                 | {key: row[key] for key in ("case", "verdict", "reason")}
                 | {
-                    "name": " ".join([benchmark["name"], *map(str, row["case"].values())]),
+                    "name": verdicts.label(benchmark["name"], row["case"]),
                     "place": result["name"],
                     "benchmark": benchmark["name"],
                     "program": benchmark["program"],
@@ -146,7 +146,7 @@ def scaling(entries: Sequence[Result]) -> list[Result]:
         ideal = [each * entry["devices"] for entry in members]
         speed, unit = [entry["median"] for entry in members], first["unit"]
         kind = "strong" if first["options"].get("global_batch") else "weak"
-        name = " ".join([f"{kind} scaling", *map(str, first["case"].values())])
+        name = verdicts.label(f"{kind} scaling", first["case"])
         rows = [e | {"efficiency": e["median"] / x} for e, x in zip(members, ideal, strict=True)]
         plot = len(found) < PLOTS and svg(
             scaled([e["devices"] for e in members], speed, each, unit),
@@ -226,7 +226,7 @@ def node_map(vetting: Result) -> Result:
     """Each node's values in percent of what is usual, and what it is named for."""
     columns, cells = [], defaultdict(list)
     for value in vetting["values"]:
-        columns.append(" ".join([value["benchmark"], *map(str, value["case"].values())]))
+        columns.append(verdicts.label(value["benchmark"], value["case"]))
         for node, problems in vetting["nodes"].items():
             named = any(
                 (problem["benchmark"], problem.get("case")) == (value["benchmark"], value["case"])

@@ -20,6 +20,7 @@ from typing import Any
 import duckdb
 import host
 import stats
+import verdicts
 
 Json = dict[str, Any]
 COLUMNS = {
@@ -149,9 +150,10 @@ def versions(
 ) -> dict[tuple, Rounds]:
     """The best sample of each round, of each run of a version, by the values' ``keys``."""
     columns = ", ".join(f'"{name}"' for name in keys)
-    query = f"select {columns}, run, benchmark, samples, higher_is_better from history "
+    more = "run, benchmark, samples, higher_is_better"
+    query = f"select {columns}, {more} from history where {VERSION}"
     found: dict[tuple, Rounds] = {}
-    rows = database.execute(f"{query} where {VERSION}", {"v": version}).fetchall()
+    rows = database.execute(query, {"v": version}).fetchall()
     for *key, run, benchmark, samples, higher_is_better in rows:
         best = stats.best(samples, higher_is_better)
         found.setdefault(tuple(key), {}).setdefault(run, {})[benchmark] = best
@@ -200,9 +202,8 @@ def compare(database: duckdb.DuckDBPyConnection, a: str, b: str, margin: float) 
                 [statistics.median(together(run)) for run in v.values()] for v in (mine, theirs)
             )
         said = stats.compare(before, after, row["higher_is_better"], margin)
-        case = map(str, json.loads(row["case"]).values())
         place = f"{row['node_count']}x{row['devices'] // row['node_count']}"
-        label = " ".join([place, row["program"], *case])
+        label = verdicts.label(f"{place} {row['program']}", json.loads(row["case"]))
         between = "{:.3f} to {:.3f}".format(*said.interval) if said.interval else "none"
         what = f"{len(before)} and {len(after)} {'rounds' if shared else 'runs'}"
         print(f"{label:48} {said.ratio:6.3f}  {between:14}  {what:16}  {said.verdict}")

@@ -16,6 +16,11 @@ Json = dict[str, Any]
 GOOD = ("pass", "no reference", "skipped")
 
 
+def label(name: str, case: Json) -> str:
+    """What a case of a benchmark is called wherever people read it."""
+    return " ".join([name, *map(str, case.values())])
+
+
 def reference(site: Json, allocation: Json, benchmark: Json, case: Json) -> Json | None:
     """The site's first reference for a value; what one does not name may be anything."""
     provenance = benchmark["provenance"] or {}
@@ -57,12 +62,14 @@ def judge(measurement: Json, expected: Json | None) -> tuple[str, str]:
 def wrong_transport(site: Json, benchmark: Json) -> str:
     """Transports that NCCL took and the site does not expect, as a sentence."""
     allowed, taken = site.get("transports"), benchmark["transports"]
-    wrong = {name: count for name, count in taken.items() if name not in (allowed or taken)}
-    if allowed and not taken and benchmark["program"] == "collective":
+    if not allowed:
+        return ""
+    if not taken and benchmark["program"] == "collective":
         where = benchmark["provenance"] or {"platform": None}
         if where["platform"] == "gpu" and where["devices"] > 1:
             return "NCCL's log names no transport"
-    if not allowed or not wrong:
+    wrong = {name: count for name, count in taken.items() if name not in allowed}
+    if not wrong:
         return ""
     said = ", ".join(
         f"{name} for {count} of {sum(taken.values())}" for name, count in wrong.items()
@@ -98,8 +105,8 @@ def main() -> None:
     args = parser.parse_args()
     site = yaml.safe_load(args.site.read_text())
     bad = [
-        f"{row['benchmark']['name']} {' '.join(map(str, row['case'].values()))}".strip()
-        + f" on {path.stem}: {row['verdict']}; {row['reason']}"
+        f"{label(row['benchmark']['name'], row['case'])} on {path.stem}: {row['verdict']}; "
+        + row["reason"]
         for path in args.results
         for row in rows(site, json.loads(path.read_text()))
         if row["verdict"] not in GOOD

@@ -80,7 +80,7 @@ def table(found: Json) -> Iterator[str]:
     """Lines for a person: what is wrong with each node, and the line for Slurm."""
     for node, problems in found["nodes"].items():
         for problem in problems:
-            what = " ".join([problem["benchmark"], *map(str, problem["case"].values())])
+            what = verdicts.label(problem["benchmark"], problem["case"])
             said = problem.get("failed") or f"{problem['slower_by']:.0%} slower than usual"
             yield f"{node:16} {what:40} {said}"
         if not problems:

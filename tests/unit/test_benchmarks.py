@@ -446,3 +446,9 @@ def test_a_batch_that_devices_cannot_share(run, monkeypatch):
 def test_devices_that_cannot_share_parameters(run):
     with pytest.raises(SystemExit, match="fsdp 3 does not divide 4 devices"):
         run(benchmark_train, "--devices=4", "--fsdp=3")
+
+
+def test_presets_are_the_models():
+    """OPTIONS must be literal, so their names stand there once more."""
+    options: Any = benchmark_train.OPTIONS
+    assert options["presets"]["items"]["enum"] == list(model.PRESETS)

@@ -17,11 +17,7 @@ include: "rules/smoke_test.smk"
 include: "rules/train.smk"
 include: "rules/benchmark.smk"
 include: "rules/report.smk"
-
-
-onerror:
-    print_reasons(log)
-    vet_rest()
+include: "rules/run.smk"
 
 
 rule all:

@@ -1,25 +1,17 @@
 """What the rules share: site, checked configuration, and how a job reaches its nodes."""
 
-import asyncio
 import json
-import logging
 import os
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-from snakemake.exceptions import WorkflowError
-from snakemake.jobs import Job
 from snakemake.settings.types import DeploymentMethod
 
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 import configuration
-import data
 import verify_container
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
@@ -40,166 +32,7 @@ except configuration.ConfigurationError as error:
 configuration.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
 
 
-onstart:
-    if CONTAINED and not DEPLOYED:
-        raise WorkflowError(
-            f"The site {SITE['name']} runs jobs in a container, but there is no apptainer in PATH."
-        )
-    check_container()
-    refuse_second_run()
-    refuse_absent_nodes()
-    prepare_wiped_data()
-    SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
-
-
-def planned(*rules):
-    """Jobs of these rules that this run is going to do."""
-    return [job for job in workflow.dag.needrun_jobs() if job.rule.name in rules]
-
-
-def check_container():
-    """Make again what was wiped, and submit nothing into a container that has changed.
-
-    What this run makes anew in any case need not be there or whole.
-    """
-    users = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
-    if not CONTAINED or not planned(*users):
-        return
-    makers = {"pull": (PULLED, PULL)}
-    if CONFIG["packages"]:
-        makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
-    for maker, (container, command) in makers.items():
-        if planned(maker) or not Path(container["digest"]).exists():
-            continue
-        if not Path(container["made"]).exists():
-            print(f"{container['made']} is gone: making it again", flush=True)
-            if subprocess.run(command, shell=True).returncode:
-                raise WorkflowError(
-                    f"{container['made']} is gone, and cannot be made again: see above"
-                )
-        found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
-        if found:
-            raise WorkflowError(found)
-
-
-def submitted(*options):
-    """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
-    if not SITE["launcher"] or not shutil.which("squeue"):
-        return []
-    command = ["squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options]
-    queue = subprocess.run(command, capture_output=True, text=True).stdout
-    fields = [line.split(maxsplit=3) for line in queue.splitlines()]
-    return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]
-
-
-def refuse_second_run():
-    """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
-    if jobs := " ".join(job[0] for job in submitted()):
-        raise WorkflowError(
-            f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
-            f"have, or end them now with `scancel {jobs}`; nothing was submitted."
-        )
-
-
-def refuse_absent_nodes():
-    """Submit nothing if Slurm cannot start a job on a node to vet: it would wait without end."""
-    wanted = {job_of("allocation", job.wildcards)["node"] for job in planned("benchmark_run")}
-    if wanted := wanted - {None}:
-        command = ["sinfo", "--noheader", "--Node", "--format=%N %T", f"--nodes={','.join(wanted)}"]
-        sinfo = subprocess.run(command, capture_output=True, text=True)
-        states = dict(line.split() for line in sinfo.stdout.splitlines())
-        never = r"down|drain|fail|maint|unknown|\*"
-        states = {node: states.get(node, "unknown") for node in sorted(wanted)}
-        absent = [f"{node} ({x})" for node, x in states.items() if re.search(never, x)]
-        if absent:
-            raise WorkflowError(
-                f"vetting.nodes: no job can start on {', '.join(absent)}; take these out, and run "
-                "again; nothing was submitted."
-            )
-
-
-def prepare_wiped_data():
-    """Prepare again what a training of this run needs and its record says is there."""
-    for job in planned("train_run"):
-        record = Path(job.input.get("data", ""))
-        if record.is_file() and data.problem(json.loads(record.read_text())):
-            print(f"the data of {record} are gone: preparing them again", flush=True)
-            if subprocess.run(prepare_data(record.stem), shell=True).returncode:
-                raise WorkflowError(
-                    f"The data of {record} are gone, and see above why they stay so."
-                )
-
-
-SAFE = {}  # of each planned training, its state's folder and the step that was safe in it
-
-
-def safe_step(job):
-    """The folder of a training's state, its last safe step, and why its last job gave up, if so."""
-    folders = [*Path(job.params.state).parent.glob(f"{Path(job.params.state).name}*")]
-    if not folders:
-        return None, 0, ""
-    state = max(folders, key=lambda folder: folder.stat().st_mtime)  # of the newest image
-    step, failed = (state / name for name in ("step", "failed"))
-    text = step.read_text().strip() if step.exists() else ""
-    reason = failed.exists() and (failed.read_text().strip() or f"it gave up, see {job.log[0]}")
-    return state, int(text) if text.isdecimal() else 0, reason
-
-
-def restarts(job):
-    """How often a job may be started again; Snakemake asks when one has failed.
-
-    A training goes on in the next job if it got further in the last one, up to its allocations,
-    unless the program has given up or somebody has cancelled the job.
-    """
-    if job.rule.name != "train_run" or job not in SAFE:  # in a job's own Snakemake: none
-        return job.rule.restart_times
-    (folder, step, reason), (earlier, before) = safe_step(job), SAFE[job]
-    SAFE[job] = folder, step
-    before = before if folder == earlier else 0
-    comment = f"rule_train_run_wildcards_{job.wildcards.name}"
-    states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
-    allowed = job_of("train", job.wildcards)["allocations"]
-    if reason:
-        why = reason
-    elif states and states[-1] == "CANCELLED":
-        why = "its job was cancelled"
-    elif step <= before:
-        why = f"its last job got no further than step {before}, see {job.log[0]}"
-    elif job.attempt >= allowed:
-        why = f"it has had its {allowed} allocations; step {step} is safe"
-    else:
-        print(f"Training {job.wildcards.name} goes on from step {step}.", flush=True)
-        return job.attempt
-    print(f"Training {job.wildcards.name} stops: {why}.", file=sys.stderr, flush=True)
-    return 0
-
-
-Job.restart_times = property(restarts)
-
-
-async def wait_for_next_look(executor):
-    """Wait before the next look at the queue: 0.6 s after a job has ended, then 1 s longer each
-    time, up to 18 s.
-
-    The Slurm plugin waits ten times as long and has no setting for it: a smoke test's end would be
-    seen late, Ctrl-C would take up to 180 s, and squeue may have forgotten a job by then.
-    """
-    await asyncio.sleep(executor.next_seconds_between_status_checks / 10)
-
-
-RemoteExecutor.sleep = wait_for_next_look
-
-
-# The rich logger stumbles over a failed job that has no log file yet. It need not say so.
-logging.raiseExceptions = False
-
-
-def print_reasons(logs):
-    """Print why jobs failed: the rich logger leaves out what Slurm said."""
-    text = "".join(Path(log).read_text() for log in logs)
-    reasons = re.findall(r"^ *message: (?!None$)(.+)", text, re.MULTILINE)
-    for reason in dict.fromkeys(reasons):
-        print(reason, file=sys.stderr)
+LOGS = ".snakemake/slurm_logs"  # of the Slurm executor, one for each job that it submits
 
 
 def script(name):
@@ -372,15 +205,6 @@ def vet_nodes():
     nodes = dict.fromkeys(CONFIG["allocation"][name]["node"] for name in VETTED)
     words = [sys.executable, script("vet"), f"--site={SITE['file']}", "--out=results/vetting.json"]
     return shlex.join([*words, f"--history={CONFIG['history']}", "--nodes", *nodes])
-
-
-def vet_rest():
-    """Compare the nodes whose jobs left a result, when others have not: these are named, too."""
-    if planned("vet_nodes") and not Path("results/vetting.json").exists():
-        results = [f"results/benchmark/{name}.json" for name in VETTED]
-        there = shlex.join(result for result in results if Path(result).exists())
-        subprocess.run(f"{vet_nodes()} --results {there}", shell=True)
-        Path("results/vetting.json").unlink(missing_ok=True)
 
 
 def plan(allocation):

@@ -1,3 +1,30 @@
+# What each job from this folder has used. Slurm's accounting knows; without Slurm nothing is paid.
+if SITE["launcher"]:
+
+    rule cost:
+        input:
+            rules.smoke_test.output.result,
+            rules.train.input,
+            rules.verdict.input.results,
+            vetting="results/vetting.json" if VETTED else [],
+            site=SITE["file"],
+            script=ROOT / "workflow/cost.py",
+        output:
+            "results/cost.json",
+        log:
+            "logs/cost.log",
+        localrule: True
+        params:
+            scratch=SITE["scratch"],
+        message:
+            "What the jobs have used"
+        run:
+            shell(
+                "{sys.executable} {input.script:q} --logs={LOGS:q} --site={input.site:q}"
+                " --scratch={params.scratch:q} --out={output:q} > {log:q} 2>&1"
+            )
+
+
 rule report:
     input:
         smoke_test=rules.smoke_test.output.result,
@@ -7,6 +34,7 @@ rule report:
         site=SITE["file"],
         recorded=expand("results/benchmark/.{name}.recorded", name=PLACES),
         vetting="results/vetting.json" if VETTED else [],
+        cost="results/cost.json" if SITE["launcher"] else [],
         script=script("report"),
         templates=expand(ROOT / "workflow/report/report.{kind}", kind=["html.j2", "css"]),
     output:
@@ -16,12 +44,12 @@ rule report:
     localrule: True
     params:
         history=CONFIG["history"],
-        vetting=lambda w, input: [f"--vetting={input.vetting}"] if input.vetting else [],
+        more=lambda w, input: [f"--{x}={input[x]}" for x in ("vetting", "cost") if input[x]],
     message:
         "Report {output.html}"
     run:
         shell(
             "{sys.executable} {input.script:q} --out={output.html:q} --smoke-test={input.smoke_test:q}"
             " --train {input.train:q} --benchmark {input.benchmark:q} --site={input.site:q}"
-            " --history={params.history:q} {params.vetting:q} > {log:q} 2>&1"
+            " --history={params.history:q} {params.more:q} > {log:q} 2>&1"
         )

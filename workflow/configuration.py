@@ -4,6 +4,7 @@ Knows nothing of Snakemake. Whatever a user can get wrong is a `ConfigurationErr
 is one sentence that begins with the path of the key.
 """
 
+import argparse
 import ast
 import difflib
 import functools
@@ -23,6 +24,7 @@ from typing import Any
 
 import jsonschema
 import yaml
+import yte
 
 WORKFLOW = Path(__file__).parent
 SCRIPTS = WORKFLOW / "scripts"
@@ -42,32 +44,38 @@ def load_schema(name: str) -> Settings:
 
 
 @functools.cache
-def options_of(module: str) -> Settings:
-    """The JSON-schema properties that workflow/scripts/<module>.py declares in ``OPTIONS``.
+def literal(module: str, name: str) -> Any:
+    """A literal that workflow/scripts/<module>.py assigns to a global name.
 
     Read without importing, since the program's imports may exist only in the container.
     """
     for statement in ast.parse((SCRIPTS / f"{module}.py").read_text()).body:
         match statement:
             case (
-                ast.Assign(targets=[ast.Name("OPTIONS")], value=value)
-                | ast.AnnAssign(target=ast.Name("OPTIONS"), value=ast.expr() as value)
-            ):
+                ast.Assign(targets=[ast.Name(target)], value=value)
+                | ast.AnnAssign(target=ast.Name(target), value=ast.expr() as value)
+            ) if target == name:
                 try:
-                    options = ast.literal_eval(value)
+                    return ast.literal_eval(value)
                 except ValueError as error:
                     raise ConfigurationError(
-                        f"workflow/scripts/{module}.py: OPTIONS must be literal, with no "
+                        f"workflow/scripts/{module}.py: {name} must be literal, with no "
                         f"expression in it: {error}"
                     ) from None
-                for name, schema in options.items():
-                    for key in ("type", "default", "description"):
-                        if key not in schema:
-                            raise ConfigurationError(
-                                f"workflow/scripts/{module}.py: OPTIONS.{name} has no {key}"
-                            )
-                return options
-    raise ConfigurationError(f"workflow/scripts/{module}.py: declares no OPTIONS")
+    raise ConfigurationError(f"workflow/scripts/{module}.py: declares no {name}")
+
+
+@functools.cache
+def options_of(module: str) -> Settings:
+    """The JSON-schema properties that workflow/scripts/<module>.py declares in ``OPTIONS``."""
+    options = literal(module, "OPTIONS")
+    for name, schema in options.items():
+        for key in ("type", "default", "description"):
+            if key not in schema:
+                raise ConfigurationError(
+                    f"workflow/scripts/{module}.py: OPTIONS.{name} has no {key}"
+                )
+    return options
 
 
 def programs() -> list[str]:
@@ -165,11 +173,33 @@ def load_site(root: Path) -> Settings:
         simple_path(site[key], key)
         if below_variable and not site[key].startswith("/"):
             raise ConfigurationError(f"{key}: must be an absolute path, not {site[key]}")
+    site["shared"] = [expand(folder, "shared") for folder in site["shared"]]
     if " " in sys.executable:
         raise ConfigurationError(
             f"Snakemake cannot start Python from a path with spaces: {sys.executable}"
         )
     return site
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments by which a program of ours is told what Snakemake is told."""
+    for name, default in (("profile", "profiles/local"), ("configfile", "config/config.yaml")):
+        path = WORKFLOW.parent / default
+        parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: {default}")
+
+
+def read(args: argparse.Namespace) -> tuple[Settings, Settings, Settings]:
+    """Profile, configuration as it is written, and site, that these arguments name."""
+    try:
+        text = (args.profile / "config.yaml").read_text()
+        profile = yte.process_yaml(text, require_use_yte=True)  # names the site
+        settings = yaml.safe_load(args.configfile.read_text()) or {}
+    except Exception as error:  # a profile may run any code
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"{args.profile} or {args.configfile} cannot be used: {reason}"
+        ) from None
+    return profile, settings, load_site(WORKFLOW.parent)
 
 
 def container(config: Settings, site: Settings) -> Settings:

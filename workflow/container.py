@@ -12,8 +12,6 @@ import sys
 from pathlib import Path
 
 import configuration
-import yaml
-import yte
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "workflow/scripts"))
@@ -33,16 +31,7 @@ def launcher(config: configuration.Settings, site: configuration.Settings) -> li
 
 def command(args: argparse.Namespace) -> list[str]:
     """The command line that steps in; sets the environment it needs."""
-    file = args.profile / "config.yaml"
-    try:
-        profile = yte.process_yaml(file.read_text(), require_use_yte=True)  # names the site
-        settings = yaml.safe_load(args.configfile.read_text()) or {}
-    except Exception as error:  # a profile may run any code
-        reason = " ".join(str(error).split())
-        raise configuration.ConfigurationError(
-            f"{args.profile} or {args.configfile} cannot be used: {reason}"
-        ) from None
-    site = configuration.load_site(ROOT)
+    profile, settings, site = configuration.read(args)
     config = configuration.load(settings, site)
     container = configuration.container(config, site)
     configuration.prepare_environment(ROOT, site, container)
@@ -70,15 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--profile", type=Path, default=ROOT / "profiles/local", help="default: profiles/local"
-    )
-    parser.add_argument(
-        "--configfile",
-        type=Path,
-        default=ROOT / "config/config.yaml",
-        help="default: config/config.yaml",
-    )
+    configuration.add_arguments(parser)
     parser.add_argument("--here", action="store_true", help="on this machine, without Slurm")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="none: a shell")
     args = parser.parse_args()

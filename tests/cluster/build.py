@@ -164,18 +164,19 @@ def build_node(target: Path) -> None:
         f"useradd -u {uid} -g {GROUP[0]} -s /bin/bash -d /p/home/jusers/{name}/jureca {name}"
         for name, uid in USERS.items()
     ]
-    inside = " && ".join(["mkdir -p /p/home /p/project1 /p/scratch /opt/jaxway", *users])
+    inside = " && ".join(["mkdir -p /p/home /p/project1 /p/scratch", *users])
     mmdebstrap(target, NODE_PACKAGES, "trixie", "unstable", hook=f'chroot "$1" sh -c "{inside}"')
     for path in ("var/cache/apt", "var/lib/apt/lists"):
         shutil.rmtree(target / path)
 
 
 def build_environment(target: Path, node: Callable[[], Path]) -> None:
-    """/opt/jaxway of every node: a virtual environment with the project's locked packages."""
-    home, python = "/opt/jaxway", PYTHON_TAGS["node"]
-    packages = target / f"opt/jaxway/lib/python{python}/site-packages"
+    """/p/software/jaxway: a virtual environment with the project's locked packages."""
+    home, python = "/p/software/jaxway", PYTHON_TAGS["node"]
+    environment = target / home[1:]
+    packages = environment / f"lib/python{python}/site-packages"
     pip_install(packages, python, "--require-hashes", "-r", REQUIREMENTS)
-    scripts = (packages / "bin").rename(target / "opt/jaxway/bin")
+    scripts = (packages / "bin").rename(environment / "bin")
     for script in scripts.iterdir():  # uv wrote this machine's interpreter into them
         first, _, rest = script.read_bytes().partition(b"\n")
         if first == b"#!/bin/sh":  # its form for long paths takes three lines
@@ -184,8 +185,8 @@ def build_environment(target: Path, node: Callable[[], Path]) -> None:
             script.write_bytes(f"#!{home}/bin/python3\n".encode() + rest)
     for name in ("python", "python3", f"python{python}"):
         (scripts / name).symlink_to(f"/usr/bin/python{python}")
-    (target / "opt/jaxway/pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {python}\n")
-    compile_python(node(), home, target / "opt/jaxway")
+    (environment / "pyvenv.cfg").write_text(f"home = /usr/bin\nversion = {python}\n")
+    compile_python(node(), home, environment)
 
 
 def build_registry(target: Path) -> None:

@@ -432,7 +432,7 @@ def test_host_that_cannot_use_zstd_gets_gzip(place: Place, tool: str, stub: str)
     file.parent.mkdir()
     file.write_text(f"#!/bin/sh\n{stub}\n")
     file.chmod(0o755)
-    path = f"{place.folder}/bin:/opt/jaxway/bin:/usr/bin:/bin"
+    path = f"{place.folder}/bin:/p/software/jaxway/bin:/usr/bin:/bin"
     said = place.start(env={"PATH": path}).succeed()
     assert "taking gzip" in said
     place.check_sif()
@@ -545,14 +545,14 @@ def test_missing_group_is_said(place: Place) -> None:
         "exit 1\n"
     )
     (stub / "apptainer").chmod(0o755)
-    place.start(env={"PATH": f"{place.folder}/stub:/opt/jaxway/bin:/usr/bin:/bin"}).fail(
+    place.start(env={"PATH": f"{place.folder}/stub:/p/software/jaxway/bin:/usr/bin:/bin"}).fail(
         "JuDoor.*agree"
     )
     place.pull_again(place.check_left())
 
 
 def test_missing_apptainer_is_said(place: Place) -> None:
-    place.start(env={"PATH": "/opt/jaxway/bin"}).fail("no apptainer in PATH")
+    place.start(env={"PATH": "/p/software/jaxway/bin"}).fail("no apptainer in PATH")
     place.pull_again(place.check_left())
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +13,24 @@ import yaml
 ROOT = Path(__file__).parents[2]
 IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"  # the default
 DIGEST = f"sha256:{1:064}"
-STUBS = ("apptainer", "sacctmgr", "sbatch", "scontrol", "sinfo", "squeue", "srun", "python3")
+STUBS = (
+    *("apptainer", "python3", "sacct", "sacctmgr", "sbatch", "scontrol", "sinfo", "squeue"),
+    *("srun", "sshare"),
+)
 
 
 class Plan:
     """A folder in which Snakemake runs this workflow."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.profiles = folder, ROOT / "profiles"
         self.scratch = folder / "scratch"
         self.sif = self.scratch / "jureca_containers/jax.sif"
         self.record = self.scratch / "jureca_containers/jax.sif.json"
         self.digest = self.scratch / "jureca_containers/jax.sif.digest"
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "HOME": str(folder),
+            "HOME": str(folder / "home"),
             "USER": "alice",
             "SCRATCH": str(self.scratch),
             "SBATCH_ACCOUNT": "training",
@@ -39,7 +43,7 @@ class Plan:
     def snakemake(self, *arguments: str, profile: str = "jureca", check: bool = True):
         """Run Snakemake; returns the completed process, standard error in ``stderr``."""
         command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
-        command += ["--profile", ROOT / "profiles" / profile]
+        command += ["--profile", self.profiles / profile]
         command += ["--configfile=config.yaml"]  # with a space it would swallow targets
         result = subprocess.run(
             [*map(str, command), *arguments],
@@ -67,12 +71,22 @@ class Plan:
         """Put stubs of Slurm, Apptainer and the container's Python first in PATH."""
         binaries = self.folder / "bin"
         binaries.mkdir()
+        self.scratch.mkdir(exist_ok=True)
         for name in STUBS:
             stub = (ROOT / "tests/workflow/stub.py").read_text()
             (binaries / name).write_text(stub.replace("/usr/bin/env python3", sys.executable))
             (binaries / name).chmod(0o755)
         self.environment["PATH"] = f"{binaries}:{self.environment['PATH']}"
         self.environment["STUB_FOLDER"] = str(self.folder)
+        # What compute nodes would do is done here, so they see every folder.
+        self.profiles = Path(shutil.copytree(ROOT / "profiles", self.folder / "profiles"))
+        for profile in self.profiles.iterdir():
+            for name, old, new in (
+                ("config.yaml", '"profiles/', f'"{self.profiles}/'),
+                ("site.yaml", "shared: [/p]", "shared: [/]"),
+            ):
+                file = profile / name
+                file.write_text(file.read_text().replace(old, new))
 
     def make_container(self) -> None:
         """Leave what pull makes."""
@@ -83,6 +97,6 @@ class Plan:
         self.digest.write_text(f"{DIGEST}\n")
 
     def calls(self, name: str) -> list[list[str]]:
-        """Arguments of each call of a stub."""
+        """Arguments of each call of a stub; sbatch that only looks does not count."""
         calls = map(json.loads, (self.folder / "calls.jsonl").read_text().splitlines())
-        return [call[1:] for call in calls if call[0] == name]
+        return [call[1:] for call in calls if call[0] == name and "--test-only" not in call]

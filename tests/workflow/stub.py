@@ -57,7 +57,9 @@ def value(flag: str) -> str:
     return next(a.split("=", 1)[1] for a in arguments if a.startswith(f"{flag}="))
 
 
-if name == "sbatch":  # runs the job before it returns
+if name == "sbatch" and "--test-only" in arguments:
+    print("sbatch: Job 1 to start at 2000-01-01T00:00:00 using 128 processors", file=sys.stderr)
+elif name == "sbatch":  # runs the job before it returns
     with (folder / "jobs").open("a+") as jobs:
         jobs.seek(0)
         job = len(jobs.readlines()) + 1
@@ -75,12 +77,21 @@ if name == "sbatch":  # runs the job before it returns
     print(job)
 elif name == "squeue":
     print((folder / "jobs").read_text(), end="")
+elif name == "scontrol" and "partition" in arguments:
+    print("State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00")
 elif name == "scontrol":
     print("MinJobAge = 300 sec")
 elif name == "sacctmgr":
     print("training")
+elif name == "sshare":
+    print("|cpu=6000|cpu=0")
+elif name == "sacct":  # every job took a minute
+    for job in value("--jobs").split(","):
+        print(f"{job}|run|COMPLETED|2100-01-01T00:00:00|2100-01-01T00:00:09|60|1|30")
 elif name == "sinfo":
-    if "--Node" in arguments:
+    if "--format=%D %G" in arguments:
+        print("100 gpu:a100:4(S:0-1)")
+    elif "--Node" in arguments:
         print("\n".join(f"{node} idle" for node in value("--nodes").split(",")))
     else:
         print("dc-gpu* dc-gpu-devel")

@@ -115,7 +115,7 @@ def test_password_in_the_images_name_is_refused_and_nowhere(plan):
 
 def test_packages_are_added_before_any_job(plan):
     plan.configure(packages=PACKAGES)
-    assert plan.planned() == ["add_packages", "pull", "report", "smoke_test"]
+    assert plan.planned() == ["add_packages", "cost", "pull", "report", "smoke_test"]
 
 
 def test_debian_packages_need_a_site_that_builds(plan):

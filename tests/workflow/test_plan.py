@@ -20,6 +20,7 @@ def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
         "benchmark_record 2x4",
         "benchmark_run 1x4",
         "benchmark_run 2x4",
+        "cost",
         "prepare_data",
         "pull",
         "report",
@@ -157,7 +158,7 @@ def test_smoke_test_asks_slurm_for_one_whole_node(stubbed):
 
 def in_container(plan, call: list[str]) -> str:
     """Check how Snakemake starts the container; returns the command inside it."""
-    cache = str(plan.folder / ".cache/snakemake/snakemake/source-cache")
+    cache = str(plan.folder / "home/.cache/snakemake/snakemake/source-cache")
     assert call[:-1] == [
         *["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch)],
         *["--bind", cache, str(plan.sif), "bash", "-c"],
@@ -339,7 +340,7 @@ def test_finished_chain_does_nothing(finished):
 
 
 def test_forced_smoke_test_reruns_what_relies_on_it(finished):
-    jobs = ["report", "smoke_test", "train_run a", "train_run b"]
+    jobs = ["cost", "report", "smoke_test", "train_run a", "train_run b"]
     assert finished.planned("--forcerun=smoke_test") == jobs
 
 
@@ -350,7 +351,7 @@ def test_smoke_test_by_itself_makes_nothing_stale(finished):
 
 def test_another_learning_rate_reruns_that_training_and_the_report(finished):
     finished.configure(**FINISHED | {"train": {"a": SMALL | {"learning_rate": 0.0123}, "b": SMALL}})
-    assert finished.planned() == ["report", "train_run a"]
+    assert finished.planned() == ["cost", "report", "train_run a"]
 
 
 def test_another_walltime_reruns_nothing(finished):
@@ -374,17 +375,24 @@ def test_new_digest_reruns_what_used_the_old_one(finished):
     finished.digest.write_text("sha256:another\n")
     later = time.time() + 60
     os.utime(finished.digest, (later, later))
-    assert finished.planned() == ["report", "smoke_test", "train_run a", "train_run b"]
+    assert finished.planned() == ["cost", "report", "smoke_test", "train_run a", "train_run b"]
 
 
 def test_new_image_is_pulled_and_reruns_everything(finished):
     finished.configure(**FINISHED | {"image": "docker-archive:two.tar"})
-    assert finished.planned() == ["pull", "report", "smoke_test", "train_run a", "train_run b"]
+    assert finished.planned() == [
+        "cost",
+        "pull",
+        "report",
+        "smoke_test",
+        "train_run a",
+        "train_run b",
+    ]
 
 
 def test_deleted_result_is_made_again(finished):
     (finished.folder / "results/train/a/summary.json").rename(finished.folder / "summary")
-    assert finished.planned() == ["report", "train_run a"]
+    assert finished.planned() == ["cost", "report", "train_run a"]
     (finished.folder / "summary").rename(finished.folder / "results/train/a/summary.json")
 
 

@@ -242,3 +242,34 @@ def node_map(vetting: Result) -> Result:
         slower = len(problems) - len(failed)
         rows.append({"node": node, "slower": slower, "failed": failed, "cells": cells[node]})
     return {"columns": columns, "rows": rows, "exclude": vetting["exclude"]}
+
+
+def costs(cost: Result) -> Result:
+    """Rows of what Slurm's jobs have used: by what they did, and by the run that submitted them."""
+
+    def row(name: str, jobs: Sequence[Result]) -> Result:
+        hours = {
+            key: sum(job["nodes"] * job["seconds"] for job in jobs if job["wasted"] or key == "all")
+            / 3600
+            for key in ("all", "wasted")
+        }
+        return {
+            "name": name,
+            "jobs": len(jobs),
+            "queued": max(job["waited"] for job in jobs),
+        } | hours
+
+    def rows(key: str) -> list[Result]:
+        groups: dict[str, list[Result]] = {}
+        for job in cost["jobs"]:
+            groups.setdefault(job[key], []).append(job)
+        return [row(name, jobs) for name, jobs in groups.items()]
+
+    runs = {job["run"]: job["submitted"].replace("T", " ") for job in reversed(cost["jobs"])}
+    return {
+        "problem": cost["problem"],
+        "cores_per_node": cost["cores_per_node"],
+        "by_job": rows("what"),
+        "by_run": [each | {"name": runs[each["name"]]} for each in rows("run")],
+        "total": row("all", cost["jobs"]) if cost["jobs"] else None,
+    }

@@ -92,7 +92,7 @@ class Progress:
 
 
 def find_files(source: str) -> list[Path]:
-    """Files that one entry of ``data`` names. Ends the program when there are none."""
+    """Files that one entry of ``data`` names."""
     if source == "python":
         files = []
         for folder, below, names in os.walk(sysconfig.get_paths()["stdlib"]):
@@ -102,7 +102,7 @@ def find_files(source: str) -> list[Path]:
         files = [path for path in Path(source).rglob("*") if path.is_file()]
     else:
         files = [path for path in map(Path, glob.glob(source, recursive=True)) if path.is_file()]
-    return files or fail(f"data: {source} names no file")
+    return files
 
 
 def read(path: Path, progress: Progress) -> Iterator[bytes]:
@@ -118,7 +118,9 @@ def read(path: Path, progress: Progress) -> Iterator[bytes]:
 
 def survey(sources: list[str]) -> list[Source]:
     """Files that ``data`` names, of those with equal content one, in the order of their sha256."""
-    paths = [path for source in sources for path in find_files(source)]
+    paths = []
+    for source in sources:
+        paths += find_files(source) or fail(f"data: {source} names no file")
     progress = Progress("reading", sum(path.stat().st_size for path in paths))
     files = {}
     for path in paths:

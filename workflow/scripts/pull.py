@@ -115,21 +115,21 @@ def no_room(work: Path) -> str:
     )
 
 
-def apptainer_version() -> str:
-    """Version of Apptainer; ends the program if this user cannot run it."""
+def apptainer_version() -> tuple[str, str]:
+    """Version of Apptainer, and why this user cannot run it; one of them is empty."""
     try:
         done = subprocess.run(["apptainer", "--version"], capture_output=True, text=True)
     except FileNotFoundError:
-        fail("there is no apptainer in PATH")
+        return "", "there is no apptainer in PATH"
     if "group container" in done.stdout + done.stderr:
-        fail(
+        return "", (
             "you may not use Apptainer here yet: in JuDoor, under Software, request access to "
             "restricted software, choose Container Runtime Engine and accept its agreement; it "
             "takes effect within hours"
         )
     if done.returncode:
-        fail(f"apptainer does not run: {(done.stderr or done.stdout).strip()}")
-    return done.stdout.split()[-1]
+        return "", f"apptainer does not run: {(done.stderr or done.stdout).strip()}"
+    return done.stdout.split()[-1], ""
 
 
 def compression(work: Path) -> tuple[str, ...]:
@@ -243,7 +243,9 @@ def write_layout(folder: Path, image: Image) -> str:
 
 def pull(image: str, sif: Path, temporary: Path | None) -> None:
     """Make the SIF and write its record and digest beside it, unless all that is there."""
-    version, began = apptainer_version(), time.monotonic()
+    (version, unusable), began = apptainer_version(), time.monotonic()
+    if unusable:
+        fail(unusable)
     file = Path(re.sub(r"^docker-archive:([^:]+).*", r"\1", image))
     record, found, digest = read_record(sif), None, None
     if name := parse(image):

@@ -222,6 +222,7 @@ def page(
     site: Result,
     history: Path,
     vetting: Result | None,
+    cost: Result | None,
 ) -> str:
     """The HTML page."""
     programs = [run for run in trainings if "program" in run]
@@ -262,6 +263,7 @@ def page(
         rooflines=findings.rooflines(entries),
         past=findings.past(history, entries),
         nodes=vetting and findings.node_map(vetting),
+        cost=cost and findings.costs(cost),
         origin=origins(results) if results else None,
     )
 
@@ -278,6 +280,7 @@ def main() -> None:
     parser.add_argument("--site", type=Path, required=True, help="site.yaml")
     parser.add_argument("--history", type=Path, required=True, help="folder of the history")
     parser.add_argument("--vetting", type=Path, help="what vet.py found")
+    parser.add_argument("--cost", type=Path, help="what Slurm's jobs have used")
     args = parser.parse_args()
 
     smoke_test = load(args.smoke_test, "smoke_test")
@@ -287,9 +290,10 @@ def main() -> None:
             run["curve"] = load_curve(path.with_name("metrics.jsonl"), run["data"])
     benchmarks = [load(path, "benchmark") for path in args.benchmark]
     vetting = load(args.vetting, "vetting") if args.vetting else None
+    cost = json.loads(args.cost.read_text()) if args.cost else None
     site = yaml.safe_load(args.site.read_text())
     with rc_context(STYLE | {"font.size": 13}):
-        text = page(smoke_test, runs, benchmarks, site, args.history, vetting)
+        text = page(smoke_test, runs, benchmarks, site, args.history, vetting, cost)
     part = args.out.with_name(args.out.name + ".part")
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)

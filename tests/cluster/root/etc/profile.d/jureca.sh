@@ -4,4 +4,4 @@ export PROJECT=/p/project1/training PROJECT_training=/p/project1/training
 export SCRATCH=/p/scratch/training SCRATCH_training=/p/scratch/training
 export BUDGET_ACCOUNTS=training
 export LANG=C.UTF-8
-PATH=/opt/jaxway/bin:$PATH
+PATH=/p/software/jaxway/bin:$PATH

@@ -1,0 +1,250 @@
+"""What happens around a run: before its first job, between a training's jobs, after the last one."""
+
+import asyncio
+import logging
+import re
+import shutil
+import subprocess
+from datetime import datetime
+
+from snakemake.exceptions import WorkflowError
+from snakemake.jobs import Job
+from snakemake.scheduling.job_scheduler import JobScheduler
+from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+import cost
+import data
+
+
+def around(schedule):
+    """Snakemake's way through the jobs, with what this workflow does before and after it.
+
+    `onstart` and `onerror` would leave out dry-runs, and workflows that use this one as a module.
+    """
+
+    def scheduled(scheduler):
+        if workflow.execution_settings.no_hooks or workflow.touch:  # also in a job
+            return schedule(scheduler)
+        lines, fit = look_ahead()
+        if workflow.dryrun:
+            done = schedule(scheduler)
+            print(*lines, sep="\n", file=sys.stderr)
+            return done
+        refuse_second_run()
+        print(*lines, sep="\n", file=sys.stderr, flush=True)
+        if not fit:
+            raise WorkflowError("The plan cannot run, see FAIL above; nothing was submitted.")
+        check_container()
+        prepare_wiped_data()
+        SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
+        began = datetime.now().replace(microsecond=0)
+        done = schedule(scheduler)
+        if not done:
+            print_reasons(workflow.logger_manager.get_logfile())
+            vet_rest()
+        print_cost(began)
+        return done
+
+    return scheduled
+
+
+JobScheduler.schedule = around(JobScheduler.schedule)
+
+
+def planned(*rules):
+    """Jobs of these rules that this run is going to do."""
+    return [job for job in workflow.dag.needrun_jobs() if job.rule.name in rules]
+
+
+def placements():
+    """Placements of the jobs to submit, by label; for the target `preflight`, all configured ones."""
+    sections = {"smoke_test": "smoke_test", "train_run": "train", "benchmark_run": "allocation"}
+    if planned("preflight"):
+        pairs = [(section, name) for section in sections.values() for name in CONFIG[section]]
+    else:
+        jobs = planned(*sections)
+        pairs = [(s := sections[job.rule.name], job.wildcards.get("name", s)) for job in jobs]
+    found = {}
+    for section, name in sorted(pairs):
+        job = CONFIG[section][name]
+        label = f"{section}.{name}" if section != name else name
+        if section == "allocation":
+            label = f"benchmark.{job['benchmarks'][0]}" + (f" on {name}" if job["node"] else "")
+        found[label] = job
+    return found
+
+
+def look_ahead():
+    """Lines of what the plan's checks find and what it may cost, and whether nothing would stop it."""
+    import preflight  # what it needs takes a while, and jobs do without
+
+    jobs, whole = placements(), workflow.dryrun or planned("preflight")
+    if not jobs and not planned("pull"):
+        return [], True
+    findings = [*preflight.findings(CONFIG, SITE, CONTAINER if CONTAINED else None, jobs)]
+    faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
+    shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
+    lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
+    costs = cost.foretold(jobs, SITE["cores_per_node"]) if SITE["launcher"] else []
+    lines += [f"{'':5}{'cost':11}{line}" for line in (costs if whole else costs[-1:])]
+    return lines, not faults
+
+
+def print_cost(began):
+    """Print what the jobs of this run have used, as Slurm has booked it."""
+    if SITE["launcher"]:
+        try:
+            jobs = cost.booked(Path(LOGS), Path(SITE["scratch"]))
+        except cost.CostError as error:
+            print(error, file=sys.stderr, flush=True)
+        else:
+            now = [job for job in jobs if datetime.fromisoformat(job["submitted"]) >= began]
+            if now:
+                print(cost.told(now, SITE["cores_per_node"]), file=sys.stderr, flush=True)
+
+
+def submitted(*options):
+    """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
+    if not SITE["launcher"] or not shutil.which("squeue"):
+        return []
+    command = ["squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options]
+    queue = subprocess.run(command, capture_output=True, text=True).stdout
+    fields = [line.split(maxsplit=3) for line in queue.splitlines()]
+    return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]
+
+
+def refuse_second_run():
+    """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
+    if jobs := " ".join(job[0] for job in submitted()):
+        raise WorkflowError(
+            f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
+            f"have, or end them now with `scancel {jobs}`; nothing was submitted."
+        )
+
+
+def check_container():
+    """Make again what was wiped, and submit nothing into a container that has changed.
+
+    What this run makes anew in any case need not be there or whole.
+    """
+    users = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
+    if not CONTAINED or not planned(*users):
+        return
+    makers = {"pull": (PULLED, PULL)}
+    if CONFIG["packages"]:
+        makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
+    for maker, (container, command) in makers.items():
+        if planned(maker) or not Path(container["digest"]).exists():
+            continue
+        if not Path(container["made"]).exists():
+            print(f"{container['made']} is gone: making it again", flush=True)
+            if subprocess.run(command, shell=True).returncode:
+                raise WorkflowError(
+                    f"{container['made']} is gone, and cannot be made again: see above"
+                )
+        found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
+        if found:
+            raise WorkflowError(found)
+
+
+def prepare_wiped_data():
+    """Prepare again what a training of this run needs and its record says is there."""
+    for job in planned("train_run"):
+        record = Path(job.input.get("data", ""))
+        if record.is_file() and data.problem(json.loads(record.read_text())):
+            print(f"the data of {record} are gone: preparing them again", flush=True)
+            if subprocess.run(prepare_data(record.stem), shell=True).returncode:
+                raise WorkflowError(
+                    f"The data of {record} are gone, and see above why they stay so."
+                )
+
+
+SAFE = {}  # of each planned training, its state's folder and the step that was safe in it
+
+
+def safe_step(job):
+    """The folder of a training's state, its last safe step, and why its last job gave up, if so."""
+    folders = [*Path(job.params.state).parent.glob(f"{Path(job.params.state).name}*")]
+    if not folders:
+        return None, 0, ""
+    state = max(folders, key=lambda folder: folder.stat().st_mtime)  # of the newest image
+    step, failed = (state / name for name in ("step", "failed"))
+    text = step.read_text().strip() if step.exists() else ""
+    reason = failed.exists() and (failed.read_text().strip() or f"it gave up, see {job.log[0]}")
+    return state, int(text) if text.isdecimal() else 0, reason
+
+
+def restarts(job):
+    """How often a job may be started again; Snakemake asks when one has failed.
+
+    A training goes on in the next job if it got further in the last one, up to its allocations,
+    unless the program has given up or somebody has cancelled the job.
+    """
+    if job.rule.name != "train_run" or job not in SAFE:  # in a job's own Snakemake: none
+        return job.rule.restart_times
+    (folder, step, reason), (earlier, before) = safe_step(job), SAFE[job]
+    SAFE[job] = folder, step
+    before = before if folder == earlier else 0
+    comment = f"rule_train_run_wildcards_{job.wildcards.name}"
+    states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
+    allowed = job_of("train", job.wildcards)["allocations"]
+    if reason:
+        why = reason
+    elif states and states[-1] == "CANCELLED":
+        why = "its job was cancelled"
+    elif step <= before:
+        why = f"its last job got no further than step {before}, see {job.log[0]}"
+    elif job.attempt >= allowed:
+        why = f"it has had its {allowed} allocations; step {step} is safe"
+    else:
+        print(f"Training {job.wildcards.name} goes on from step {step}.", flush=True)
+        return job.attempt
+    print(f"Training {job.wildcards.name} stops: {why}.", file=sys.stderr, flush=True)
+    return 0
+
+
+Job.restart_times = property(restarts)
+
+
+async def wait_for_next_look(executor):
+    """Wait before the next look at the queue: 0.6 s after a job has ended, then 1 s longer each
+    time, up to 18 s.
+
+    The Slurm plugin waits ten times as long and has no setting for it: a smoke test's end would be
+    seen late, Ctrl-C would take up to 180 s, and squeue may have forgotten a job by then.
+    """
+    await asyncio.sleep(executor.next_seconds_between_status_checks / 10)
+
+
+RemoteExecutor.sleep = wait_for_next_look
+
+
+# The rich logger stumbles over a failed job that has no log file yet. It need not say so.
+logging.raiseExceptions = False
+
+
+def print_reasons(logs):
+    """Print why jobs failed: the rich logger leaves out what Slurm said."""
+    text = "".join(Path(log).read_text() for log in logs)
+    reasons = re.findall(r"^ *message: (?!None$)(.+)", text, re.MULTILINE)
+    for reason in dict.fromkeys(reasons):
+        print(reason, file=sys.stderr)
+
+
+def vet_rest():
+    """Compare the nodes whose jobs left a result, when others have not: these are named, too."""
+    if planned("vet_nodes") and not Path("results/vetting.json").exists():
+        results = [f"results/benchmark/{name}.json" for name in VETTED]
+        there = shlex.join(result for result in results if Path(result).exists())
+        subprocess.run(f"{vet_nodes()} --results {there}", shell=True)
+        Path("results/vetting.json").unlink(missing_ok=True)
+
+
+rule preflight:
+    log:
+        "logs/preflight.log",
+    localrule: True
+    message:
+        "Checked the plan, before it was submitted"
+    run:
+        Path(log[0]).touch()

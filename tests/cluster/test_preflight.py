@@ -1,0 +1,155 @@
+"""A planted fault for each check of preflight: named before anything is submitted."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from nodes import Checkout, Cluster
+
+SMALL = {"steps": 10, "warmup_steps": 2, "global_batch": 8, "data": ["workflow/scripts/*.py"]}
+SMALL |= {"validation_bytes": 1024, "walltime": 10}
+SCRATCH = "/p/scratch/training/preflight"
+
+
+@pytest.fixture(scope="module")
+def alice(cluster: Cluster) -> Iterator[Checkout]:
+    """A checkout of its own, and folders in place of $SCRATCH."""
+    checkout = Checkout(cluster, name="preflight")
+    cluster.run(["mkdir", "-p", SCRATCH])
+    yield checkout
+    cluster.run(f"umount {SCRATCH}/*; rm -rf {SCRATCH}", user="root", check=False)
+
+
+def said(checkout: Checkout, settings: Any, **environment: str) -> str:
+    """What preflight says of a configuration; it submits nothing, and its exit code fits."""
+    config = checkout.configure("preflight", settings)
+    with checkout.start(config, "preflight", **environment) as snakemake:
+        code, text = snakemake.wait(120)
+    assert not checkout.cluster.run("squeue --noheader --user=alice").stdout
+    assert code == ("FAIL" in text), text
+    return text
+
+
+def scratch(cluster: Cluster, name: str, options: str) -> str:
+    """A file system of its own, with a limit, in place of $SCRATCH."""
+    folder = f"{SCRATCH}/{name}"
+    mount = f"mount -t tmpfs -o mode=777,{options} tmpfs {folder}"
+    cluster.run(f"mkdir {folder} && {mount}", user="root")
+    return folder
+
+
+def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
+    settings = {
+        "train": {"one": SMALL, "two": SMALL | {"nodes": 2}},
+        "benchmark": {"memory": {}},
+        "vetting": {"nodes": list(cluster.compute)},
+    }
+    text = said(alice, settings, SCRATCH=SCRATCH)
+    assert "note" not in text
+    for subject in ("apptainer", "image", "account", "partition", "queue", "nodes", "folders"):
+        assert f"ok {subject} " in text
+    for subject in ("room", "data", "shared", "home"):
+        assert f"ok {subject} " in text
+    assert "GB to pull" in text
+    assert "at most" in text.partition(" cost ")[2]
+
+
+def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
+    settings = {
+        "image": "docker://nvcr.io/nvidia/jax:none",
+        "environment": {"HF_HOME": "/p/home/jusers/alice/jureca/cache"},
+        "train": {
+            "closed": SMALL | {"partition": "dc-closed"},
+            "nowhere": SMALL | {"partition": "dc-none"},
+            "wide": SMALL | {"nodes": 3, "global_batch": 12},
+            "long": SMALL | {"walltime": 24 * 60 + 1},
+            "short": SMALL | {"validation_bytes": 10**9},
+        },
+    }
+    text = said(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden")
+    for fault in (
+        "FAIL image nvcr.io has no none of nvidia/jax",
+        "FAIL account forbidden is no account that you may charge",
+        "FAIL partition dc-closed is INACTIVE and starts no job",
+        "FAIL partition dc-none: Partition dc-none not found; there are ",
+        "FAIL partition train.wide.nodes: dc-gpu gives at most 2 to a job, not 3",
+        "FAIL partition train.long.walltime: dc-gpu allows 1440 minutes, not 1441",
+        "FAIL data train.short.data: ",
+        "FAIL home $HF_HOME would fill $HOME",
+    ):
+        assert fault in text
+
+
+def test_missing_data(alice: Checkout) -> None:
+    config = alice.configure("missing", {"train": {"empty": {"data": ["/p/none/*.txt"]}}})
+    with alice.start(config, "preflight") as snakemake:
+        code, text = snakemake.wait(60)
+    assert code == 1
+    assert "train.empty.data: nothing matches /p/none/*.txt" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "fault"),
+    [
+        ("inodes", "nr_inodes=20", "inodes are coming: make room there"),
+        ("space", "size=100k", "inodes are coming: make room there"),
+        ("readonly", "ro", "you cannot write there"),
+    ],
+)
+def test_faults_of_scratch(cluster: Cluster, alice: Checkout, name, options, fault) -> None:
+    folder = scratch(cluster, name, options)
+    text = said(alice, {"train": {"one": SMALL}}, SCRATCH=folder)
+    subject = "folders" if name == "readonly" else "room"
+    assert f"FAIL {subject} {folder}" in text
+    assert fault in text
+
+
+def test_scratch_that_is_not_there(alice: Checkout) -> None:
+    text = said(alice, {"train": {"one": SMALL}}, SCRATCH="/p/scratch/gone")
+    assert "FAIL folders $SCRATCH: there is no folder /p/scratch/gone on this node" in text
+
+
+def test_faults_of_the_machine(cluster: Cluster, alice: Checkout) -> None:
+    """Nodes with fewer GPUs than the site's description says, an environment on this node's disk,
+    and an Apptainer that this user may not start."""
+    site, own = f"{alice.folder}/profiles/jureca/site.yaml", "/tmp/environment"
+    cluster.run(["sed", "-i", "s/gpus_per_node: 4/gpus_per_node: 8/", site])
+    packages = "/p/software/jaxway/lib/python3*/site-packages"
+    other = f"echo {packages} > $(echo {own}/lib/python3*/site-packages)/other.pth"
+    cluster.run(f"python3 -m venv --without-pip {own} && {other}")
+    refused = "User alice is not in group container and hence not authorized to use apptainer"
+    for name, line in (
+        ("apptainer", f"echo {refused}; exit 1"),
+        ("snakemake", f'exec {own}/bin/python3 -m snakemake "$@"'),
+    ):
+        text = f"#!/bin/sh\n{line}\n"
+        cluster.run(f"cat > {own}/bin/{name} && chmod +x {own}/bin/{name}", input=text)
+    text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=f"{own}/bin:/usr/bin:/bin")
+    for fault in (
+        "FAIL apptainer you may not use Apptainer here yet",
+        "FAIL partition train.one.gpus_per_node: a node of dc-gpu has 4, not 8",
+        f"FAIL shared Python's environment, {own}, is on this node only: move it to /p",
+    ):
+        assert fault in text
+    cluster.run(["sed", "-i", "s/gpus_per_node: 8/gpus_per_node: 4/", site])
+
+
+def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
+    limit = "sacctmgr -i modify account training set GrpTRESMins=cpu={}"
+    cluster.run(limit.format(0), user="root")
+    try:
+        text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH)
+    finally:
+        cluster.run(limit.format(-1), user="root")
+    assert "FAIL account training has" in text
+
+
+def test_real_run_is_refused(alice: Checkout) -> None:
+    settings = {"train": {"closed": SMALL | {"partition": "dc-closed"}}}
+    config = alice.configure("refused", settings)
+    with alice.start(config, "train", SCRATCH=SCRATCH) as snakemake:
+        code, text = snakemake.wait(60)
+    assert code == 1
+    assert "FAIL partition dc-closed is INACTIVE" in text
+    assert "nothing was submitted" in text
+    assert not alice.path("logs/pull.log").exists()

@@ -1,0 +1,278 @@
+"""Checks before the first submission, with stubs of what Slurm says; the cluster's tests ask it."""
+
+import json
+import os
+from pathlib import Path
+from subprocess import CompletedProcess
+from types import SimpleNamespace
+from typing import Any
+
+import configuration
+import jax
+import model
+import preflight
+import pytest
+from preflight import FAULT, NOTE, OK
+
+UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00"
+JOB = {"nodes": 1, "gpus_per_node": 4, "walltime": 30, "partition": "gpu"}
+
+
+@pytest.fixture
+def machine(monkeypatch) -> dict[str, str]:
+    """What each command says, by the words it begins with; what is not there has failed."""
+    says = {
+        "scontrol --oneliner show partition gpu": UP,
+        "sinfo --noheader --format=%R": "gpu\nother",
+        "sinfo --noheader --partition=gpu --format=%D %G": "2 gpu:a100:4(S:0-1)\n1 (null)",
+        "sacctmgr --noheader --parsable2 show": "training|\nother|",
+        "sbatch --test-only": "",
+    }
+
+    def ask(*words: str) -> CompletedProcess[str]:
+        line = " ".join(words)
+        answers = [answer for key, answer in says.items() if line.startswith(key)]
+        answer = answers[0] if answers else "!no such thing"
+        failed = answer.startswith("!")
+        return CompletedProcess(words, failed, "" if failed else answer, answer.removeprefix("!"))
+
+    monkeypatch.setattr(preflight, "ask", ask)
+    return says
+
+
+def partition(**job: Any) -> list[preflight.Finding]:
+    return [*preflight.partition("gpu", {"train.big": JOB | job}, "training")]
+
+
+def test_healthy_partition(machine) -> None:
+    (finding,) = partition()
+    assert finding == (OK, "partition", "gpu: 3 nodes with 4 GPUs, for at most 24 h")
+
+
+@pytest.mark.parametrize(
+    ("job", "sentence"),
+    [
+        ({"nodes": 3}, "train.big.nodes: gpu gives at most 2 to a job, not 3"),
+        ({"gpus_per_node": 8}, "train.big.gpus_per_node: a node of gpu has 4, not 8"),
+        ({"walltime": 1441}, "train.big.walltime: gpu allows 1440 minutes, not 1441"),
+    ],
+)
+def test_jobs_that_a_partition_does_not_take(machine, job, sentence) -> None:
+    assert partition(**job) == [(FAULT, "partition", sentence)]
+
+
+def test_longest_and_widest_jobs_are_taken(machine) -> None:
+    (finding,) = partition(walltime=1440, nodes=2)
+    assert finding.verdict == OK
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"UP": "DRAIN"}, "gpu is DRAIN and starts no job: name another partition"),
+        ({"AllowAccounts=ALL": "AllowAccounts=a,b"}, "gpu is for the accounts a, b, not training"),
+        (
+            {"MaxNodes=UNLIMITED": "MaxNodes=0"},
+            "train.big.nodes: gpu gives at most 0 to a job, not 1",
+        ),
+    ],
+)
+def test_partitions_that_take_no_job(machine, limits, sentence) -> None:
+    for old, new in limits.items():
+        machine["scontrol --oneliner show partition gpu"] = UP.replace(old, new)
+    assert partition() == [(FAULT, "partition", sentence)]
+
+
+def test_unknown_partition_names_those_that_are_there(machine) -> None:
+    machine["scontrol --oneliner show partition gpu"] = "!Partition gpu not found"
+    assert partition() == [
+        (FAULT, "partition", "gpu: Partition gpu not found; there are gpu, other")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("1-00:00:00", 1440), ("02:00:30", 120.5), ("UNLIMITED", float("inf"))],
+)
+def test_time_limits(limit, minutes) -> None:
+    assert preflight.minutes(limit) == minutes
+
+
+def account(name: str = "training") -> preflight.Finding:
+    return preflight.account(name, {"train.big": JOB}, {"cores_per_node": 128})
+
+
+def test_account_of_another(machine) -> None:
+    verdict, _, text = account("forbidden")
+    assert verdict == FAULT
+    assert "to one of other, training" in text
+
+
+def test_silent_accounting_is_no_fault(machine) -> None:
+    machine["sacctmgr --noheader --parsable2 show"] = "!slurmdbd is down"
+    assert account() == (NOTE, "account", "training: Slurm does not tell (slurmdbd is down)")
+
+
+@pytest.mark.parametrize(
+    ("used", "verdict", "said"),
+    [  # of 100 core-h; the job may take 64
+        (0, OK, "training has 100 core-h left"),
+        (60 * 50, NOTE, "training has 50 core-h left, less than this may take"),
+        (60 * 100, FAULT, "training has 0 core-h left"),
+    ],
+)
+def test_budget(machine, used, verdict, said) -> None:
+    machine["sshare"] = f"|cpu=6000,gres/gpu=1|cpu={used},mem=3\nalice||cpu=1"
+    finding = account()
+    assert finding.verdict == verdict
+    assert finding.text.startswith(said)
+
+
+def test_queue_says_when_or_why_not(machine) -> None:
+    jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": JOB | {"walltime": 5}}
+    jobs["benchmark.c"] = JOB | {"node": "jrc0101", "walltime": 7}  # its node is checked instead
+    kinds = "sbatch --test-only --exclusive --nodes=1 --gres=gpu:4 --time="
+    del machine["sbatch --test-only"]
+    machine[f"{kinds}30"] = "sbatch: Job 7 to start at 2099-01-01T10:00:00 using 128 processors"
+    machine[f"{kinds}5"] = "!allocation failure: Invalid qos specification"
+    assert [*preflight.queue(jobs, "training")] == [
+        (OK, "queue", "train.a and 1 more could start 2099-01-01 10:00:00"),
+        (FAULT, "queue", "smoke_test: Slurm would refuse it: Invalid qos specification"),
+    ]
+
+
+def test_nodes_to_vet(machine) -> None:
+    machine["sinfo --noheader --Node"] = "n1 idle\nn2 drained\nn3 mixed"
+    assert [f.verdict for f in preflight.nodes(["n1", "n3", "n1"])] == [OK]
+    (finding,) = preflight.nodes(["n1", "n2", "n4"])
+    assert finding.verdict == FAULT
+    assert "on n2 (drained), n4 (unknown);" in finding.text
+
+
+def test_a_silent_command_has_failed(monkeypatch) -> None:
+    monkeypatch.setattr(preflight, "PATIENCE", 0.1)
+    assert preflight.reason(preflight.ask("sleep", "9")) == "sleep has not answered within 0.1 s"
+    assert preflight.reason(preflight.ask("no-such")) == "there is no no-such in PATH"
+    assert preflight.reason(preflight.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def site(tmp_path: Path, **more: Any) -> configuration.Settings:
+    there = {"scratch": str(tmp_path / "alice/jaxway"), "required_variables": {"SCRATCH": ""}}
+    return there | {"shared": [], "small_home": False, **more}
+
+
+def test_folders(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    container = {"sif": str(tmp_path / "containers/jax.sif")}
+    assert [f.verdict for f in preflight.folders(site(tmp_path), container)] == [OK]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    assert [*preflight.folders(site(tmp_path), {})] == [
+        (FAULT, "folders", f"{tmp_path}: you cannot write there")
+    ]
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "gone"))
+    (finding,) = preflight.folders(site(tmp_path), {})
+    assert finding.text.startswith(f"$SCRATCH: there is no folder {tmp_path / 'gone'}")
+
+
+def training(**more: Any) -> configuration.Settings:
+    """A training as configuration.load() makes it."""
+    options = {"preset": "tiny", "keep_checkpoints": 2, "steps": 10, "global_batch": 4}
+    options |= dict.fromkeys(model.PARTS)
+    data = {"data": ["python"], "tokenizer": "bytes", "validation_bytes": 1000}
+    place = JOB | {"processes_per_node": 1, "program": "train"}
+    return place | {"options": options | more, "data": data}
+
+
+@pytest.mark.parametrize("preset", ["tiny", "124M", "7B"])
+def test_size_of_a_checkpoint_is_that_of_the_models_arrays(preset) -> None:
+    parts = dict(zip(model.PARTS, model.PRESETS[preset], strict=True))
+    shape = {key: parts[key] for key in ("layers", "width", "heads", "ngram")}
+    params = jax.eval_shape(lambda: model.init(model.Config(**shape), jax.random.key(0)))
+    size = 12 * sum(x.size for x in jax.tree.leaves(params))
+    assert preflight.checkpoint_bytes(training(preset=preset)) == size
+
+
+@pytest.mark.parametrize(
+    ("free", "inodes", "verdict"),
+    [(10**12, 10**6, OK), (10**6, 10**6, FAULT), (10**12, 10, FAULT), (10**12, None, OK)],
+)
+def test_room(tmp_path, monkeypatch, free, inodes, verdict) -> None:
+    status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=inodes or 0, f_files=inodes or 0)
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    (finding,) = preflight.room(site(tmp_path), {}, 0, {"train.a": training()})
+    assert finding.verdict == verdict
+
+
+def test_room_for_the_image(tmp_path, monkeypatch) -> None:
+    status = SimpleNamespace(f_bavail=10**9, f_frsize=1, f_favail=9, f_files=9)
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    container = {"sif": str(tmp_path / "jax.sif")}
+    for size, verdict in ((10**9, OK), (10**9 + 1, FAULT)):
+        (finding,) = preflight.room(site(tmp_path), container, size, {})
+        assert finding.verdict == verdict
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_bytes(bytes(2000))
+    jobs = {"train.a": training(context=10), "train.b": training(context=100)}
+    for job in jobs.values():
+        job["data"]["data"] = ["text"]
+    # b reads 10 steps x 4 x 100 of the 1000 bytes that validation leaves.
+    what = "train.a and 1 more: 0.0 MB in 1 files, read at most 4 times"
+    assert [*preflight.texts(jobs)] == [(OK, "data", what)]
+    jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
+    (finding,) = preflight.texts(jobs)
+    assert finding.verdict == FAULT
+    assert finding.text.startswith("train.a.data: 0.0 MB in 1 files are too short for 1,000 bytes")
+
+
+def test_prepared_data_are_not_read_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = training(context=10)
+    job["data"]["data"] = ["gone"]
+    (tmp_path / "train-00000.bin").write_bytes(bytes(50))
+    (tmp_path / "validation.bin").write_bytes(bytes(5))
+    record = {"folder": str(tmp_path), "shards": [50], "validation_tokens": 5, "dtype": "uint8"}
+    record |= {"train_tokens": 50}
+    (tmp_path / "data.json").write_text(json.dumps(record))
+    file = tmp_path / f"results/data/{configuration.short_hash(job['data'])}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(record))
+    (finding,) = preflight.texts({"train.a": job})
+    assert finding.text == "train.a: 0.0 M tokens, read at most 8 times"
+
+
+# ------------------------------------------------------------------------ where things are kept
+
+
+def test_what_compute_nodes_see(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not [*preflight.seen_by_nodes(site(tmp_path))]
+    assert [f.verdict for f in preflight.seen_by_nodes(site(tmp_path, shared=["/"]))] == [OK]
+    texts = [f.text for f in preflight.seen_by_nodes(site(tmp_path, shared=[str(tmp_path)]))]
+    assert len(texts) == 2  # the environment and the workflow
+    assert all("is on this node only" in text for text in texts)
+
+
+def test_caches_stay_out_of_home(tmp_path, monkeypatch) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in preflight.CACHES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(elsewhere)
+    assert [f.verdict for f in preflight.home({})] == [OK]
+    (finding,) = preflight.home({"HF_HOME": f"{home}/cache"})
+    assert finding.text.startswith("$HF_HOME would fill $HOME")
+    monkeypatch.chdir(home)
+    (finding,) = preflight.home({})
+    assert finding.text.startswith("this folder would fill $HOME")

@@ -1,0 +1,416 @@
+"""Look, before anything is submitted, for what would stop the plan.
+
+Asks the machine itself: Slurm for its limits, the registry for the image's size, file systems for
+their room. Changes nothing there. Knows nothing of Snakemake.
+"""
+
+import functools
+import getpass
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cost
+import data
+import prepare_data
+import pull
+import registry
+import verify_container
+from configuration import Settings, literal, short_hash
+
+OK, NOTE, FAULT = "ok", "note", "FAIL"
+PATIENCE = 5  # seconds for one answer
+CACHES = ("APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+
+
+class Finding(NamedTuple):
+    """What one check has found: ``verdict`` is OK, NOTE (not known, or good to know) or FAULT."""
+
+    verdict: str
+    subject: str
+    text: str
+
+
+Findings = Iterator[Finding]
+
+
+def findings(config: Settings, site: Settings, container: Settings, jobs: Settings) -> Findings:
+    """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
+
+    ``container``: that of configuration.container(), empty where jobs run without one.
+    """
+    fetched = 0
+    if container:
+        yield apptainer()
+        fetched, finding = image(config["image"], container)
+        yield finding
+    if site["launcher"]:
+        paid = account(config["account"], jobs, site)
+        yield paid
+        names = dict.fromkeys(job["partition"] for job in jobs.values())
+        for name in names:
+            mine = {label: job for label, job in jobs.items() if job["partition"] == name}
+            found = [*partition(name, mine, config["account"])]
+            yield from found
+            if all(finding.verdict == OK for finding in found) and paid.verdict != FAULT:
+                yield from queue(mine, config["account"])
+        yield from nodes([job["node"] for job in jobs.values() if job.get("node")])
+    yield from folders(site, container)
+    yield from room(site, container, fetched, jobs)
+    yield from texts({k: job for k, job in jobs.items() if job.get("program") == "train"})
+    yield from seen_by_nodes(site)
+    if site["small_home"]:
+        yield from home(config["environment"])
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str]:
+    """What a command says; one that is missing or silent has failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    except FileNotFoundError:
+        problem = f"there is no {command[0]} in PATH"
+    except subprocess.TimeoutExpired:
+        problem = f"{command[0]} has not answered within {PATIENCE} s"
+    return subprocess.CompletedProcess(command, 1, "", problem)
+
+
+def reason(said: subprocess.CompletedProcess[str]) -> str:
+    """Why a command has failed, by its last line."""
+    return (said.stderr.strip() or said.stdout.strip() or "no reason given").splitlines()[-1]
+
+
+# ------------------------------------------------------------------------------------- container
+
+
+def apptainer() -> Finding:
+    version, problem = pull.apptainer_version()
+    return Finding(FAULT if problem else OK, "apptainer", problem or version)
+
+
+def image(name: str, container: Settings) -> tuple[int, Finding]:
+    """Bytes to fetch, and whether the container is there as it was pulled, or can be."""
+    sif = Path(container["sif"])
+    if sif.exists():
+        problem = verify_container.problem(sif, full=False, image=name)
+        return 0, Finding(FAULT if problem else OK, "image", problem or f"{sif}, as it was pulled")
+    if not (parsed := pull.parse(name)):
+        return 0, Finding(OK, "image", f"{name} is going to be made into {sif}")
+    host, repository, reference = parsed
+    found: list[registry.Image] = []
+    problems: list[str] = []
+
+    def look() -> None:
+        try:
+            architecture = pull.ARCHITECTURES.get(platform.machine(), platform.machine())
+            asked = registry.Repository(host, repository, lambda line: None)
+            found.append(asked.image(reference, architecture))
+        except Exception as error:
+            problems.append(str(error) or repr(error))
+
+    looking = threading.Thread(target=look, daemon=True)  # it tries for longer than we wait
+    looking.start()
+    looking.join(PATIENCE)
+    if problems:
+        return 0, Finding(FAULT, "image", problems[0])
+    if not found:
+        return 0, Finding(NOTE, "image", f"{host} has not answered within {PATIENCE} s")
+    size = sum(layer["size"] for layer in found[0].layers)
+    return size, Finding(OK, "image", f"{name}: {size / 1e9:.1f} GB to pull")
+
+
+# ----------------------------------------------------------------------------------------- Slurm
+
+
+def account(name: str, jobs: Settings, site: Settings) -> Finding:
+    """Whether this user may charge the account, and what is left of it, where Slurm knows."""
+    fields = "account,grptresmins"
+    who = ("show", "associations", f"user={getpass.getuser()}", f"format={fields}")
+    said = ask("sacctmgr", "--noheader", "--parsable2", *who)
+    known = {line.split("|")[0] for line in said.stdout.splitlines()}
+    if said.returncode or not known:
+        return Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
+    if name.lower() not in {each.lower() for each in known}:
+        return Finding(
+            FAULT,
+            "account",
+            f"{name} is no account that you may charge: set `account` or $SBATCH_ACCOUNT to one of "
+            + ", ".join(sorted(known)),
+        )
+    left, needed = budget(name), cost.node_hours(jobs) * (site["cores_per_node"] or 1)
+    if left is None:
+        return Finding(OK, "account", f"{name}; what is left of its budget Slurm does not tell")
+    told = f"{name} has {left:,.0f} core-h left"
+    if left <= 0:
+        return Finding(FAULT, "account", f"{told}: its jobs would wait for ever; ask for more")
+    if left < needed:
+        return Finding(NOTE, "account", f"{told}, less than this may take")
+    return Finding(OK, "account", told)
+
+
+def budget(name: str) -> float | None:
+    """Core-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
+    form = "--format=User,GrpTRESMins,GrpTRESRaw"
+    said = ask("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
+    for user, limit, used in (line.split("|") for line in said.stdout.splitlines()):
+        granted, taken = (re.search(r"\bcpu=(\d+)", text) for text in (limit, used))
+        if not user and granted:
+            return (int(granted[1]) - (int(taken[1]) if taken else 0)) / 60
+    return None
+
+
+def minutes(limit: str) -> float:
+    """A time as Slurm writes it, [days-]hours:minutes:seconds, in minutes."""
+    if not (match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)):
+        return math.inf  # UNLIMITED
+    days, hours, minutes_, seconds = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + minutes_ + seconds / 60
+
+
+def partition(name: str | None, jobs: Settings, account: str) -> Findings:
+    """Whether a partition takes these jobs: its state, and its limits by Slurm's own word."""
+
+    def fault(text: str) -> Finding:
+        return Finding(FAULT, "partition", text)
+
+    there = ask("sinfo", "--noheader", "--format=%R").stdout.split()
+    if name is None:
+        return  # the one that Slurm takes by default: queue() asks
+    said = ask("scontrol", "--oneliner", "show", "partition", name)
+    if said.returncode:
+        known = f"; there are {', '.join(dict.fromkeys(there))}" if there else ""
+        yield fault(f"{name}: {reason(said)}{known}")
+        return
+    limits = dict(re.findall(r"(\w+)=(\S*)", said.stdout))
+    sizes = [(0, 0)]
+    for line in ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G").stdout.split(
+        "\n"
+    ):
+        count, _, gres = line.partition(" ")
+        if count:
+            gpus = re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres)
+            sizes.append((int(count), sum(map(int, gpus))))
+    most = max(gpus for _, gpus in sizes)
+    faults = []
+    if limits["State"] != "UP":
+        faults.append(f"{name} is {limits['State']} and starts no job: name another partition")
+    allowed = limits.get("AllowAccounts", "ALL").lower().split(",")
+    if allowed != ["all"] and account.lower() not in allowed:
+        faults.append(f"{name} is for the accounts {', '.join(allowed)}, not {account}")
+    for label, job in jobs.items():
+        wanted, gpus = job["nodes"], job["gpus_per_node"]
+        enough = sum(count for count, has in sizes if has >= gpus)
+        if limits["MaxNodes"].isdecimal():
+            enough = min(enough, int(limits["MaxNodes"]))
+        if gpus > most:
+            faults.append(f"{label}.gpus_per_node: a node of {name} has {most}, not {gpus}")
+        elif wanted > enough:
+            faults.append(f"{label}.nodes: {name} gives at most {enough} to a job, not {wanted}")
+        if job["walltime"] > (limit := minutes(limits["MaxTime"])):
+            faults.append(
+                f"{label}.walltime: {name} allows {limit:g} minutes, not {job['walltime']}"
+            )
+    yield from map(fault, faults)
+    if not faults:
+        total, limit = sum(count for count, _ in sizes), minutes(limits["MaxTime"])
+        hours = "without a limit of time" if limit == math.inf else f"for at most {limit / 60:g} h"
+        yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
+
+
+def queue(jobs: Settings, account: str) -> Findings:
+    """Whether Slurm would take each kind of job, and when it could start: it only looks."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for label, job in jobs.items():
+        if not job.get("node"):
+            options = [f"--nodes={job['nodes']}", f"--gres=gpu:{job['gpus_per_node']}"]
+            options += [f"--time={job['walltime']}"]
+            options += [f"--partition={job['partition']}"] if job["partition"] else []
+            options += [f"--account={account}"] if account else []
+            kinds.setdefault(tuple(options), []).append(label)
+    for kind, labels in kinds.items():
+        what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
+        said = ask("sbatch", "--test-only", "--exclusive", *kind, "--wrap=true")
+        if said.returncode:
+            problem = re.sub(r".*(error|failure): ", "", reason(said))
+            yield Finding(FAULT, "queue", f"{what}: Slurm would refuse it: {problem}")
+        elif start := re.search(r"to start at (\S+)", said.stderr):
+            wait = datetime.fromisoformat(start[1]) - datetime.now()
+            when = "now" if wait.total_seconds() < 60 else f"{start[1].replace('T', ' ')}"
+            yield Finding(OK, "queue", f"{what} could start {when}")
+
+
+def nodes(wanted: list[str]) -> Findings:
+    """Whether Slurm can start a job on each of the nodes to vet: it would wait without end."""
+    if not wanted:
+        return
+    said = ask("sinfo", "--noheader", "--Node", "--format=%N %T", f"--nodes={','.join(wanted)}")
+    states = dict(line.split() for line in said.stdout.splitlines())
+    never = r"down|drain|fail|maint|unknown|\*"
+    states = {node: states.get(node, "unknown") for node in sorted(set(wanted))}
+    absent = [f"{node} ({state})" for node, state in states.items() if re.search(never, state)]
+    if absent:
+        what = f"vetting.nodes: no job can start on {', '.join(absent)}; take these out"
+        yield Finding(FAULT, "nodes", what)
+    else:
+        yield Finding(OK, "nodes", f"all {len(states)} to vet can start a job")
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def standing(path: str) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(Path(p) for p in (path, *map(str, Path(path).parents)) if os.path.exists(p))
+
+
+def folders(site: Settings, container: Settings) -> Findings:
+    """Whether what has to be written can be."""
+    for name in site["required_variables"]:
+        if os.environ[name].startswith("/") and not os.path.isdir(os.environ[name]):
+            problem = f"${name}: there is no folder {os.environ[name]} on this node"
+            yield Finding(FAULT, "folders", f"{problem}; try another login node")
+            return
+    places = [site["scratch"], *([str(Path(container["sif"]).parent)] if container else []), "."]
+    refused = [place for place in places if not os.access(standing(place), os.W_OK | os.X_OK)]
+    for place in refused:
+        yield Finding(FAULT, "folders", f"{standing(place)}: you cannot write there")
+    if not refused:
+        yield Finding(OK, "folders", f"{', '.join(places[:-1])} and this one can be written")
+
+
+def room(site: Settings, container: Settings, fetched: int, jobs: Settings) -> Findings:
+    """Whether there is room, in bytes and inodes, for what is coming."""
+    needs = [(str(Path(container["sif"]).parent), fetched, 5)] if fetched else []
+    folder = site["scratch"]
+    trainings = [job for job in jobs.values() if job.get("program") == "train"]
+    for job in trainings:
+        kept = job["options"]["keep_checkpoints"] + 1  # one is written before one goes
+        processes = job["nodes"] * job["processes_per_node"]
+        needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
+    for job in {short_hash(job["data"]): job for job in trainings}.values():
+        if not record_of(job):
+            needs.append((folder, sum(sizes(job)), 5))
+    disks: dict[int, list[Any]] = {}
+    for place, size, files in needs:
+        there = standing(place)
+        disk = disks.setdefault(there.stat().st_dev, [there, 0, 0])
+        disk[1] += size
+        disk[2] += files
+    for there, size, files in disks.values():
+        status = os.statvfs(there)
+        free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+        told = f"{there}: {free / 1e9:,.1f} GB and {inodes:,} inodes free"
+        coming = f"{size / 1e9:,.1f} GB and {files:,} inodes are coming"
+        # A file system without inodes has no number of them.
+        short = free < size or (status.f_files and inodes < files)
+        advice = ": make room there" if short else ""
+        yield Finding(FAULT if short else OK, "room", f"{told}, {coming}{advice}")
+
+
+def checkpoint_bytes(job: Settings) -> int:
+    """A checkpoint: the model's parameters, float32, and AdamW's two moments of each."""
+    parts, tokenizer = settled(job), job["data"]["tokenizer"]
+    vocabulary = 256 if tokenizer == "bytes" else vocabulary_of(tokenizer)
+    grams = (parts["ngram"] - 1) * 2 ** literal("model", "NGRAM_BITS")
+    width = parts["width"]
+    # As model.init() has them; its module imports JAX, which takes seconds.
+    return 12 * width * (12 * parts["layers"] * width + 2 * vocabulary + grams)
+
+
+@functools.cache
+def vocabulary_of(tokenizer: str) -> int:
+    return prepare_data.load_tokenizer(tokenizer).tokenizer.get_vocab_size()
+
+
+def settled(job: Settings) -> Settings:
+    """A training's options, with what its preset says where they are null."""
+    preset = literal("model", "PRESETS")[job["options"]["preset"]]
+    parts = zip(literal("model", "PARTS"), preset, strict=True)
+    return job["options"] | {k: v for k, v in parts if job["options"][k] is None}
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def record_of(job: Settings) -> data.Record | None:
+    """Record of a training's data, if they have been prepared and are there."""
+    try:
+        record = json.loads(Path(f"results/data/{short_hash(job['data'])}.json").read_text())
+    except OSError:
+        return None
+    return None if data.problem(record) else record
+
+
+def sizes(job: Settings) -> list[int]:
+    """Bytes of each file that a training's data name."""
+    files = [file for source in job["data"]["data"] for file in prepare_data.find_files(source)]
+    return [file.stat().st_size for file in dict.fromkeys(files)]
+
+
+def texts(jobs: Settings) -> Findings:
+    """Whether the data of trainings are there and enough, and how often they are read."""
+    groups: dict[str, list[str]] = {}
+    for label, job in jobs.items():
+        groups.setdefault(short_hash(job["data"]), []).append(label)
+    for labels in groups.values():
+        data_, who = jobs[labels[0]]["data"], labels[0]
+        options = [settled(jobs[label]) for label in labels]
+        context = max(each["context"] for each in options)
+        wanted = max(each["steps"] * each["global_batch"] * each["context"] for each in options)
+        if record := record_of(jobs[who]):
+            there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
+        else:
+            files, held = sizes(jobs[who]), data_["validation_bytes"]
+            there, what = sum(files) - held, f"{sum(files) / 1e6:,.1f} MB in {len(files)} files"
+            if there <= context:
+                problem = f"{who}.data: {what} are too short for {held:,} bytes of validation"
+                yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
+                continue
+        if record or data_["tokenizer"] == "bytes":
+            what += f", read at most {wanted / there:,.2g} times"
+        more = f" and {len(labels) - 1} more" if labels[1:] else ""
+        yield Finding(OK, "data", f"{who}{more}: {what}")
+
+
+# -------------------------------------------------------------------------- where things are kept
+
+
+def seen_by_nodes(site: Settings) -> Findings:
+    """Whether compute nodes see the environment, the workflow and this folder."""
+    if not site["shared"]:
+        return
+    places = {"Python's environment": sys.prefix, "the workflow": __file__, "this folder": "."}
+    hidden = [
+        f"{what}, {Path(place).resolve()}"
+        for what, place in places.items()
+        if not any(Path(place).resolve().is_relative_to(folder) for folder in site["shared"])
+    ]
+    for what in hidden:
+        where = " or ".join(site["shared"])
+        yield Finding(FAULT, "shared", f"{what}, is on this node only: move it to {where}")
+    if not hidden:
+        yield Finding(OK, "shared", "compute nodes see the environment, the workflow, this folder")
+
+
+def home(environment: Settings) -> Findings:
+    """Whether caches stay out of $HOME. A container's home is the folder of the run."""
+    known = os.environ | environment
+    below = {"this folder": "."} | {f"${name}": known.get(name, "") for name in CACHES}
+    full = [
+        what
+        for what, place in below.items()
+        if place and Path(place).resolve().is_relative_to(Path.home().resolve())
+    ]
+    if full:
+        what = f"{' and '.join(full)} would fill $HOME, whose quota is small: move it to $PROJECT"
+        yield Finding(FAULT, "home", what)
+    else:
+        yield Finding(OK, "home", "caches stay out of $HOME")

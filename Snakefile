@@ -29,3 +29,14 @@ rule all:
         rules.train.input,
         rules.benchmark.input,
         rules.vet.input if VETTED else [],
+
+
+# The checks come before the first job of any run (rules/run.smk); this is a run that has no other.
+rule preflight:
+    log:
+        "logs/preflight.log",
+    localrule: True
+    message:
+        "Checked the plan, before it was submitted"
+    run:
+        Path(log[0]).touch()

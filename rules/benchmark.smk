@@ -51,7 +51,7 @@ rule benchmark_record:
         script=script("history"),
         history=CONFIG["history"],
     message:
-        "Add {wildcards.name} to {CONFIG[history]}"
+        "Add {wildcards.name} to {params.history}"
     run:
         shell(
             "{sys.executable:q} {params.script:q} --store={params.history:q} add {input.result:q}"
@@ -96,7 +96,7 @@ rule vet_nodes:
         "logs/vet.log",
     localrule: True
     params:
-        command=vet_nodes(),
+        command=lambda w, output: vet_nodes(output.result),
     message:
         "Compare nodes"
     run:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from snakemake.settings.types import DeploymentMethod
 
-ROOT = Path(workflow.basedir)
+HERE = workflow.current_basedir  # not that of a workflow that has this one as a module
+if not isinstance(HERE, os.PathLike):
+    sys.exit(f"jaxway must be checked out, since it runs programs: name its Snakefile, not {HERE}")
+ROOT = Path(HERE).parent
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 import configuration
 import verify_container
@@ -84,12 +87,12 @@ def data_of(job):
     return {"data": f"results/data/{name}.json"} if job["data"] else {}
 
 
-def prepare_data(name):
-    """Command that prepares data."""
+def prepare_data(name, record):
+    """Command that prepares data and writes their record."""
     options, folder = DATA[name], f"{SITE['scratch']}/data/{name}"
     words = [sys.executable, script("prepare_data"), f"--tokenizer={options['tokenizer']}"]
     words += [f"--validation-bytes={options['validation_bytes']}", "--data", *options["data"]]
-    return shlex.join([*words, f"--folder={folder}", f"--out=results/data/{name}.json"])
+    return shlex.join([*words, f"--folder={folder}", f"--out={record}"])
 
 
 TEMPORARY = [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
@@ -200,10 +203,10 @@ def digests_of(allocation):
     return sorted({f"{sif}.digest" for sif in sifs if sif})
 
 
-def vet_nodes():
+def vet_nodes(out):
     """Command that compares the nodes to vet, without their results."""
     nodes = dict.fromkeys(CONFIG["allocation"][name]["node"] for name in VETTED)
-    words = [sys.executable, script("vet"), f"--site={SITE['file']}", "--out=results/vetting.json"]
+    words = [sys.executable, script("vet"), f"--site={SITE['file']}", f"--out={out}"]
     return shlex.join([*words, f"--history={CONFIG['history']}", "--nodes", *nodes])
 
 
@@ -256,6 +259,6 @@ def resources_of(section):
         "slurm_extra": from_job(
             lambda job: f"--nodelist={node}" if (node := job.get("node")) else ""
         ),
-        "mem_mb": 0,  # all of the node
+        "mem_mb": 0,  # else Snakemake asks for little; without a wish a whole node is given with all
         "mpi": "srun",
     }

@@ -7,7 +7,7 @@ rule pull:
     params:
         image=pulled_image(),
     message:
-        "Pull {CONFIG[image]} to {PULLED[sif]}"
+        f"Pull {CONFIG['image']} to {PULLED['sif']}"
     run:
         shell("{PULL} 2>&1 | tee {log:q}")
 
@@ -23,7 +23,7 @@ if CONTAINED and CONFIG["packages"]:
             "logs/add_packages.log",
         localrule: True
         message:
-            "Add packages to the container: {CONFIG[packages]}"
+            f"Add to the container: {' '.join(sum(CONFIG['packages'].values(), []))}"
         run:
             shell("{ADD_PACKAGES} 2>&1 | tee {log:q}")
 
@@ -37,7 +37,7 @@ rule verify_container:
     params:
         script=script("verify_container"),
     message:
-        "Compare {CONTAINER[sif]} with what was recorded of it"
+        f"Compare {CONTAINER['sif']} with what was recorded of it"
     run:
         shell(
             "{sys.executable} {params.script:q} --full --sif={CONTAINER[sif]:q}"

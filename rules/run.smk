@@ -30,6 +30,8 @@ def around(schedule):
             done = schedule(scheduler)
             print(*lines, sep="\n", file=sys.stderr)
             return done
+        import follow  # rich takes a while, and jobs do without
+
         refuse_second_run()
         print(*lines, sep="\n", file=sys.stderr, flush=True)
         if not fit:
@@ -38,7 +40,8 @@ def around(schedule):
         prepare_wiped_data()
         SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
         began = datetime.now().replace(microsecond=0)
-        done = schedule(scheduler)
+        with follow.watch_in_background(CONFIG, SITE):
+            done = schedule(scheduler)
         if not done:
             print_reasons(workflow.logger_manager.get_logfile())
             vet_rest()
@@ -48,12 +51,14 @@ def around(schedule):
     return scheduled
 
 
-JobScheduler.schedule = around(JobScheduler.schedule)
+if not rules.has("preflight"):  # a module is read once more for each `use rule ... with`
+    JobScheduler.schedule = around(JobScheduler.schedule)
 
 
-def planned(*rules):
-    """Jobs of these rules that this run is going to do."""
-    return [job for job in workflow.dag.needrun_jobs() if job.rule.name in rules]
+def planned(*names):
+    """Jobs of these rules that this run is going to do. A module's rules may be renamed."""
+    wanted = [getattr(rules, name).rule for name in names if rules.has(name)]
+    return [job for job in workflow.dag.needrun_jobs() if job.rule in wanted]
 
 
 def placements():
@@ -62,8 +67,7 @@ def placements():
     if planned("preflight"):
         pairs = [(section, name) for section in sections.values() for name in CONFIG[section]]
     else:
-        jobs = planned(*sections)
-        pairs = [(s := sections[job.rule.name], job.wildcards.get("name", s)) for job in jobs]
+        pairs = [(s, j.wildcards.get("name", s)) for r, s in sections.items() for j in planned(r)]
     found = {}
     for section, name in sorted(pairs):
         job = CONFIG[section][name]
@@ -153,7 +157,7 @@ def prepare_wiped_data():
         record = Path(job.input.get("data", ""))
         if record.is_file() and data.problem(json.loads(record.read_text())):
             print(f"the data of {record} are gone: preparing them again", flush=True)
-            if subprocess.run(prepare_data(record.stem), shell=True).returncode:
+            if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
                 raise WorkflowError(
                     f"The data of {record} are gone, and see above why they stay so."
                 )
@@ -180,12 +184,12 @@ def restarts(job):
     A training goes on in the next job if it got further in the last one, up to its allocations,
     unless the program has given up or somebody has cancelled the job.
     """
-    if job.rule.name != "train_run" or job not in SAFE:  # in a job's own Snakemake: none
-        return job.rule.restart_times
+    if job not in SAFE:  # in a job's own Snakemake: none
+        return others_restarts(job)
     (folder, step, reason), (earlier, before) = safe_step(job), SAFE[job]
     SAFE[job] = folder, step
     before = before if folder == earlier else 0
-    comment = f"rule_train_run_wildcards_{job.wildcards.name}"
+    comment = f"rule_{job.rule.name}_wildcards_{job.wildcards.name}"
     states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
     allowed = job_of("train", job.wildcards)["allocations"]
     if reason:
@@ -203,6 +207,7 @@ def restarts(job):
     return 0
 
 
+others_restarts = Job.restart_times.fget  # Snakemake's own, or of another use of this module
 Job.restart_times = property(restarts)
 
 
@@ -233,18 +238,9 @@ def print_reasons(logs):
 
 def vet_rest():
     """Compare the nodes whose jobs left a result, when others have not: these are named, too."""
-    if planned("vet_nodes") and not Path("results/vetting.json").exists():
-        results = [f"results/benchmark/{name}.json" for name in VETTED]
-        there = shlex.join(result for result in results if Path(result).exists())
-        subprocess.run(f"{vet_nodes()} --results {there}", shell=True)
-        Path("results/vetting.json").unlink(missing_ok=True)
-
-
-rule preflight:
-    log:
-        "logs/preflight.log",
-    localrule: True
-    message:
-        "Checked the plan, before it was submitted"
-    run:
-        Path(log[0]).touch()
+    for job in planned("vet_nodes"):
+        result = Path(job.output.result)
+        if not result.exists():
+            there = shlex.join(x for x in job.input.results if Path(x).exists())
+            subprocess.run(f"{vet_nodes(result)} --results {there}", shell=True)
+            result.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ rule prepare_data:
         data="[0-9a-f]{8}",
     localrule: True
     params:
-        command=lambda w: prepare_data(w.data),
+        command=lambda w, output: prepare_data(w.data, output.record),
     message:
         "Prepare data"
     run:

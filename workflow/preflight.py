@@ -54,15 +54,17 @@ def findings(config: Settings, site: Settings, container: Settings, jobs: Settin
         fetched, finding = image(config["image"], container)
         yield finding
     if site["launcher"]:
-        paid = account(config["account"], jobs, site)
-        yield paid
+        payer, paid = config["account"], OK
+        if payer:
+            yield (finding := account(payer, jobs, site))
+            paid = finding.verdict
         names = dict.fromkeys(job["partition"] for job in jobs.values())
         for name in names:
             mine = {label: job for label, job in jobs.items() if job["partition"] == name}
-            found = [*partition(name, mine, config["account"])]
+            found = [*partition(name, mine, payer)]
             yield from found
-            if all(finding.verdict == OK for finding in found) and paid.verdict != FAULT:
-                yield from queue(mine, config["account"])
+            if all(finding.verdict == OK for finding in found) and paid != FAULT:
+                yield from queue(mine, payer)
         yield from nodes([job["node"] for job in jobs.values() if job.get("node")])
     yield from folders(site, container)
     yield from room(site, container, fetched, jobs)
@@ -175,7 +177,7 @@ def minutes(limit: str) -> float:
     return (days * 24 + hours) * 60 + minutes_ + seconds / 60
 
 
-def partition(name: str | None, jobs: Settings, account: str) -> Findings:
+def partition(name: str | None, jobs: Settings, account: str | None) -> Findings:
     """Whether a partition takes these jobs: its state, and its limits by Slurm's own word."""
 
     def fault(text: str) -> Finding:
@@ -203,7 +205,7 @@ def partition(name: str | None, jobs: Settings, account: str) -> Findings:
     if limits["State"] != "UP":
         faults.append(f"{name} is {limits['State']} and starts no job: name another partition")
     allowed = limits.get("AllowAccounts", "ALL").lower().split(",")
-    if allowed != ["all"] and account.lower() not in allowed:
+    if account and allowed != ["all"] and account.lower() not in allowed:
         faults.append(f"{name} is for the accounts {', '.join(allowed)}, not {account}")
     for label, job in jobs.items():
         wanted, gpus = job["nodes"], job["gpus_per_node"]
@@ -225,7 +227,7 @@ def partition(name: str | None, jobs: Settings, account: str) -> Findings:
         yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
 
 
-def queue(jobs: Settings, account: str) -> Findings:
+def queue(jobs: Settings, account: str | None) -> Findings:
     """Whether Slurm would take each kind of job, and when it could start: it only looks."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for label, job in jobs.items():
@@ -237,7 +239,7 @@ def queue(jobs: Settings, account: str) -> Findings:
             kinds.setdefault(tuple(options), []).append(label)
     for kind, labels in kinds.items():
         what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
-        said = ask("sbatch", "--test-only", "--exclusive", *kind, "--wrap=true")
+        said = ask("sbatch", "--test-only", *kind, "--wrap=true")
         if said.returncode:
             problem = re.sub(r".*(error|failure): ", "", reason(said))
             yield Finding(FAULT, "queue", f"{what}: Slurm would refuse it: {problem}")

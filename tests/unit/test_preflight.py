@@ -131,7 +131,7 @@ def test_budget(machine, used, verdict, said) -> None:
 def test_queue_says_when_or_why_not(machine) -> None:
     jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": JOB | {"walltime": 5}}
     jobs["benchmark.c"] = JOB | {"node": "jrc0101", "walltime": 7}  # its node is checked instead
-    kinds = "sbatch --test-only --exclusive --nodes=1 --gres=gpu:4 --time="
+    kinds = "sbatch --test-only --nodes=1 --gres=gpu:4 --time="
     del machine["sbatch --test-only"]
     machine[f"{kinds}30"] = "sbatch: Job 7 to start at 2099-01-01T10:00:00 using 128 processors"
     machine[f"{kinds}5"] = "!allocation failure: Invalid qos specification"
@@ -189,7 +189,7 @@ def training(**more: Any) -> configuration.Settings:
 @pytest.mark.parametrize("preset", ["tiny", "124M", "7B"])
 def test_size_of_a_checkpoint_is_that_of_the_models_arrays(preset) -> None:
     parts = dict(zip(model.PARTS, model.PRESETS[preset], strict=True))
-    shape = {key: parts[key] for key in ("layers", "width", "heads", "ngram")}
+    shape: dict[str, Any] = {key: parts[key] for key in ("layers", "width", "heads", "ngram")}
     params = jax.eval_shape(lambda: model.init(model.Config(**shape), jax.random.key(0)))
     size = 12 * sum(x.size for x in jax.tree.leaves(params))
     assert preflight.checkpoint_bytes(training(preset=preset)) == size

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,18 @@ STUBS = (
 )
 
 
+def blocks(heading: str) -> list[str]:
+    """Code blocks of a section of docs/usage.md."""
+    section = (ROOT / "docs/usage.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+
+
 class Plan:
     """A folder in which Snakemake runs this workflow."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.profiles = folder, ROOT / "profiles"
+        self.snakefile = ROOT / "Snakefile"
         self.scratch = folder / "scratch"
         self.sif = self.scratch / "jureca_containers/jax.sif"
         self.record = self.scratch / "jureca_containers/jax.sif.json"
@@ -42,7 +50,7 @@ class Plan:
 
     def snakemake(self, *arguments: str, profile: str = "jureca", check: bool = True):
         """Run Snakemake; returns the completed process, standard error in ``stderr``."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "Snakefile"]
+        command = [sys.executable, "-m", "snakemake", "--snakefile", self.snakefile]
         command += ["--profile", self.profiles / profile]
         command += ["--configfile=config.yaml"]  # with a space it would swallow targets
         result = subprocess.run(

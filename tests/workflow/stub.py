@@ -73,10 +73,15 @@ elif name == "sbatch":  # runs the job before it returns
                 stdout=output,
                 stderr=output,
             )
-        jobs.write(f"{job}|{'FAILED' if run.returncode else 'COMPLETED'}\n")
+        state = "CANCELLED" if dies else "FAILED" if run.returncode else "COMPLETED"
+        jobs.write(f"{job}|{state}\n")
+    with (folder / "comments").open("a") as comments:
+        comment = arguments[arguments.index("--comment") + 1]
+        comments.write(f"{job} {state} {comment} {os.getcwd()}\n")
     print(job)
 elif name == "squeue":
-    print((folder / "jobs").read_text(), end="")
+    listing = "comments" if any("%k" in word for word in arguments) else "jobs"
+    print((folder / listing).read_text() if "--states=all" in arguments else "", end="")
 elif name == "scontrol" and "partition" in arguments:
     print("State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00")
 elif name == "scontrol":
@@ -86,8 +91,8 @@ elif name == "sacctmgr":
 elif name == "sshare":
     print("|cpu=6000|cpu=0")
 elif name == "sacct":  # every job took a minute
-    for job in value("--jobs").split(","):
-        print(f"{job}|run|COMPLETED|2100-01-01T00:00:00|2100-01-01T00:00:09|60|1|30")
+    for number in value("--jobs").split(","):
+        print(f"{number}|run|COMPLETED|2100-01-01T00:00:00|2100-01-01T00:00:09|60|1|30")
 elif name == "sinfo":
     if "--format=%D %G" in arguments:
         print("100 gpu:a100:4(S:0-1)")

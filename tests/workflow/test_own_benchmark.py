@@ -2,20 +2,13 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import yaml
-from plan import ROOT
-
-
-def blocks(heading: str) -> list[str]:
-    """Code blocks of a section of docs/usage.md."""
-    section = (ROOT / "docs/usage.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
+from plan import ROOT, blocks
 
 
 def test_own_benchmark(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""The metrics of a training in pandas and TensorBoard, by the lines that docs/output.md gives."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import prepare_data
+import pytest
+import train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.util import tensor_util
+
+DOCUMENT = Path(__file__).parents[2] / "docs/output.md"
+RUN = "small-learning_rate=0.01"
+
+
+def code(part):
+    """The document's block of code about the metrics that has this in it."""
+    section = DOCUMENT.read_text().split("\n## metrics.jsonl\n")[1].split("\n## ")[0]
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if part in b]
+    return block.replace("<run>", RUN)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A folder with the results of a training of six steps."""
+    folder = tmp_path_factory.mktemp("run")
+    for number in range(9):
+        (folder / f"{number}.txt").write_text(f"{number} is one of nine\n" * 30)
+    out = folder / f"results/train/{RUN}/summary.json"
+    words = ["--data", "*.txt", "--validation-bytes=100", "--tokenizer=bytes", "--folder=data"]
+    arguments = {
+        "steps": 6, "log_every": 2, "layers": 1, "width": 16, "heads": 2, "ngram": 1, "context": 16,
+        "global_batch": 2, "warmup_steps": 1, "learning_rate": 0.01, "platform": "cpu",
+        "data_record": "data.json", "state": "state", "out": out,
+    }  # fmt: skip
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items()]
+    for command in ([prepare_data.__file__, *words, "--out=data.json"], [train.__file__, *flags]):
+        subprocess.run([sys.executable, *command], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def written(results, monkeypatch):
+    """The lines that the training wrote, in the folder in which the code is to run."""
+    monkeypatch.chdir(results)
+    file = results / f"results/train/{RUN}/metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_pandas_reads_all(written):
+    variables = {"pandas": pandas}
+    exec(code("pandas"), variables)
+    table = variables["table"]
+    assert list(table["step"]) == [2, 4, 6]
+    assert list(table.columns) == list(written[0])
+    assert list(table["loss"]) == pytest.approx([line["loss"] for line in written], rel=1e-9)
+    assert table["mfu"].isna().all()  # not known on a CPU
+
+
+def test_tensorboard_reads_what_its_writer_wrote(written):
+    exec(code("tensorboard"), {})
+    events = EventAccumulator(f"tensorboard/{RUN}", size_guidance={"tensors": 0})
+    events.Reload()
+    assert {*events.Tags()["tensors"]} == {key for key, value in written[0].items() if value}
+    for name in ("loss", "tokens_per_second"):
+        found = [(x.step, tensor_util.make_ndarray(x.tensor_proto)) for x in events.Tensors(name)]
+        assert [step for step, _ in found] == [2, 4, 6]
+        assert [value for _, value in found] == pytest.approx([x[name] for x in written], rel=1e-6)
+    assert "tensorflow" not in sys.modules

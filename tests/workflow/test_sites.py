@@ -1,0 +1,61 @@
+"""Every site of profiles/: it plans the chain, and its profile is that of the others."""
+
+import re
+
+import pytest
+import yaml
+from plan import ROOT
+
+SITES = {
+    file.parent.name: yaml.safe_load(file.read_text())
+    for file in sorted(ROOT.glob("profiles/*/site.yaml"))
+}
+PROFILES = {
+    name: (ROOT / f"profiles/{name}/config.yaml").read_text()
+    for name, site in SITES.items()
+    if site["launcher"]
+}
+PROFILES["mycluster"] = re.findall(
+    r"^```yaml\n# profiles/mycluster/config.yaml\n(.*?)^```$",
+    (ROOT / "docs/porting.md").read_text(),
+    re.MULTILINE | re.DOTALL,
+)[0]
+SMALL = {"steps": 100, "global_batch": 8}
+
+
+@pytest.mark.parametrize("name", SITES)
+def test_site_plans_the_whole_chain(plan, name):
+    site = SITES[name]
+    plan.environment |= dict.fromkeys(site.get("required_variables", {}), str(plan.scratch))
+    plan.configure(train={"one": SMALL}, benchmark={"memory": {}})
+    chain = {"smoke_test", "train_run one", f"benchmark_run 1x{site['gpus_per_node']}", "report"}
+    if site["container"]:
+        chain.add("pull")
+    assert chain <= {*plan.planned(profile=name)}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_profiles_differ_in_the_site_and_what_is_bound(name):
+    def settings(name: str) -> dict:
+        text = PROFILES[name].replace(f'"profiles/{name}"', '"profiles/<site>"')
+        return yaml.safe_load(text) | {"apptainer-args": None}
+
+    assert settings(name)["__definitions__"][1] == 'os.environ["JAXWAY_SITE"] = "profiles/<site>"'
+    assert settings(name) == settings("jureca")
+
+
+def test_any_slurm_is_asked_for_one_gpu_in_its_default_partition(plan):
+    plan.sif, plan.record, plan.digest = (
+        plan.scratch / f"jaxway_containers/jax.sif{end}" for end in ("", ".json", ".digest")
+    )
+    plan.configure(platform="cpu")
+    plan.use_stubs()
+    plan.make_container()
+    quick = "--slurm-init-seconds-before-status-checks=1"
+    plan.snakemake("smoke_test", quick, profile="slurm")
+    (sbatch,) = [call for call in plan.calls("sbatch") if "rule_smoke_test" in call]
+    start, end = sbatch.index("-A"), sbatch.index("-D")
+    assert [*sbatch[start:end], sbatch[end + 2]] == [
+        *["-A", "training", "-p", "dc-gpu", "-t", "30"],
+        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=4", "--gres=gpu:1"],
+    ]

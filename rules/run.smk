@@ -85,7 +85,8 @@ def look_ahead():
     jobs, whole = placements(), workflow.dryrun or planned("preflight")
     if not jobs and not planned("pull"):
         return [], True
-    findings = [*preflight.findings(CONFIG, SITE, CONTAINER if CONTAINED else None, jobs)]
+    where = (SITE, CONTAINER if CONTAINED else None, bool(planned("pull")))
+    findings = [*preflight.findings(CONFIG, *where, jobs)]
     faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
     shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
     lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]

@@ -300,7 +300,7 @@ def load(config: Any, site: Settings) -> Settings:
         config["account"] = os.environ["JAXWAY_ACCOUNT"] = found[0]
     if re.match(r"\w+://[^/]*@", config["image"]):  # not repeated here, nor in any log
         raise ConfigurationError(
-            "image: a user or password does not belong into an image's name; set "
+            "image: a user or password does not belong in the image's name; set "
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD"
         )
     config["image"] = expand(config["image"], "image")

@@ -43,15 +43,18 @@ class Finding(NamedTuple):
 Findings = Iterator[Finding]
 
 
-def findings(config: Settings, site: Settings, container: Settings, jobs: Settings) -> Findings:
+def findings(
+    config: Settings, site: Settings, container: Settings | None, pulls: bool, jobs: Settings
+) -> Findings:
     """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
 
-    ``container``: that of configuration.container(), empty where jobs run without one.
+    ``container``: that of configuration.container(), None where jobs run without one. ``pulls``:
+    the plan makes it anew.
     """
     fetched = 0
     if container:
         yield apptainer()
-        fetched, finding = image(config["image"], container)
+        fetched, finding = image(config["image"], container, pulls)
         yield finding
     if site["launcher"]:
         payer, paid = config["account"], OK
@@ -98,10 +101,10 @@ def apptainer() -> Finding:
     return Finding(FAULT if problem else OK, "apptainer", problem or version)
 
 
-def image(name: str, container: Settings) -> tuple[int, Finding]:
+def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
     """Bytes to fetch, and whether the container is there as it was pulled, or can be."""
     sif = Path(container["sif"])
-    if sif.exists():
+    if sif.exists() and not pulls:
         problem = verify_container.problem(sif, full=False, image=name)
         return 0, Finding(FAULT if problem else OK, "image", problem or f"{sif}, as it was pulled")
     if not (parsed := pull.parse(name)):
@@ -273,7 +276,7 @@ def standing(path: str) -> Path:
     return next(Path(p) for p in (path, *map(str, Path(path).parents)) if os.path.exists(p))
 
 
-def folders(site: Settings, container: Settings) -> Findings:
+def folders(site: Settings, container: Settings | None) -> Findings:
     """Whether what has to be written can be."""
     for name in site["required_variables"]:
         if os.environ[name].startswith("/") and not os.path.isdir(os.environ[name]):
@@ -288,9 +291,11 @@ def folders(site: Settings, container: Settings) -> Findings:
         yield Finding(OK, "folders", f"{', '.join(places[:-1])} and this one can be written")
 
 
-def room(site: Settings, container: Settings, fetched: int, jobs: Settings) -> Findings:
+def room(site: Settings, container: Settings | None, fetched: int, jobs: Settings) -> Findings:
     """Whether there is room, in bytes and inodes, for what is coming."""
-    needs = [(str(Path(container["sif"]).parent), fetched, 5)] if fetched else []
+    needs = []
+    if container and fetched:
+        needs.append((str(Path(container["sif"]).parent), fetched, 5))
     folder = site["scratch"]
     trainings = [job for job in jobs.values() if job.get("program") == "train"]
     for job in trainings:

@@ -186,7 +186,7 @@ def test_slurms_refusals_are_said(cluster: Cluster, alice: Checkout) -> None:
     finally:
         cluster.run(limit.format(-1), user="root")
     assert code == 1
-    assert "Job violates accounting/QOS policy (job submit limit" in said
+    assert "AssocMaxSubmitJobLimit" in said
 
 
 # ------------------------------------------------------------------------------------ what fails

@@ -12,6 +12,7 @@ import jax
 import model
 import preflight
 import pytest
+import verify_container
 from preflight import FAULT, NOTE, OK
 
 UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00"
@@ -154,6 +155,34 @@ def test_a_silent_command_has_failed(monkeypatch) -> None:
     assert preflight.reason(preflight.ask("sleep", "9")) == "sleep has not answered within 0.1 s"
     assert preflight.reason(preflight.ask("no-such")) == "there is no no-such in PATH"
     assert preflight.reason(preflight.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
+
+
+# ------------------------------------------------------------------------------------- container
+
+
+def test_image(tmp_path) -> None:
+    sif, name = tmp_path / "jax.sif", "docker-archive:one.tar"
+    container = {"sif": str(sif)}
+    assert preflight.image(name, container, False)[1].text.startswith(f"{name} is going to be made")
+    sif.write_text("a container")
+    record = {"image": name, "digest": "sha256:1", **verify_container.measures(sif)}
+    verify_container.record_of(sif).write_text(json.dumps(record))
+    whole = (0, (OK, "image", f"{sif}, as it was pulled"))
+    assert preflight.image(name, container, False) == whole
+    other = "docker-archive:two.tar"
+    assert preflight.image(other, container, False)[1].verdict == FAULT
+    assert preflight.image(other, container, True)[1].verdict == OK  # it is pulled now
+    sif.write_text("another one")
+    (_, finding) = preflight.image(name, container, False)
+    assert finding.verdict == FAULT
+    assert "has changed since it was made" in finding.text
+
+
+def test_image_of_no_registry() -> None:
+    """`.invalid` never has an address (RFC 2606)."""
+    (_, finding) = preflight.image("docker://registry.invalid/jax:1", {"sif": "/none"}, True)
+    assert finding.verdict == FAULT
+    assert "registry.invalid is not known here" in finding.text
 
 
 # --------------------------------------------------------------------------------------- folders

@@ -695,6 +695,32 @@ def test_nodes(results):
     assert "<pre" not in section(results.report(), "<h3>Nodes")
 
 
+def test_cost(results):
+    def job(what, run, seconds, waited, wasted=False):
+        times = {"submitted": f"2026-01-0{run}T10:00:00", "seconds": seconds, "waited": waited}
+        return {"what": what, "run": f"run{run}", "nodes": 2, "wasted": wasted, **times}
+
+    jobs = [job("smoke_test", 1, 18, 5), job("train_run a", 1, 3600, 0, True)]
+    cost = {"cores_per_node": 128, "problem": None, "jobs": [*jobs, job("train_run a", 2, 36, 60)]}
+    results.more = [f"--cost={results.write('cost.json', cost)}"]
+    part = section(results.report(), "<h2>Cost")
+    assert "3 jobs used 2.030 node-h, which are 259.8 core-h by the site's 128 cores" in part
+    assert "2.000 node-h were wasted" in part
+    heads = ["jobs", "node-h", "wasted, node-h", "longest in the queue, s"]
+    assert rows(part) == [
+        ["done", *heads],
+        ["smoke_test", "1", "0.01000", "0", "5"],
+        ["train_run a", "2", "2.020", "2.000", "60"],
+        ["run that began", *heads],
+        ["2026-01-01 10:00:00", "2", "2.010", "2.000", "5"],
+        ["2026-01-02 10:00:00", "1", "0.02000", "0", "60"],
+    ]
+    results.write("cost.json", {"cores_per_node": None, "problem": "Slurm is silent", "jobs": []})
+    part = section(results.report(), "<h2>Cost")
+    assert "Slurm is silent." in part
+    assert "<table" not in part
+
+
 def damage(results, kind):
     metrics = results.train[0].with_name("metrics.jsonl")
     match kind:

@@ -44,7 +44,7 @@ def parse(image: str) -> tuple[str, str, str] | None:
         return None
     if "@" in host:
         fail(
-            "image: a user or password does not belong into the image's name; set "
+            "image: a user or password does not belong in the image's name; set "
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD"
         )
     path, at, digest = path.partition("@")

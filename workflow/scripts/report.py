@@ -43,6 +43,7 @@ NEEDED = {  # fields of each kind of result
     "program": "provenance program steps seconds segments",  # a training that is not ours
     "benchmark": "allocation benchmarks",
     "vetting": "nodes values exclude",
+    "cost": "cores_per_node jobs problem",
 }
 PLUMBING = {
     "data_record",
@@ -290,7 +291,7 @@ def main() -> None:
             run["curve"] = load_curve(path.with_name("metrics.jsonl"), run["data"])
     benchmarks = [load(path, "benchmark") for path in args.benchmark]
     vetting = load(args.vetting, "vetting") if args.vetting else None
-    cost = json.loads(args.cost.read_text()) if args.cost else None
+    cost = load(args.cost, "cost") if args.cost else None
     site = yaml.safe_load(args.site.read_text())
     with rc_context(STYLE | {"font.size": 13}):
         text = page(smoke_test, runs, benchmarks, site, args.history, vetting, cost)

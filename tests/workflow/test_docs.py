@@ -1,0 +1,232 @@
+"""Every command in README.md, CONTRIBUTING.md and docs/ is run, as it is written there.
+
+A command is a line of a ```bash block, an indented line, or inline code that begins with a program
+and has an argument. Those of this project are run here (RUN), on stubs of Slurm and Apptainer, in
+one checkout for each site; of `make run` the programs are real, with no training and no benchmark.
+DRY_RUN is only planned: what chooses which jobs run again, installs, or tests all. What stands in
+test_docs_on_cluster.py is run on the test cluster, what is in ELSEWHERE by the test named there,
+and what is in BY_HAND by nothing, for the reason there. Any other command fails a test, and so does
+one in these lists that no document has any more.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import configuration
+import history
+import pytest
+import yaml
+from plan import IMAGE, ROOT, Plan
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+FOLLOWED = "docs/porting.md"  # its blocks are run in their order by test_porting.py
+PLACEHOLDERS = {
+    **{"--profile ...": "--profile profiles/jureca", "<profile>": "profiles/jureca"},
+    **{"<account>": "training", "<run>": "small", "<one>": "one", "<other>": "other"},
+    **{"<jaxway's address>": str(ROOT), "[WIDTH]": "512"},
+}
+SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
+PROGRAM = re.compile(
+    r"(\w+=\S+ |time )*(\S*/)?(snakemake|python3?|pytest|make|cluster|ruff|history\.py|jutil|git|"
+    rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=<|]"
+)
+ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
+CHAIN = "SBATCH_ACCOUNT=training .venv/bin/snakemake --profile profiles/jureca"
+SUBMODULE = f"git submodule add {ROOT} jaxway"
+DRY_RUN = {
+    "snakemake --profile profiles/jureca --forcerun smoke_test",
+    "snakemake --profile profiles/jureca smoke_test --forcerun smoke_test",
+    "snakemake --profile profiles/jureca benchmark --forcerun benchmark_run",
+    "snakemake --profile profiles/local --sdm=apptainer",
+    *("make test", "make lock", "make -C jaxway setup"),
+}
+UP, FAULTS = "test_nothing_is_left_after_down", "test_dead_node_fails_its_job_and_comes_back"
+ELSEWHERE = {
+    "TMPDIR=$SCRATCH/jureca_containers apptainer pull $SCRATCH/jureca_containers/jax.sif "
+    f"{IMAGE}": "test_jax_processes_on_two_nodes_add_up",
+    "jaxway/.venv/bin/snakemake --profile jaxway/profiles/jureca": "test_plans_the_same_chain",
+    **dict.fromkeys(("tests/cluster/cluster up", "time tests/cluster/cluster up"), UP),
+    "tests/cluster/cluster down": UP,
+    "tests/cluster/cluster kill-node jrc0102": FAULTS,
+    "tests/cluster/cluster start-node jrc0102": FAULTS,
+    "tests/cluster/cluster stop slurmctld": "test_job_survives_restarted_controller",
+    "python -m pytest tests/cluster": FAULTS,
+    "pytest tests/workflow/test_sites.py": "test_site_plans_the_whole_chain",
+}
+HEARD = "sh -c 'until grep -q http:// said; do sleep 0.1; done'"
+BY_HAND = {
+    "takes minutes; run by hand when a figure of the documents is made anew": (
+        *("python benchmarks/orchestration.py", ".venv/bin/python benchmarks/agreement.py"),
+        *(".venv/bin/python benchmarks/dry_run.py", ".venv/bin/python benchmarks/pull.py 3"),
+        ".venv/bin/python benchmarks/compare.py compute 10 15",
+        ".venv/bin/python benchmarks/train_speed.py 512",
+        ".venv/bin/python benchmarks/start.py",
+    ),
+    "needs an NVIDIA GPU": ("nvidia-smi -L", "nvidia-smi topo -m"),
+    "JSC's own; the test cluster only sets its variables": (
+        *("jutil env activate -p <project>", "jutil env activate"),
+        "jutil project dataquota -p <project>",
+    ),
+    "would change the environment, which has it": ("pip install pandas", "pip install tensorboard"),
+    "asks for a password": ("apptainer registry login docker://<host>",),
+    "a line of the SIF's own script": ('export X="${X:-"value"}"',),
+    "no whole command, but which one is meant": (
+        *("apptainer pull", "apptainer build", "kill -9", "gzip -9", "scontrol requeue"),
+        *("sbatch --test-only", "sbatch --dependency=afterok", "scontrol show partition"),
+        "srun ... apptainer exec ...",
+    ),
+}
+HERE = re.compile(
+    r"(\.venv/bin/)?(snakemake|ruff|make|source|tensorboard|python workflow/[\w/]*\.py)( |$)"
+)
+
+
+def commands(page: Path) -> list[str]:
+    """Commands of a document, with a value for each placeholder."""
+    text = page.read_text()
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    typed = [] if page == ROOT / FOLLOWED else "".join(blocks).replace("\\\n", " ").splitlines()
+    typed += [line for line in re.findall(r"^    (\S.*)", text, re.MULTILINE) if " -> " not in line]
+    for table in re.findall(r"^\| it says \|.*\n(?:\|.*\n?)+", text, re.MULTILINE):
+        said = r"^\|(?:[^|\\]|\\.)*\|"  # the first column is no command, but what is seen
+        text = text.replace(table, re.sub(said, "|", table, flags=re.MULTILINE))
+    codes = [code for _, code in re.findall(r"(?s)(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text)]
+    typed += [code for code in codes if PROGRAM.match(" ".join(code.split()))]
+    found = (" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in typed)
+    return [
+        re.sub(PLACEHOLDER, lambda match: PLACEHOLDERS[match[0]], line) for line in found if line
+    ]
+
+
+PLACEHOLDER = "|".join(map(re.escape, PLACEHOLDERS))
+FOUND = {command: page.name for page in PAGES for command in commands(page)}
+OTHERS = {CHAIN, SUBMODULE, *ELSEWHERE, *(command for each in BY_HAND.values() for command in each)}
+OTHERS |= {command for command in FOUND if f'"{command}"' in ON_CLUSTER}
+RUN = sorted(command for command in FOUND if HERE.match(command) and command not in OTHERS)
+
+
+@pytest.fixture(scope="module")
+def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+    """A checkout for each site, on stubs; at JURECA, README's chain has run."""
+    found = {}
+    for site in ("jureca", "local"):
+        plan = found[site] = Plan(tmp_path_factory.mktemp(site))
+        plan.use_stubs()
+        plan.make_container()
+        (plan.folder / "bin/nvidia-smi").symlink_to("/bin/true")
+        for name in ("Snakefile", "rules", "workflow", "config", "Makefile", "pyproject.toml"):
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, plan.folder / name)  # type: ignore[operator]
+        profile = plan.folder / "profiles/jureca/config.yaml"
+        profile.write_text(profile.read_text().replace("status-checks: 6", "status-checks: 1"))
+        settings: dict[str, Any] = {"platform": "cpu"}
+        if site == "jureca":
+            settings |= {"train": {"small": {"steps": 100, "global_batch": 8}}}
+            settings |= {"benchmark": {"memory": {}}, "vetting": {"nodes": ["jrc0101"]}}
+        (plan.folder / "config/config.yaml").write_text(yaml.safe_dump(settings))
+        (plan.folder / "requirements.txt").touch()
+        (plan.folder / ".venv").mkdir()  # a folder of links: `make setup` would not empty ours
+        for name in ("bin", "lib", "pyvenv.cfg"):
+            (plan.folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
+        (plan.folder / ".venv/.done").touch()
+    remember(found["local"].folder)
+    found["local"].environment["GIT_ALLOW_PROTOCOL"] = "file"
+    for site, command in (("jureca", CHAIN), ("local", f"git init -q; {SUBMODULE}")):
+        assert typed(found[site], command).returncode == 0
+    return found
+
+
+def remember(folder: Path) -> None:
+    """A history of four runs in each of two months, each month with its own image."""
+    for number in range(8):
+        month, image = (
+            ("10", IMAGE) if number < 4 else ("11", IMAGE.replace("24.10-maxtext", "26.06"))
+        )
+        place = {
+            "time": f"2026-{month}-0{number + 1}T00:00:00Z",
+            "container": {"image": image},
+            "devices": 1,
+        }
+        rounds = [100.0 + number % 4 + i % 3 for i in range(8)]
+        value = {"case": {}, "samples": [[x] for x in rounds], "rounds": rounds, "median": 101.0}
+        value |= {"quantity": "q", "unit": "GB/s", "higher_is_better": True, "interval": None}
+        common = {"provenance": place, "transports": {}, "program": "memory", "options": {}}
+        named = [common | {"name": name, "measurements": [value]} for name in ("one", "other")]
+        file = folder / f"results/benchmark/{number}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"allocation": {"nodes": 1}, "benchmarks": named}))
+        history.add(folder / "history", file)
+
+
+def typed(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as if typed in a checkout, in its environment."""
+    return subprocess.run(
+        ["bash", "-c", command],
+        cwd=plan.folder,
+        env=plan.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_command(checkouts: dict[str, Plan], command: str) -> None:
+    plan = checkouts["jureca" if "profiles/jureca" in command else "local"]
+    if command == "make config/README.md":
+        (plan.folder / "config/README.md").unlink(missing_ok=True)
+    if command.startswith("tensorboard "):  # serves until it is ended
+        command = f"{command} --port=0 > said 2>&1 & trap 'kill %1' EXIT; timeout 20 {HEARD}"
+    done = typed(plan, f"{command} --dry-run" if command in DRY_RUN else command)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_every_command_is_run() -> None:
+    assert {
+        command: page for command, page in FOUND.items() if command not in {*RUN, *OTHERS}
+    } == {}
+
+
+def test_lists_are_of_what_the_documents_say() -> None:
+    """And the tests that they name exist."""
+    assert (OTHERS | DRY_RUN) - {*FOUND} == set()
+    tests = "".join(file.read_text() for file in ROOT.glob("tests/*/test_*.py"))
+    assert [test for test in ELSEWHERE.values() if f"def {test}(" not in tests] == []
+
+
+SETTINGS = [
+    (page.name, block)
+    for page in PAGES
+    if page != ROOT / FOLLOWED
+    for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    if "  fft:\n" not in block  # test_own_benchmark.py has it, with its program
+]
+SECTIONS = "benchmark|environment|packages|smoke_test|train|vetting"
+SETTINGS += [
+    (page.name, code.replace("<name>", "gpu"))
+    for page in PAGES
+    for code in re.findall(rf"`((?:{SECTIONS}): {{[^`]*}})`", page.read_text())
+]
+
+
+@pytest.mark.parametrize(("page", "text"), SETTINGS)
+def test_settings(page: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "text").mkdir()
+    for name in ("text/a.txt", "tokenizer.json", "mine-1.0-py3-none-any.whl"):
+        (tmp_path / name).touch()
+    site = {
+        "SCRATCH": str(tmp_path),
+        "SBATCH_ACCOUNT": "training",
+        "JAXWAY_SITE": "profiles/jureca",
+    }
+    for name, value in site.items():
+        monkeypatch.setenv(name, value)
+    settings = {"benchmark": {"memory": {}}} | yaml.safe_load(text)
+    configuration.load(settings, configuration.load_site(ROOT))

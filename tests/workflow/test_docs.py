@@ -2,7 +2,7 @@
 
 A command is a line of a ```bash block, an indented line, or inline code that begins with a program
 and has an argument. Those of this project are run here (RUN), on stubs of Slurm and Apptainer, in
-one checkout for each site; of `make run` the programs are real, with no training and no benchmark.
+one checkout for each site; of `make run` the configuration is empty: no training, no benchmark.
 DRY_RUN is only planned: what chooses which jobs run again, installs, or tests all. What stands in
 test_docs_on_cluster.py is run on the test cluster, what is in ELSEWHERE by the test named there,
 and what is in BY_HAND by nothing, for the reason there. Any other command fails a test, and so does
@@ -128,7 +128,7 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
         settings: dict[str, Any] = {"platform": "cpu"}
         if site == "jureca":
             settings |= {"train": {"small": {"steps": 100, "global_batch": 8}}}
-            settings |= {"benchmark": {"memory": {}}, "vetting": {"nodes": ["jrc0101"]}}
+            settings |= {"benchmark": {"memory": {"rounds": 1}}, "vetting": {"nodes": ["jrc0101"]}}
         (plan.folder / "config/config.yaml").write_text(yaml.safe_dump(settings))
         (plan.folder / "requirements.txt").touch()
         (plan.folder / ".venv").mkdir()  # a folder of links: `make setup` would not empty ours
@@ -136,9 +136,12 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
             (plan.folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
         (plan.folder / ".venv/.done").touch()
     remember(found["local"].folder)
-    found["local"].environment["GIT_ALLOW_PROTOCOL"] = "file"
+    home = Path(found["local"].environment["HOME"])
+    home.mkdir()
+    (home / ".gitconfig").write_text('[safe]\ndirectory = *\n[protocol "file"]\nallow = always\n')
     for site, command in (("jureca", CHAIN), ("local", f"git init -q; {SUBMODULE}")):
-        assert typed(found[site], command).returncode == 0
+        done = typed(found[site], command)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return found
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import re
-import shutil
 import subprocess
 from datetime import datetime
 
@@ -14,6 +13,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 import cost
 import data
+import slurm
 
 
 def around(schedule):
@@ -110,11 +110,10 @@ def print_cost(began):
 
 def submitted(*options):
     """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
-    if not SITE["launcher"] or not shutil.which("squeue"):
+    if not SITE["launcher"]:
         return []
-    command = ["squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options]
-    queue = subprocess.run(command, capture_output=True, text=True).stdout
-    fields = [line.split(maxsplit=3) for line in queue.splitlines()]
+    queue = slurm.ask("squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, seconds=60)
+    fields = [line.split(maxsplit=3) for line in queue.stdout.splitlines()]
     return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]
 
 

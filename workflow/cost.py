@@ -6,8 +6,8 @@ Slurm's accounting is asked for the jobs whose logs its executor has left in thi
 """
 
 import argparse
+import contextlib
 import json
-import subprocess
 import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 from configuration import Settings
+from slurm import ask, reason
 
 FIELDS = "JobIDRaw,JobName,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
 ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")
@@ -42,8 +43,13 @@ def counted(number: int, noun: str) -> str:
 
 def in_words(hours: float, cores_per_node: int | None) -> str:
     """Node-hours, and core-hours where a node's number of cores is known."""
-    cores = f" = {hours * cores_per_node:,.1f} core-h" if cores_per_node else ""
-    return f"{hours:,.2f} node-h{cores}"
+    cores = f" = {number(hours * cores_per_node)} core-h" if cores_per_node else ""
+    return f"{number(hours)} node-h{cores}"
+
+
+def number(value: float) -> str:
+    """A number with four digits, or more before the point."""
+    return f"{value:,.1f}" if value >= 1000 else f"{value:.4g}"
 
 
 def foretold(jobs: Settings, cores_per_node: int | None) -> list[str]:
@@ -68,10 +74,10 @@ def useful(scratch: Path) -> set[str]:
     """Ids of the jobs that brought a training further, whatever their end."""
     jobs = set()
     for file in scratch.glob("train/*/segments.jsonl"):
-        for line in file.read_text().splitlines():
-            segment = json.loads(line)
-            if segment["last_step"] >= segment["first_step"]:
-                jobs.add(segment["provenance"]["job"])
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not of ours
+            for segment in map(json.loads, file.read_text().splitlines()):
+                if segment["last_step"] >= segment["first_step"]:
+                    jobs.add(segment["provenance"]["job"])
     return jobs
 
 
@@ -96,15 +102,15 @@ def used(logs: Path, scratch: Path) -> list[Job]:
     ``waited``, ``seconds`` (elapsed), ``limit`` (seconds it might have had), ``nodes``, and whether
     it was ``wasted``: it failed, and brought no training further.
     """
-    names = {log.stem: label(log.relative_to(logs)) for log in logs.rglob("*.log")}
+    files = [log for log in logs.rglob("*.log") if log.stem.isdecimal()]
+    names = {log.stem: label(log.relative_to(logs)) for log in files}
     if not names:
         return []
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
     command += [f"--format={FIELDS}", f"--jobs={','.join(sorted(names, key=int))}"]
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise CostError(f"Slurm's accounting does not tell what jobs have used: {error}") from None
+    said = ask(*command, seconds=30)
+    if said.returncode:
+        raise CostError(f"Slurm's accounting does not tell what jobs have used: {reason(said)}")
     advanced, jobs = useful(scratch), []
     for line in said.stdout.splitlines():
         job, run, state, submit, start, elapsed, nodes, limit = line.split("|")
@@ -113,7 +119,8 @@ def used(logs: Path, scratch: Path) -> list[Job]:
             {
                 **{"job": job, "what": names[job], "run": run, "state": state},
                 **{"submitted": submit, "waited": seconds_between(submit, start)},
-                **{"seconds": int(elapsed), "limit": 60 * int(limit), "nodes": int(nodes)},
+                **{"seconds": int(elapsed), "nodes": int(nodes)},
+                "limit": 60 * int(limit) if limit.isdecimal() else None,
                 "wasted": state not in (*ACTIVE, "COMPLETED") and job not in advanced,
             }
         )

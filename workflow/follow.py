@@ -14,7 +14,6 @@ import re
 import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import configuration
+import slurm
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
@@ -47,6 +47,7 @@ RESULTS = {  # by log: what Snakemake deletes before a job, and the job leaves w
     "report": "results/report.html",
 }
 HOLDER = re.compile(r"host (.+), process (\d+), job (.+)")  # what state.opened() writes
+ID = "[0-9a-f]" * 8  # of a training's settings, in its state's name; `a` is not `a-b`
 ESCAPES = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 
 
@@ -83,17 +84,11 @@ class Entry(NamedTuple):
 
 
 def squeue(*options: str) -> list[str]:
-    """What squeue answers, whatever this shell sets for it; OSError, if it does not."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SQUEUE_")}
-    environment["SLURM_TIME_FORMAT"] = "standard"
-    try:
-        command = ["squeue", "--noheader", *options]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        raise OSError("no answer within 60 s") from None
-    if done.returncode:
-        raise OSError(" ".join(done.stderr.split()))
-    return done.stdout.splitlines()
+    """What squeue answers; OSError, if it does not."""
+    said = slurm.ask("squeue", "--noheader", *options, seconds=60)
+    if said.returncode:
+        raise OSError(slurm.reason(said))
+    return said.stdout.splitlines()
 
 
 class Queue:
@@ -215,7 +210,7 @@ def run_began() -> float | None:
 
 def state_of(name: str, job: str, site: configuration.Settings) -> Path | None:
     """The state that a training's job holds now. Without Slurm its process must run here."""
-    for lock in Path(site["scratch"], "train").glob(f"{name}-*/lock"):
+    for lock in Path(site["scratch"], "train").glob(f"{name}-{ID}*/lock"):
         if found := HOLDER.fullmatch("\n".join(tail(lock))):
             host, process, holder = found.groups()
             here = host == socket.gethostname() and Path("/proc", process).exists()

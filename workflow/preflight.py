@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,9 +25,10 @@ import pull
 import registry
 import verify_container
 from configuration import Settings, literal, short_hash
+from slurm import SILENT, ask, reason
 
 OK, NOTE, FAULT = "ok", "note", "FAIL"
-PATIENCE = 5  # seconds for one answer
+PATIENCE = 5  # seconds for the registry's answer
 CACHES = ("APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
 
 
@@ -64,7 +64,7 @@ def findings(
         names = dict.fromkeys(job["partition"] for job in jobs.values())
         for name in names:
             mine = {label: job for label, job in jobs.items() if job["partition"] == name}
-            found = [*partition(name, mine, payer)]
+            found = [*partition(name, mine)]
             yield from found
             if all(finding.verdict == OK for finding in found) and paid != FAULT:
                 yield from queue(mine, payer)
@@ -75,22 +75,6 @@ def findings(
     yield from seen_by_nodes(site)
     if site["small_home"]:
         yield from home(config["environment"])
-
-
-def ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """What a command says; one that is missing or silent has failed."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
-    except FileNotFoundError:
-        problem = f"there is no {command[0]} in PATH"
-    except subprocess.TimeoutExpired:
-        problem = f"{command[0]} has not answered within {PATIENCE} s"
-    return subprocess.CompletedProcess(command, 1, "", problem)
-
-
-def reason(said: subprocess.CompletedProcess[str]) -> str:
-    """Why a command has failed, by its last line."""
-    return (said.stderr.strip() or said.stdout.strip() or "no reason given").splitlines()[-1]
 
 
 # ------------------------------------------------------------------------------------- container
@@ -137,10 +121,9 @@ def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
 
 def account(name: str, jobs: Settings, site: Settings) -> Finding:
     """Whether this user may charge the account, and what is left of it, where Slurm knows."""
-    fields = "account,grptresmins"
-    who = ("show", "associations", f"user={getpass.getuser()}", f"format={fields}")
+    who = ("show", "associations", f"user={getpass.getuser()}", "format=account")
     said = ask("sacctmgr", "--noheader", "--parsable2", *who)
-    known = {line.split("|")[0] for line in said.stdout.splitlines()}
+    known = {*said.stdout.split()}
     if said.returncode or not known:
         return Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
     if name.lower() not in {each.lower() for each in known}:
@@ -154,8 +137,6 @@ def account(name: str, jobs: Settings, site: Settings) -> Finding:
     if left is None:
         return Finding(OK, "account", f"{name}; what is left of its budget Slurm does not tell")
     told = f"{name} has {left:,.0f} core-h left"
-    if left <= 0:
-        return Finding(FAULT, "account", f"{told}: its jobs would wait for ever; ask for more")
     if left < needed:
         return Finding(NOTE, "account", f"{told}, less than this may take")
     return Finding(OK, "account", told)
@@ -165,9 +146,10 @@ def budget(name: str) -> float | None:
     """Core-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
     form = "--format=User,GrpTRESMins,GrpTRESRaw"
     said = ask("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
-    for user, limit, used in (line.split("|") for line in said.stdout.splitlines()):
+    for line in said.stdout.splitlines():
+        user, limit, used = (*line.split("|"), "", "")[:3]
         granted, taken = (re.search(r"\bcpu=(\d+)", text) for text in (limit, used))
-        if not user and granted:
+        if not user and granted:  # the account's own, of all its users
             return (int(granted[1]) - (int(taken[1]) if taken else 0)) / 60
     return None
 
@@ -180,53 +162,51 @@ def minutes(limit: str) -> float:
     return (days * 24 + hours) * 60 + minutes_ + seconds / 60
 
 
-def partition(name: str | None, jobs: Settings, account: str | None) -> Findings:
+def partition(name: str | None, jobs: Settings) -> Findings:
     """Whether a partition takes these jobs: its state, and its limits by Slurm's own word."""
-
-    def fault(text: str) -> Finding:
-        return Finding(FAULT, "partition", text)
-
-    there = ask("sinfo", "--noheader", "--format=%R").stdout.split()
     if name is None:
         return  # the one that Slurm takes by default: queue() asks
-    said = ask("scontrol", "--oneliner", "show", "partition", name)
-    if said.returncode:
-        known = f"; there are {', '.join(dict.fromkeys(there))}" if there else ""
-        yield fault(f"{name}: {reason(said)}{known}")
+    said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
+    groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
+    if said.returncode == 1:
+        there = dict.fromkeys(ask("sinfo", "--noheader", "--format=%R").stdout.split())
+        known = f"; there are {', '.join(there)}" if there else ""
+        yield Finding(FAULT, "partition", f"{name}: {reason(said)}{known}")
         return
+    for failed in (said, groups):
+        if failed.returncode:
+            verdict = NOTE if failed.returncode == SILENT else FAULT
+            yield Finding(verdict, "partition", f"{name}: Slurm does not tell ({reason(failed)})")
+            return
     limits = dict(re.findall(r"(\w+)=(\S*)", said.stdout))
-    sizes = [(0, 0)]
-    for line in ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G").stdout.split(
-        "\n"
-    ):
+    sizes = [(0, 0)]  # nodes, and the GPUs of each
+    for line in groups.stdout.splitlines():
         count, _, gres = line.partition(" ")
-        if count:
-            gpus = re.findall(r"gpu:(?:[^:,(]+:)?(\d+)", gres)
-            sizes.append((int(count), sum(map(int, gpus))))
-    most = max(gpus for _, gpus in sizes)
-    faults = []
+        sizes.append((int(count), sum(map(int, re.findall(r"gpu:(?:[^,(]+:)?(\d+)", gres)))))
+    most, longest = max(gpus for _, gpus in sizes), minutes(limits["MaxTime"])
+    faults: dict[str, list[str]] = {}
     if limits["State"] != "UP":
-        faults.append(f"{name} is {limits['State']} and starts no job: name another partition")
-    allowed = limits.get("AllowAccounts", "ALL").lower().split(",")
-    if account and allowed != ["all"] and account.lower() not in allowed:
-        faults.append(f"{name} is for the accounts {', '.join(allowed)}, not {account}")
+        faults[f"{name} is {limits['State']} and starts no job: name another partition"] = [""]
     for label, job in jobs.items():
         wanted, gpus = job["nodes"], job["gpus_per_node"]
         enough = sum(count for count, has in sizes if has >= gpus)
         if limits["MaxNodes"].isdecimal():
             enough = min(enough, int(limits["MaxNodes"]))
         if gpus > most:
-            faults.append(f"{label}.gpus_per_node: a node of {name} has {most}, not {gpus}")
+            fault = f".gpus_per_node: a node of {name} has {most}, not {gpus}"
+            faults.setdefault(fault, []).append(label)
         elif wanted > enough:
-            faults.append(f"{label}.nodes: {name} gives at most {enough} to a job, not {wanted}")
-        if job["walltime"] > (limit := minutes(limits["MaxTime"])):
-            faults.append(
-                f"{label}.walltime: {name} allows {limit:g} minutes, not {job['walltime']}"
-            )
-    yield from map(fault, faults)
+            fault = f".nodes: {name} gives at most {enough} to a job, not {wanted}"
+            faults.setdefault(fault, []).append(label)
+        if job["walltime"] > longest:
+            fault = f".walltime: {name} allows {longest:g} minutes, not {job['walltime']}"
+            faults.setdefault(fault, []).append(label)
+    for fault, labels in faults.items():
+        more = f" (and {len(labels) - 1} more)" if labels[1:] else ""
+        yield Finding(FAULT, "partition", f"{labels[0]}{fault}{more}")
     if not faults:
-        total, limit = sum(count for count, _ in sizes), minutes(limits["MaxTime"])
-        hours = "without a limit of time" if limit == math.inf else f"for at most {limit / 60:g} h"
+        hours = "without a limit of time" if longest == math.inf else f"at most {longest / 60:g} h"
+        total = sum(count for count, _ in sizes)
         yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
 
 
@@ -242,9 +222,12 @@ def queue(jobs: Settings, account: str | None) -> Findings:
             kinds.setdefault(tuple(options), []).append(label)
     for kind, labels in kinds.items():
         what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
-        said = ask("sbatch", "--test-only", *kind, "--wrap=true")
-        if said.returncode:
-            problem = re.sub(r".*(error|failure): ", "", reason(said))
+        said = ask("sbatch", "--test-only", *kind, "--wrap=true", seconds=30)
+        problem = re.sub(r".*(error|failure): ", "", reason(said))
+        # It looks at nodes that are up now; a job may wait for the others.
+        if said.returncode == SILENT or "configuration is not available" in problem:
+            yield Finding(NOTE, "queue", f"{what}: Slurm does not tell when: {problem}")
+        elif said.returncode:
             yield Finding(FAULT, "queue", f"{what}: Slurm would refuse it: {problem}")
         elif start := re.search(r"to start at (\S+)", said.stderr):
             wait = datetime.fromisoformat(start[1]) - datetime.now()
@@ -256,9 +239,13 @@ def nodes(wanted: list[str]) -> Findings:
     """Whether Slurm can start a job on each of the nodes to vet: it would wait without end."""
     if not wanted:
         return
-    said = ask("sinfo", "--noheader", "--Node", "--format=%N %T", f"--nodes={','.join(wanted)}")
+    names = f"--nodes={','.join(wanted)}"
+    said = ask("sinfo", "--all", "--noheader", "--Node", "--format=%N %T", names)
+    if said.returncode:
+        yield Finding(NOTE, "nodes", f"Slurm does not tell ({reason(said)})")
+        return
     states = dict(line.split() for line in said.stdout.splitlines())
-    never = r"down|drain|fail|maint|unknown|\*"
+    never = r"down|drain|fail|unknown|\*"
     states = {node: states.get(node, "unknown") for node in sorted(set(wanted))}
     absent = [f"{node} ({state})" for node, state in states.items() if re.search(never, state)]
     if absent:
@@ -297,12 +284,14 @@ def room(site: Settings, container: Settings | None, fetched: int, jobs: Setting
     if container and fetched:
         needs.append((str(Path(container["sif"]).parent), fetched, 5))
     folder = site["scratch"]
-    trainings = [job for job in jobs.values() if job.get("program") == "train"]
-    for job in trainings:
+    trainings = {k: job for k, job in jobs.items() if job.get("program") == "train"}
+    for label, job in trainings.items():
+        if [*Path(folder).glob(f"train/{label.partition('.')[2]}-{job['id']}*/step")]:
+            continue  # it goes on, where it has its checkpoints
         kept = job["options"]["keep_checkpoints"] + 1  # one is written before one goes
         processes = job["nodes"] * job["processes_per_node"]
         needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
-    for job in {short_hash(job["data"]): job for job in trainings}.values():
+    for job in {short_hash(job["data"]): job for job in trainings.values()}.values():
         if not record_of(job):
             needs.append((folder, sum(sizes(job)), 5))
     disks: dict[int, list[Any]] = {}
@@ -325,7 +314,7 @@ def room(site: Settings, container: Settings | None, fetched: int, jobs: Setting
 def checkpoint_bytes(job: Settings) -> int:
     """A checkpoint: the model's parameters, float32, and AdamW's two moments of each."""
     parts, tokenizer = settled(job), job["data"]["tokenizer"]
-    vocabulary = 256 if tokenizer == "bytes" else vocabulary_of(tokenizer)
+    vocabulary = 256 if tokenizer == "bytes" else vocabulary_of(tokenizer)[0]
     grams = (parts["ngram"] - 1) * 2 ** literal("model", "NGRAM_BITS")
     width = parts["width"]
     # As model.init() has them; its module imports JAX, which takes seconds.
@@ -333,8 +322,12 @@ def checkpoint_bytes(job: Settings) -> int:
 
 
 @functools.cache
-def vocabulary_of(tokenizer: str) -> int:
-    return prepare_data.load_tokenizer(tokenizer).tokenizer.get_vocab_size()
+def vocabulary_of(tokenizer: str) -> tuple[int, str]:
+    """Size of a tokenizer's vocabulary, and why it cannot be used."""
+    try:
+        return prepare_data.load_tokenizer(tokenizer).tokenizer.get_vocab_size(), ""
+    except SystemExit as end:
+        return 0, str(end).partition(": ")[2]
 
 
 def settled(job: Settings) -> Settings:
@@ -351,9 +344,9 @@ def record_of(job: Settings) -> data.Record | None:
     """Record of a training's data, if they have been prepared and are there."""
     try:
         record = json.loads(Path(f"results/data/{short_hash(job['data'])}.json").read_text())
-    except OSError:
+        return None if data.problem(record) else record
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    return None if data.problem(record) else record
 
 
 def sizes(job: Settings) -> list[int]:
@@ -370,13 +363,20 @@ def texts(jobs: Settings) -> Findings:
     for labels in groups.values():
         data_, who = jobs[labels[0]]["data"], labels[0]
         options = [settled(jobs[label]) for label in labels]
+        if data_["tokenizer"] != "bytes" and (problem := vocabulary_of(data_["tokenizer"])[1]):
+            yield Finding(FAULT, "data", f"{who}: {problem}")
+            continue
         context = max(each["context"] for each in options)
         wanted = max(each["steps"] * each["global_batch"] * each["context"] for each in options)
         if record := record_of(jobs[who]):
             there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
         else:
             files, held = sizes(jobs[who]), data_["validation_bytes"]
-            there, what = sum(files) - held, f"{sum(files) / 1e6:,.1f} MB in {len(files)} files"
+            # A file is either held out or trained on.
+            there, what = (
+                sum(files) - held if files[1:] else 0,
+                f"{sum(files) / 1e6:,.1f} MB in {len(files)} files",
+            )
             if there <= context:
                 problem = f"{who}.data: {what} are too short for {held:,} bytes of validation"
                 yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
@@ -409,15 +409,13 @@ def seen_by_nodes(site: Settings) -> Findings:
 
 def home(environment: Settings) -> Findings:
     """Whether caches stay out of $HOME. A container's home is the folder of the run."""
-    known = os.environ | environment
+    known, house = os.environ | environment, Path.home().resolve()
     below = {"this folder": "."} | {f"${name}": known.get(name, "") for name in CACHES}
-    full = [
-        what
-        for what, place in below.items()
-        if place and Path(place).resolve().is_relative_to(Path.home().resolve())
-    ]
-    if full:
-        what = f"{' and '.join(full)} would fill $HOME, whose quota is small: move it to $PROJECT"
-        yield Finding(FAULT, "home", what)
-    else:
+    inside = [k for k, v in below.items() if v and Path(v).resolve().is_relative_to(house)]
+    for what in inside:
+        # A variable may be of something that no job does.
+        verdict = FAULT if what == "this folder" else NOTE
+        text = f"{what} is in $HOME, whose quota is small and fills: move it to $PROJECT"
+        yield Finding(verdict, "home", text)
+    if not inside:
         yield Finding(OK, "home", "caches stay out of $HOME")

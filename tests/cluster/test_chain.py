@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cost
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -165,7 +166,9 @@ def test_cost_is_what_slurm_has_booked(cluster: Cluster, alice: Checkout) -> Non
     assert used == {job: cores // 128 for job, (cores, _, _) in mine.items()}
     assert len(used) == 3 + len(PLACES)
     most = sum(minutes * nodes for _, minutes, nodes in mine.values()) / 60
-    assert f"at most {most:,.2f} node-h" in alice.run("chain.yaml", "preflight", timeout=60)
+    assert f"at most {cost.in_words(most, 128)} in all" in alice.run(
+        "chain.yaml", "preflight", timeout=60
+    )
 
 
 def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:

@@ -15,11 +15,11 @@ def test_what_is_foretold_counts_every_allocation() -> None:
     jobs = {"smoke_test": {"nodes": 1, "walltime": 6}, "train.a": JOB | {"allocations": 10}}
     jobs["train.b"] = JOB | {"nodes": 1, "walltime": 60}
     assert cost.foretold(jobs, 128) == [
-        "smoke_test: 1 job, each 1 node and 6 minutes at most: 0.10 node-h = 12.8 core-h",
-        "train: 2 to 11 jobs, each 2 nodes and 90 minutes at most: 31.00 node-h = 3,968.0 core-h",
-        "at most 31.10 node-h = 3,980.8 core-h in all",
+        "smoke_test: 1 job, each 1 node and 6 minutes at most: 0.1 node-h = 12.8 core-h",
+        "train: 2 to 11 jobs, each 2 nodes and 90 minutes at most: 31 node-h = 3,968.0 core-h",
+        "at most 31.1 node-h = 3,980.8 core-h in all",
     ]
-    assert cost.foretold({"train.b": jobs["train.b"]}, None)[-1] == "at most 1.00 node-h in all"
+    assert cost.foretold({"train.b": jobs["train.b"]}, None)[-1] == "at most 1 node-h in all"
 
 
 BOOKED = """\
@@ -34,7 +34,13 @@ BOOKED = """\
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder whose jobs Slurm knows: 9 brought its training further, 8 did not."""
     monkeypatch.chdir(tmp_path)
-    for log in ("smoke_test/7", "train_run/a/8", "train_run/b/9", "train_run/b/10"):
+    for log in (
+        "smoke_test/other",
+        "smoke_test/7",
+        "train_run/a/8",
+        "train_run/b/9",
+        "train_run/b/10",
+    ):
         file = tmp_path / f"logs/rule_{log}.log"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -43,6 +49,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / f"scratch/train/{name}-1/segments.jsonl"
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps(segment) + "\n")
+    (tmp_path / "scratch/train/broken-1").mkdir()
+    (tmp_path / "scratch/train/broken-1/segments.jsonl").write_text('{"first_step": 1}')
     sacct(tmp_path, BOOKED)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     return tmp_path
@@ -72,9 +80,9 @@ def test_jobs_of_the_folder(folder: Path) -> None:
 
 def test_what_was_wasted_is_said(folder: Path) -> None:
     assert cost.told(used(folder), 128).splitlines() == [
-        "used: 2.10 node-h = 268.8 core-h by 4 jobs; the longest wait was 0:10:00",
-        "wasted: 0.08 node-h = 10.7 core-h by train_run a, job 8: FAILED",
-        "wasted: 0.00 node-h = 0.0 core-h by train_run b, job 10: CANCELLED",
+        "used: 2.1 node-h = 268.8 core-h by 4 jobs; the longest wait was 0:10:00",
+        "wasted: 0.08333 node-h = 10.67 core-h by train_run a, job 8: FAILED",
+        "wasted: 0 node-h = 0 core-h by train_run b, job 10: CANCELLED",
     ]
 
 
@@ -105,6 +113,11 @@ def test_silent_accounting_stops_nothing(folder: Path) -> None:
     result = run(folder)
     assert result["jobs"] == []
     assert result["problem"].startswith("Slurm's accounting does not tell what jobs have used")
+
+
+def test_job_without_a_limit(folder: Path) -> None:
+    sacct(folder, BOOKED.replace("|2|60", "|2|UNLIMITED"))
+    assert used(folder)[0]["limit"] is None
 
 
 def test_without_jobs_slurm_is_not_asked(folder: Path) -> None:

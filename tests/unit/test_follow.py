@@ -145,6 +145,13 @@ def test_another_jobs_state_is_not_taken(folder):
     assert lines()["train gpt"].endswith("; compiling")
 
 
+def test_state_of_a_training_with_a_longer_name_is_not_taken(folder):
+    submit(id="17")
+    train(LINE, name="gpt-b")
+    log("train/gpt.log", "compiling\n")
+    assert lines()["train gpt"].endswith("; compiling")
+
+
 def test_running_job_says_the_last_line_of_its_log_without_control_characters(folder):
     submit(comment="rule_benchmark_run_wildcards_1x4")
     submit(comment="rule_smoke_test", state="COMPLETING")
@@ -181,14 +188,14 @@ def test_slurm_that_does_not_answer_is_named_and_the_jobs_of_before_stay(folder,
     (folder / "fails").write_text("squeue: error: Unable to contact\nslurm controller\n")
     queue.look()
     said = dict(follow.lines(follow.entries(CONFIG, SITE, queue), queue))
-    assert said["Slurm"] == "does not answer: squeue: error: Unable to contact slurm controller"
+    assert said["Slurm"] == "does not answer: slurm controller"
     assert "job 17 runs" in said["train gpt"]
     (folder / "fails").unlink()
     queue.look()
     assert not queue.trouble
     monkeypatch.setenv("PATH", "/nowhere")
     queue.look()
-    assert "No such file" in queue.trouble
+    assert "there is no squeue" in queue.trouble
 
 
 def test_slurm_is_asked_one_thing_at_a_time_and_no_sooner_than_it_may(folder, monkeypatch):

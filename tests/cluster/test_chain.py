@@ -28,12 +28,11 @@ SMALL = {
 SLOW = SMALL | {"steps": 1500, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
 LONG = SLOW | {"log_every": 1, "steps": 2000, "allocations": 20}
 DEFAULT = yaml.safe_load(Path("config/config.yaml").read_text())
+SCORED = {"validation_bytes": 20000, "allocations": 1}  # enough for many batches
 CHAIN: dict[str, dict[str, Any]] = {
     "train": {
-        "one_node": SMALL | {"allocations": 1},
-        "two_nodes": SMALL
-        | {"allocations": 1}
-        | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
+        "one_node": SMALL | SCORED,
+        "two_nodes": SMALL | SCORED | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
     },
     # The whole default suite, on one node and on two.
     "benchmark": {

@@ -69,7 +69,8 @@ def findings(
             if all(finding.verdict == OK for finding in found) and paid != FAULT:
                 yield from queue(mine, payer)
         yield from nodes([job["node"] for job in jobs.values() if job.get("node")])
-    yield from folders(site, container)
+    made = container and (pulls or not Path(container["made"]).exists())
+    yield from folders(site, Path(container["sif"]).parent if container and made else None)
     yield from room(site, container, fetched, jobs)
     yield from texts({k: job for k, job in jobs.items() if job.get("program") == "train"})
     yield from seen_by_nodes(site)
@@ -263,14 +264,14 @@ def standing(path: str) -> Path:
     return next(Path(p) for p in (path, *map(str, Path(path).parents)) if os.path.exists(p))
 
 
-def folders(site: Settings, container: Settings | None) -> Findings:
-    """Whether what has to be written can be."""
+def folders(site: Settings, containers: Path | None) -> Findings:
+    """Whether what has to be written can be. ``containers``: where one is going to be made."""
     for name in site["required_variables"]:
         if os.environ[name].startswith("/") and not os.path.isdir(os.environ[name]):
             problem = f"${name}: there is no folder {os.environ[name]} on this node"
             yield Finding(FAULT, "folders", f"{problem}; try another login node")
             return
-    places = [site["scratch"], *([str(Path(container["sif"]).parent)] if container else []), "."]
+    places = [site["scratch"], *([str(containers)] if containers else []), "."]
     refused = [place for place in places if not os.access(standing(place), os.W_OK | os.X_OK)]
     for place in refused:
         yield Finding(FAULT, "folders", f"{standing(place)}: you cannot write there")

@@ -235,14 +235,17 @@ def site(tmp_path: Path, **more: Any) -> configuration.Settings:
 
 def test_folders(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SCRATCH", str(tmp_path))
-    container = {"sif": str(tmp_path / "containers/jax.sif")}
-    assert [f.verdict for f in preflight.folders(site(tmp_path), container)] == [OK]
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    assert [*preflight.folders(site(tmp_path), {})] == [
-        (FAULT, "folders", f"{tmp_path}: you cannot write there")
+    containers = tmp_path / "containers"
+    containers.mkdir()
+    assert [f.verdict for f in preflight.folders(site(tmp_path), containers)] == [OK]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != containers)
+    # Somebody else's folder is no fault as long as nothing is made there.
+    assert [f.verdict for f in preflight.folders(site(tmp_path), None)] == [OK]
+    assert [*preflight.folders(site(tmp_path), containers)] == [
+        (FAULT, "folders", f"{containers}: you cannot write there")
     ]
     monkeypatch.setenv("SCRATCH", str(tmp_path / "gone"))
-    (finding,) = preflight.folders(site(tmp_path), {})
+    (finding,) = preflight.folders(site(tmp_path), None)
     assert finding.text.startswith(f"$SCRATCH: there is no folder {tmp_path / 'gone'}")
 
 

@@ -189,6 +189,7 @@ def tail(file: Path) -> list[str]:
 def last_line(log: Path) -> str:
     """The last line of a log, and how old it is if it is old."""
     lines = ("".join(filter(str.isprintable, ESCAPES.sub("", x))).strip() for x in tail(log)[::-1])
+    lines = (line for line in lines if not line.startswith("INFO: "))  # Apptainer's
     age = time.time() - (changed(log) or time.time())
     said = next(filter(None, lines), "has said nothing yet")
     return said + (f" ({duration(age)} ago)" if age > SILENT else "")

@@ -157,17 +157,18 @@ def test_account_and_partition_reach_slurm(cluster: Cluster, alice: Checkout) ->
 
 def test_cost_is_what_slurm_has_booked(cluster: Cluster, alice: Checkout) -> None:
     """To the second what was used, to the minute, of which limits are, what was foretold."""
-    used = {job["job"]: job["nodes"] * job["seconds"] for job in result(alice, "cost")["jobs"]}
-    fields = "JobID,WorkDir%200,CPUTimeRAW,TimelimitRaw,AllocNodes"
-    query = f"sacct --noheader --allocations --starttime=now-1hour --format={fields}"
+    jobs = result(alice, "cost")["jobs"]
+    used = {job["job"]: job["nodes"] * job["seconds"] for job in jobs}
+    (run,) = {job["run"] for job in jobs}
+    fields = "JobID,CPUTimeRAW,TimelimitRaw,AllocNodes"
+    query = f"sacct --noheader --allocations -S now-1hour --name={run} --format={fields}"
     lines = [line.split() for line in cluster.run(query).stdout.splitlines()]
-    mine = {job: [*map(int, numbers)] for job, folder, *numbers in lines if folder == alice.folder}
-    assert used == {job: cores // 128 for job, (cores, _, _) in mine.items()}
+    booked = {job: [*map(int, numbers)] for job, *numbers in lines}
+    assert used == {job: cores // 128 for job, (cores, _, _) in booked.items()}
     assert len(used) == 3 + len(PLACES)
-    most = sum(minutes * nodes for _, minutes, nodes in mine.values()) / 60
-    assert f"at most {cost.in_words(most, 128)} in all" in alice.run(
-        "chain.yaml", "preflight", timeout=60
-    )
+    most = sum(minutes * nodes for _, minutes, nodes in booked.values()) / 60
+    said = alice.run("chain.yaml", "preflight", timeout=60)
+    assert f"at most {cost.in_words(most, 128)} in all" in said
 
 
 def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:

@@ -1,6 +1,6 @@
-"""Time to dry-run a sweep of 1,000 trainings, beside a trivial workflow with as many jobs.
+"""Time to dry-run a sweep of (1,000) trainings, beside a trivial workflow with as many jobs.
 
-Run from the checkout: .venv/bin/python benchmarks/dry_run.py
+Run from the checkout: .venv/bin/python benchmarks/dry_run.py [JOBS] [REPEATS]
 """
 
 import statistics
@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).parents[1]
-JOBS, REPEATS = 1000, 5
+JOBS, REPEATS = (int(x) for x in [*sys.argv[1:], *("1000", "5")[len(sys.argv[1:]) :]])
 TRIVIAL = f"""
 rule all:
     input:

@@ -6,7 +6,6 @@ import re
 import subprocess
 from datetime import datetime
 
-from snakemake.exceptions import WorkflowError
 from snakemake.jobs import Job
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
@@ -35,7 +34,7 @@ def around(schedule):
         refuse_second_run()
         print(*lines, sep="\n", file=sys.stderr, flush=True)
         if not fit:
-            raise WorkflowError("The plan cannot run, see FAIL above; nothing was submitted.")
+            sys.exit("The plan cannot run, see FAIL above; nothing was submitted.")
         check_container()
         prepare_wiped_data()
         SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
@@ -102,6 +101,8 @@ def print_cost(began):
             jobs = cost.booked(Path(LOGS), Path(SITE["scratch"]))
         except cost.CostError as error:
             print(error, file=sys.stderr, flush=True)
+        except KeyboardInterrupt:  # a second one, of somebody who does not want to wait
+            pass
         else:
             now = [job for job in jobs if datetime.fromisoformat(job["submitted"]) >= began]
             if now:
@@ -120,7 +121,7 @@ def submitted(*options):
 def refuse_second_run():
     """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
     if jobs := " ".join(job[0] for job in submitted()):
-        raise WorkflowError(
+        sys.exit(
             f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
             f"have, or end them now with `scancel {jobs}`; nothing was submitted."
         )
@@ -143,22 +144,22 @@ def check_container():
         if not Path(container["made"]).exists():
             print(f"{container['made']} is gone: making it again", flush=True)
             if subprocess.run(command, shell=True).returncode:
-                raise WorkflowError(
+                sys.exit(
                     f"{container['made']} is gone, and cannot be made again: see above"
                 )
         found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
         if found:
-            raise WorkflowError(found)
+            sys.exit(found)
 
 
 def prepare_wiped_data():
     """Prepare again what a training of this run needs and its record says is there."""
     for job in planned("train_run"):
         record = Path(job.input.get("data", ""))
-        if record.is_file() and data.problem(json.loads(record.read_text())):
+        if record.is_file() and not data.prepared(record):
             print(f"the data of {record} are gone: preparing them again", flush=True)
             if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
-                raise WorkflowError(
+                sys.exit(
                     f"The data of {record} are gone, and see above why they stay so."
                 )
 

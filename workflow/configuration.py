@@ -503,7 +503,7 @@ def check_training(job: Settings, path: str) -> None:
     """Raise a sentence if the training cannot start: its data, or sizes that do not divide."""
     options, data, devices = job["options"], job["data"], job["nodes"] * job["gpus_per_node"]
     fsdp, tensor = options["fsdp"], options["tensor"]
-    shared = devices // tensor * options["microbatches"]
+    shared, steps = devices // tensor * options["microbatches"], options["steps"]
     rules = [
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
         (
@@ -512,7 +512,7 @@ def check_training(job: Settings, path: str) -> None:
             f"a multiple of {shared}, GPUs that share it x microbatches",
         ),
         ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
-        ("warmup_steps", options["warmup_steps"] < options["steps"], "fewer than steps"),
+        ("warmup_steps", options["warmup_steps"] < steps, f"fewer than {steps}, its steps"),
     ]
     if options["width"] and options["heads"]:
         even = options["width"] % (2 * options["heads"]) == 0

@@ -6,7 +6,6 @@ their room. Changes nothing there. Knows nothing of Snakemake.
 
 import functools
 import getpass
-import json
 import math
 import os
 import platform
@@ -163,6 +162,13 @@ def minutes(limit: str) -> float:
     return (days * 24 + hours) * 60 + minutes_ + seconds / 60
 
 
+def open_partitions() -> str:
+    """The end of a sentence about a partition that cannot be used: those that can."""
+    said = ask("sinfo", "--noheader", "--format=%a %R").stdout.splitlines()
+    names = dict.fromkeys(line.split()[1] for line in said if line.startswith("up "))
+    return f"; open are {', '.join(names)}" if names else ""
+
+
 def partition(name: str | None, jobs: Settings) -> Findings:
     """Whether a partition takes these jobs: its state, and its limits by Slurm's own word."""
     if name is None:
@@ -170,9 +176,7 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
     groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
     if said.returncode == 1:
-        there = dict.fromkeys(ask("sinfo", "--noheader", "--format=%R").stdout.split())
-        known = f"; there are {', '.join(there)}" if there else ""
-        yield Finding(FAULT, "partition", f"{name}: {reason(said)}{known}")
+        yield Finding(FAULT, "partition", f"{name}: {reason(said)}{open_partitions()}")
         return
     for failed in (said, groups):
         if failed.returncode:
@@ -187,7 +191,7 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     most, longest = max(gpus for _, gpus in sizes), minutes(limits["MaxTime"])
     faults: dict[str, list[str]] = {}
     if limits["State"] != "UP":
-        faults[f"{name} is {limits['State']} and starts no job: name another partition"] = [""]
+        faults[f"{name} is {limits['State']} and starts no job{open_partitions()}"] = [""]
     for label, job in jobs.items():
         wanted, gpus = job["nodes"], job["gpus_per_node"]
         enough = sum(count for count, has in sizes if has >= gpus)
@@ -343,11 +347,7 @@ def settled(job: Settings) -> Settings:
 
 def record_of(job: Settings) -> data.Record | None:
     """Record of a training's data, if they have been prepared and are there."""
-    try:
-        record = json.loads(Path(f"results/data/{short_hash(job['data'])}.json").read_text())
-        return None if data.problem(record) else record
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return data.prepared(Path(f"results/data/{short_hash(job['data'])}.json"))
 
 
 def sizes(job: Settings) -> list[int]:

@@ -71,8 +71,8 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
     for fault in (
         "FAIL image nvcr.io has no none of nvidia/jax",
         "FAIL account forbidden is no account that you may charge",
-        "FAIL partition dc-closed is INACTIVE and starts no job",
-        "FAIL partition dc-none: Partition dc-none not found; there are ",
+        "FAIL partition dc-closed is INACTIVE and starts no job; open are dc-gpu",
+        "FAIL partition dc-none: Partition dc-none not found; open are ",
         "FAIL partition train.wide.nodes: dc-gpu gives at most 2 to a job, not 3",
         "FAIL partition train.long.walltime: dc-gpu allows 1440 minutes, not 1441",
         "FAIL data train.short.data: ",

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cost
 import pytest
@@ -70,7 +71,9 @@ def used(folder: Path) -> list[cost.Job]:
 
 def test_jobs_of_the_folder(folder: Path) -> None:
     jobs = used(folder)
-    assert "--jobs=7,8,9,10" in (folder / "asked").read_text()
+    asked = (folder / "asked").read_text()
+    assert "--jobs=7,8,9,10" in asked
+    assert "--duplicates" in asked  # a job that was requeued has been paid more than once
     assert [job["what"] for job in jobs] == ["smoke_test", "train_run a", *["train_run b"] * 2]
     assert [job["wasted"] for job in jobs] == [False, True, False, True]
     assert [job["waited"] for job in jobs] == [5, 600, 0, 0]
@@ -92,6 +95,16 @@ def test_an_end_that_is_not_booked_yet_is_waited_for(folder: Path, monkeypatch) 
     assert [job["state"] for job in cost.booked(folder / "logs", folder / "scratch")] == [
         *["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"]
     ]
+
+
+def test_an_end_that_is_never_booked_is_not_waited_for_without_end(folder, monkeypatch) -> None:
+    sacct(folder, BOOKED.replace("FAILED", "RUNNING"))
+    now = iter(range(0, 1000, 4))
+    clock = SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(now))
+    monkeypatch.setattr(cost, "time", clock)
+    jobs = cost.booked(folder / "logs", folder / "scratch")
+    assert [job["state"] for job in jobs][1] == "RUNNING"
+    assert next(now) <= 20
 
 
 def run(folder: Path) -> dict:

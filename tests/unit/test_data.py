@@ -391,12 +391,13 @@ def test_damaged_data_are_refused_and_made_again(prepare, tmp_path, monkeypatch,
     if damage == "gone":
         file.unlink()
     elif name == "data.json":
-        file.write_text(json.dumps({**record, "sha256": "0"}))
+        text = json.dumps({**record, "sha256": "0"})
+        file.write_text(text[:-1] if damage == "shorter" else text)
     else:
         file.write_bytes((file.read_bytes() + b"x")[: -2 if damage == "shorter" else None])
-    state = "is gone .*" if damage == "gone" else "has changed"
-    what = file.parent if (name, state) == ("data.json", "has changed") else file
-    sentence = rf"{what} {state}: run snakemake again, which prepares them$"
+    cut = (name, damage) == ("data.json", "shorter")
+    state = "is gone .*" if damage == "gone" else "is damaged .*" if cut else "has changed"
+    sentence = rf"{file} {state}: run snakemake again, which prepares them$"
     with pytest.raises(SystemExit, match=sentence):
         data.load(record)
     assert prepare() == record

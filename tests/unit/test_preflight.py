@@ -13,6 +13,7 @@ import model
 import preflight
 import pytest
 import slurm
+import tokenizers
 import verify_container
 from preflight import FAULT, NOTE, OK
 
@@ -25,8 +26,8 @@ def machine(monkeypatch) -> dict[str, str]:
     """What each command says, by the words it begins with; what is not there has failed."""
     says = {
         "scontrol --all --oneliner show partition gpu": UP,
-        "sinfo --noheader --format=%R": "gpu\nother",
-        "sinfo --noheader --partition": "2 gpu:a100:no_consume:4(S:0)\n1 (null)",
+        "sinfo --noheader --format=%a": "up gpu\nup other\ninact closed",
+        "sinfo --noheader --partition": "2 gpu:a100:no_consume:4(S:0)\n1 gpu:2\n1 (null)",
         "sacctmgr --noheader --parsable2 show": "training\nother",
         "sbatch --test-only": "",
     }
@@ -48,7 +49,7 @@ def partition(**job: Any) -> list[preflight.Finding]:
 
 def test_healthy_partition(machine) -> None:
     (finding,) = partition()
-    assert finding == (OK, "partition", "gpu: 3 nodes with 4 GPUs, at most 24 h")
+    assert finding == (OK, "partition", "gpu: 4 nodes with 4 GPUs, at most 24 h")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_longest_and_widest_jobs_are_taken(machine) -> None:
 @pytest.mark.parametrize(
     ("limits", "sentence"),
     [
-        ({"UP": "DRAIN"}, "gpu is DRAIN and starts no job: name another partition"),
+        ({"UP": "DRAIN"}, "gpu is DRAIN and starts no job; open are gpu, other"),
         (
             {"MaxNodes=UNLIMITED": "MaxNodes=0"},
             "train.big.nodes: gpu gives at most 0 to a job, not 1",
@@ -87,7 +88,7 @@ def test_partitions_that_take_no_job(machine, limits, sentence) -> None:
 def test_unknown_partition_names_those_that_are_there(machine) -> None:
     machine["scontrol --all --oneliner show partition gpu"] = "!Partition gpu not found"
     assert partition() == [
-        (FAULT, "partition", "gpu: Partition gpu not found; there are gpu, other")
+        (FAULT, "partition", "gpu: Partition gpu not found; open are gpu, other")
     ]
 
 
@@ -107,6 +108,7 @@ def test_account_of_another(machine) -> None:
     verdict, _, text = account("forbidden")
     assert verdict == FAULT
     assert "to one of other, training" in text
+    assert account("Training").verdict == OK  # Slurm keeps them in lower case
 
 
 def test_silent_accounting_is_no_fault(machine) -> None:
@@ -123,7 +125,7 @@ def test_silent_accounting_is_no_fault(machine) -> None:
     ],
 )
 def test_budget(machine, used, verdict, said) -> None:
-    machine["sshare"] = f"CLUSTER: x\n|cpu=6000,gres/gpu=1|cpu={used},mem=3\nalice||cpu=1"
+    machine["sshare"] = f"CLUSTER: x\nalice|cpu=6|cpu=6\n|cpu=6000,gres/gpu=1|cpu={used},mem=3"
     finding = account()
     assert finding.verdict == verdict
     assert finding.text.startswith(said)
@@ -265,6 +267,17 @@ def test_size_of_a_checkpoint_is_that_of_the_models_arrays(preset) -> None:
     params = jax.eval_shape(lambda: model.init(model.Config(**shape), jax.random.key(0)))
     size = 12 * sum(x.size for x in jax.tree.leaves(params))
     assert preflight.checkpoint_bytes(training(preset=preset)) == size
+
+
+def test_checkpoint_holds_the_tokenizers_vocabulary(tmp_path) -> None:
+    words = {f"w{number}": number for number in range(1000)}
+    file = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0")).save(str(file))
+    small, large = training(ngram=1), training(ngram=1)
+    large["data"]["tokenizer"] = str(file)
+    width = preflight.settled(small)["width"]
+    more = preflight.checkpoint_bytes(large) - preflight.checkpoint_bytes(small)
+    assert more == 12 * width * 2 * (1000 - 256)
 
 
 @pytest.mark.parametrize(

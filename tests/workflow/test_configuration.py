@@ -118,7 +118,7 @@ BROKEN = {
     ),
     "a warm-up longer than the training": (
         {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
-        "train.a.warmup_steps: must be fewer than steps, not 10",
+        "train.a.warmup_steps: must be fewer than 10, its steps, not 10",
     ),
     # Sweeps.
     "one bad value of a sweep": (

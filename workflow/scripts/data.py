@@ -50,13 +50,24 @@ def problem(record: Record) -> str | None:
     tokens[VALIDATION] = record["validation_tokens"]
     try:
         if json.loads((folder / RECORD).read_text()) != record:
-            return f"{folder} has changed"
+            return f"{folder / RECORD} has changed"
         for name, count in tokens.items():
             if (folder / name).stat().st_size != count * token_type(record).itemsize:
                 return f"{folder / name} has changed"
     except OSError as error:
         return f"{error.filename} is gone ({error.strerror})"
+    except ValueError as error:
+        return f"{folder / RECORD} is damaged ({error})"
     return None
+
+
+def prepared(file: Path) -> Record | None:
+    """Record that a file holds; None, if it holds none, or its data are not as it says."""
+    try:
+        record = json.loads(file.read_text())
+        return None if problem(record) else record
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load(record: Record) -> Data:

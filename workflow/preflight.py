@@ -135,7 +135,10 @@ def account(name: str, jobs: Settings, site: Settings) -> Finding:
         )
     left, needed = budget(name), cost.node_hours(jobs) * (site["cores_per_node"] or 1)
     if left is None:
-        return Finding(OK, "account", f"{name}; what is left of its budget Slurm does not tell")
+        command = site["budget_command"]
+        instead = f"; `{command}` does" if command else ""
+        text = f"{name}; what is left of its budget Slurm does not tell{instead}"
+        return Finding(OK, "account", text)
     told = f"{name} has {left:,.0f} core-h left"
     if left < needed:
         return Finding(NOTE, "account", f"{told}, less than this may take")

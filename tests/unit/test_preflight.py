@@ -101,7 +101,8 @@ def test_time_limits(limit, minutes) -> None:
 
 
 def account(name: str = "training") -> preflight.Finding:
-    return preflight.account(name, {"train.big": JOB}, {"cores_per_node": 128})
+    site = {"cores_per_node": 128, "budget_command": "jutil"}
+    return preflight.account(name, {"train.big": JOB}, site)
 
 
 def test_account_of_another(machine) -> None:
@@ -109,6 +110,10 @@ def test_account_of_another(machine) -> None:
     assert verdict == FAULT
     assert "to one of other, training" in text
     assert account("Training").verdict == OK  # Slurm keeps them in lower case
+
+
+def test_budget_that_slurm_does_not_tell(machine) -> None:
+    assert account().text.endswith("what is left of its budget Slurm does not tell; `jutil` does")
 
 
 def test_silent_accounting_is_no_fault(machine) -> None:

@@ -3,10 +3,10 @@
 A command is a line of a ```bash block, an indented line, or inline code that begins with a program
 and has an argument. Those of this project are run here (RUN), on stubs of Slurm and Apptainer, in
 one checkout for each site; of `make run` the configuration is empty: no training, no benchmark.
-What is in SMALLER is run with smaller numbers. DRY_RUN is only planned: what chooses which jobs run again, installs, or tests all. What stands in
-test_docs_on_cluster.py is run on the test cluster, what is in ELSEWHERE by the test named there,
-and what is in BY_HAND by nothing, for the reason there. Any other command fails a test, and so does
-one in these lists that no document has any more.
+What is in SMALLER is run with smaller numbers. DRY_RUN is only planned: what chooses which jobs run
+again, installs, or tests all. What stands in test_docs_on_cluster.py is run on the test cluster,
+what is in ELSEWHERE by the test named there, and what is in BY_HAND by nothing, for the reason
+there. Any other command fails a test, and so does one in these lists that no document has any more.
 """
 
 import json
@@ -67,7 +67,7 @@ BY_HAND = {
     "needs an NVIDIA GPU": ("nvidia-smi -L", "nvidia-smi topo -m"),
     "JSC's own; the test cluster only sets its variables": (
         *("jutil env activate -p <project>", "jutil env activate"),
-        "jutil project dataquota -p <project>",
+        *("jutil project dataquota -p <project>", "jutil user cpuquota"),
     ),
     "asks for a password": ("apptainer registry login docker://<host>",),
     "a line of the SIF's own script": ('export X="${X:-"value"}"',),

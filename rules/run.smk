@@ -144,9 +144,7 @@ def check_container():
         if not Path(container["made"]).exists():
             print(f"{container['made']} is gone: making it again", flush=True)
             if subprocess.run(command, shell=True).returncode:
-                sys.exit(
-                    f"{container['made']} is gone, and cannot be made again: see above"
-                )
+                sys.exit(f"{container['made']} is gone, and cannot be made again: see above")
         found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
         if found:
             sys.exit(found)
@@ -159,9 +157,7 @@ def prepare_wiped_data():
         if record.is_file() and not data.prepared(record):
             print(f"the data of {record} are gone: preparing them again", flush=True)
             if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
-                sys.exit(
-                    f"The data of {record} are gone, and see above why they stay so."
-                )
+                sys.exit(f"The data of {record} are gone, and see above why they stay so.")
 
 
 SAFE = {}  # of each planned training, its state's folder and the step that was safe in it

@@ -31,10 +31,13 @@ def around(schedule):
             return done
         import follow  # rich takes a while, and jobs do without
 
-        refuse_second_run()
         print(*lines, sep="\n", file=sys.stderr, flush=True)
-        if not fit:
-            sys.exit("The plan cannot run, see FAIL above; nothing was submitted.")
+        if not fit and CONFIG["preflight"]:
+            sys.exit(
+                "The plan cannot run, see FAIL above; nothing was submitted. (Where a check errs, "
+                "`--config preflight=false` lets it pass.)"
+            )
+        refuse_second_run()
         check_container()
         prepare_wiped_data()
         SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
@@ -70,7 +73,7 @@ def placements():
     found = {}
     for section, name in sorted(pairs):
         job = CONFIG[section][name]
-        label = f"{section}.{name}" if section != name else name
+        label = name if section == "smoke_test" else f"{section}.{name}"
         if section == "allocation":
             label = f"benchmark.{job['benchmarks'][0]}" + (f" on {name}" if job["node"] else "")
         found[label] = job
@@ -84,8 +87,10 @@ def look_ahead():
     jobs, whole = placements(), workflow.dryrun or planned("preflight")
     if not jobs and not planned("pull"):
         return [], True
-    where = (SITE, CONTAINER if CONTAINED else None, bool(planned("pull")))
-    findings = [*preflight.findings(CONFIG, *where, jobs)]
+    # Any job may get further attempts from Snakemake, a training from its allocations.
+    attempts = {"allocations": 1 + workflow.execution_settings.retries}
+    jobs = {label: attempts | job for label, job in jobs.items()}
+    findings = [*preflight.findings(CONFIG, SITE, CONTAINED, bool(planned("pull")), jobs)]
     faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
     shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
     lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
@@ -120,7 +125,8 @@ def submitted(*options):
 
 def refuse_second_run():
     """Submit nothing while jobs of an earlier run in this folder, which was killed, go on."""
-    if jobs := " ".join(job[0] for job in submitted()):
+    jobs = " ".join(job[0] for job in submitted())
+    if jobs and set(workflow.dag.needrun_jobs()) - set(planned("preflight")):
         sys.exit(
             f"Jobs of an earlier run in this folder have not ended: {jobs}. Start again when they "
             f"have, or end them now with `scancel {jobs}`; nothing was submitted."

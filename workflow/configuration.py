@@ -193,7 +193,9 @@ def read(args: argparse.Namespace) -> tuple[Settings, Settings, Settings]:
     try:
         text = (args.profile / "config.yaml").read_text()
         profile = yte.process_yaml(text, require_use_yte=True)  # names the site
-        settings = yaml.safe_load(args.configfile.read_text()) or {}
+        settings: Any = yaml.safe_load(args.configfile.read_text()) or {}
+        if "jaxway" in settings:  # of a workflow that has this one as a module
+            settings = settings["jaxway"] or {}
     except Exception as error:  # a profile may run any code
         reason = " ".join(str(error).split())
         raise ConfigurationError(
@@ -316,7 +318,7 @@ def load(config: Any, site: Settings) -> Settings:
             entries = {section: entries}
         config[section] = {}
         for name, entry in entries.items():
-            path = section if section == name else f"{section}.{name}"
+            path = section if section == "smoke_test" else f"{section}.{name}"
             for job_name, job in jobs(section, name, entry or {}, path, site):
                 if section == "smoke_test" and job_name != section:
                     raise ConfigurationError(f"{section}: there is one, so no key can be a list")

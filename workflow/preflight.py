@@ -12,11 +12,12 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import configuration
 import cost
 import data
 import prepare_data
@@ -24,10 +25,13 @@ import pull
 import registry
 import verify_container
 from configuration import Settings, literal, short_hash
-from slurm import SILENT, ask, reason
+from slurm import MISSING, SILENT, ask, reason
 
 OK, NOTE, FAULT = "ok", "note", "FAIL"
 PATIENCE = 5  # seconds for the registry's answer
+# What Slurm says when it is not there, and of jobs that it takes but cannot start now.
+TROUBLE = "Unable to contact|timed out|Connection refused"
+LATER = "not available|are busy|maintenance|is down|not responding"
 CACHES = ("APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
 
 
@@ -43,46 +47,59 @@ Findings = Iterator[Finding]
 
 
 def findings(
-    config: Settings, site: Settings, container: Settings | None, pulls: bool, jobs: Settings
+    config: Settings, site: Settings, contained: bool, pulls: bool, jobs: Settings
 ) -> Findings:
     """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
 
-    ``container``: that of configuration.container(), None where jobs run without one. ``pulls``:
-    the plan makes it anew.
+    ``contained``: they run in the container. ``pulls``: the plan makes that anew.
     """
     fetched = 0
-    if container:
-        yield apptainer()
-        fetched, finding = image(config["image"], container, pulls)
+    base = configuration.container(config | {"packages": {}}, site)
+    own = configuration.container(config, site)
+    if contained:
+        yield from checked("apptainer", apptainer)
+        looked_at = base if pulls or not Path(own["sif"]).exists() else own
+        fetched, finding = image(config["image"], looked_at, pulls)
         yield finding
-    if site["launcher"]:
-        payer, paid = config["account"], OK
-        if payer:
-            yield (finding := account(payer, jobs, site))
-            paid = finding.verdict
-        names = dict.fromkeys(job["partition"] for job in jobs.values())
-        for name in names:
+    if jobs and site["launcher"]:
+        payer = config["account"]
+        found = checked("account", account, payer, jobs, site) if payer else []
+        yield from found
+        paid = FAULT not in [finding.verdict for finding in found]
+        for name in dict.fromkeys(job["partition"] for job in jobs.values()):
             mine = {label: job for label, job in jobs.items() if job["partition"] == name}
-            found = [*partition(name, mine)]
+            found = checked("partition", partition, name, mine)
             yield from found
-            if all(finding.verdict == OK for finding in found) and paid != FAULT:
-                yield from queue(mine, payer)
-        yield from nodes([job["node"] for job in jobs.values() if job.get("node")])
-    made = container and (pulls or not Path(container["made"]).exists())
-    yield from folders(site, Path(container["sif"]).parent if container and made else None)
-    yield from room(site, container, fetched, jobs)
-    yield from texts({k: job for k, job in jobs.items() if job.get("program") == "train"})
-    yield from seen_by_nodes(site)
-    if site["small_home"]:
-        yield from home(config["environment"])
+            if paid and all(finding.verdict == OK for finding in found):
+                yield from checked("queue", queue, mine, payer)
+        yield from checked(
+            "nodes", nodes, [job["node"] for job in jobs.values() if job.get("node")]
+        )
+    made = contained and (pulls or not all(Path(each["made"]).exists() for each in (base, own)))
+    yield from checked("folders", folders, site, Path(base["sif"]).parent if made else None)
+    yield from checked("room", room, site, config, base, fetched, jobs)
+    trainings = {label: job for label, job in jobs.items() if job.get("program") == "train"}
+    yield from checked("data", texts, trainings)
+    if jobs:
+        yield from checked("shared", seen_by_nodes, site)
+        if site["small_home"]:
+            yield from checked("home", home, config["environment"])
+
+
+def checked(subject: str, check: Callable[..., Findings], *about: Any) -> list[Finding]:
+    """What a check finds. One that stumbles stops nothing."""
+    try:
+        return [*check(*about)]
+    except Exception as error:
+        return [Finding(NOTE, subject, f"could not be checked: {error!r}")]
 
 
 # ------------------------------------------------------------------------------------- container
 
 
-def apptainer() -> Finding:
+def apptainer() -> Findings:
     version, problem = pull.apptainer_version()
-    return Finding(FAULT if problem else OK, "apptainer", problem or version)
+    yield Finding(FAULT if problem else OK, "apptainer", problem or version)
 
 
 def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
@@ -119,34 +136,40 @@ def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
 # ----------------------------------------------------------------------------------------- Slurm
 
 
-def account(name: str, jobs: Settings, site: Settings) -> Finding:
+def account(name: str, jobs: Settings, site: Settings) -> Findings:
     """Whether this user may charge the account, and what is left of it, where Slurm knows."""
     who = ("show", "associations", f"user={getpass.getuser()}", "format=account")
     said = ask("sacctmgr", "--noheader", "--parsable2", *who)
     known = {*said.stdout.split()}
     if said.returncode or not known:
-        return Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
+        yield Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
+        return
     if name.lower() not in {each.lower() for each in known}:
-        return Finding(
+        yield Finding(
             FAULT,
             "account",
             f"{name} is no account that you may charge: set `account` or $SBATCH_ACCOUNT to one of "
             + ", ".join(sorted(known)),
         )
+        return
     left, needed = budget(name), cost.node_hours(jobs) * (site["cores_per_node"] or 1)
+    told = f"{name} has {left or 0:,.0f} CPU-h left"
     if left is None:
         command = site["budget_command"]
         instead = f"; `{command}` does" if command else ""
         text = f"{name}; what is left of its budget Slurm does not tell{instead}"
-        return Finding(OK, "account", text)
-    told = f"{name} has {left:,.0f} core-h left"
-    if left < needed:
-        return Finding(NOTE, "account", f"{told}, less than this may take")
-    return Finding(OK, "account", told)
+        yield Finding(OK, "account", text)
+    elif left <= 0:
+        spent = f"{told}, and its jobs would wait: use another one, or ask for more"
+        yield Finding(FAULT, "account", spent)
+    elif left < needed:
+        yield Finding(NOTE, "account", f"{told}, less than this may take")
+    else:
+        yield Finding(OK, "account", told)
 
 
 def budget(name: str) -> float | None:
-    """Core-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
+    """CPU-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
     form = "--format=User,GrpTRESMins,GrpTRESRaw"
     said = ask("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
     for line in said.stdout.splitlines():
@@ -173,18 +196,23 @@ def open_partitions() -> str:
 
 
 def partition(name: str | None, jobs: Settings) -> Findings:
-    """Whether a partition takes these jobs: its state, and its limits by Slurm's own word."""
+    """Whether a partition takes these jobs: its state, and its limits by Slurm's own word.
+
+    Without a name, the one that Slurm takes by default.
+    """
     if name is None:
-        return  # the one that Slurm takes by default: queue() asks
+        shown = ask("sinfo", "--noheader", "--format=%P").stdout.split()
+        name = next((each[:-1] for each in shown if each.endswith("*")), None)
+        if name is None:
+            return
     said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
     groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
-    if said.returncode == 1:
+    if "not found" in reason(said):
         yield Finding(FAULT, "partition", f"{name}: {reason(said)}{open_partitions()}")
         return
     for failed in (said, groups):
         if failed.returncode:
-            verdict = NOTE if failed.returncode == SILENT else FAULT
-            yield Finding(verdict, "partition", f"{name}: Slurm does not tell ({reason(failed)})")
+            yield Finding(NOTE, "partition", f"{name}: Slurm does not tell ({reason(failed)})")
             return
     limits = dict(re.findall(r"(\w+)=(\S*)", said.stdout))
     sizes = [(0, 0)]  # nodes, and the GPUs of each
@@ -193,7 +221,7 @@ def partition(name: str | None, jobs: Settings) -> Findings:
         sizes.append((int(count), sum(map(int, re.findall(r"gpu:(?:[^,(]+:)?(\d+)", gres)))))
     most, longest = max(gpus for _, gpus in sizes), minutes(limits["MaxTime"])
     faults: dict[str, list[str]] = {}
-    if limits["State"] != "UP":
+    if limits["State"] not in ("UP", "DOWN"):
         faults[f"{name} is {limits['State']} and starts no job{open_partitions()}"] = [""]
     for label, job in jobs.items():
         wanted, gpus = job["nodes"], job["gpus_per_node"]
@@ -212,7 +240,9 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     for fault, labels in faults.items():
         more = f" (and {len(labels) - 1} more)" if labels[1:] else ""
         yield Finding(FAULT, "partition", f"{labels[0]}{fault}{more}")
-    if not faults:
+    if not faults and limits["State"] == "DOWN":
+        yield Finding(NOTE, "partition", f"{name} is down, and jobs wait there until it is up")
+    elif not faults:
         hours = "without a limit of time" if longest == math.inf else f"at most {longest / 60:g} h"
         total = sum(count for count, _ in sizes)
         yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
@@ -230,11 +260,13 @@ def queue(jobs: Settings, account: str | None) -> Findings:
             kinds.setdefault(tuple(options), []).append(label)
     for kind, labels in kinds.items():
         what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
-        said = ask("sbatch", "--test-only", *kind, "--wrap=true", seconds=30)
+        said = ask("sbatch", "--test-only", *kind, "--wrap=true")
         problem = re.sub(r".*(error|failure): ", "", reason(said))
-        # It looks at nodes that are up now; a job may wait for the others.
-        if said.returncode == SILENT or "configuration is not available" in problem:
+        silent = said.returncode in (SILENT, MISSING) or re.search(TROUBLE, problem)
+        if silent or (said.returncode and re.search(LATER, problem)):
             yield Finding(NOTE, "queue", f"{what}: Slurm does not tell when: {problem}")
+            if silent:
+                return
         elif said.returncode:
             yield Finding(FAULT, "queue", f"{what}: Slurm would refuse it: {problem}")
         elif start := re.search(r"to start at (\S+)", said.stderr):
@@ -286,11 +318,21 @@ def folders(site: Settings, containers: Path | None) -> Findings:
         yield Finding(OK, "folders", f"{', '.join(places[:-1])} and this one can be written")
 
 
-def room(site: Settings, container: Settings | None, fetched: int, jobs: Settings) -> Findings:
-    """Whether there is room, in bytes and inodes, for what is coming."""
+def room(
+    site: Settings, config: Settings, container: Settings, fetched: int, jobs: Settings
+) -> Findings:
+    """Whether there is room for what is coming, in bytes and inodes. ``fetched``: those to pull."""
     needs = []
-    if container and fetched:
-        needs.append((str(Path(container["sif"]).parent), fetched, 5))
+    if fetched:
+        sif, temporary = Path(container["sif"]), config["temporary"]
+        work_size = pull.work_needed(fetched)
+        needs.append((str(sif.parent), fetched, 5))
+        works = pull.work_folders(sif, temporary)[: 1 if temporary else None]
+        rooms = [pull.room(work) for work in works if work.parent.is_dir()]
+        if not any(free > work_size and inodes > pull.INODES for free, inodes in rooms):
+            what = f"{work_size / 1e9:,.1f} GB and {pull.INODES:,} inodes, which a pull may take"
+            where = ", ".join(str(work.parent) for work in works)
+            yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `temporary`")
     folder = site["scratch"]
     trainings = {k: job for k, job in jobs.items() if job.get("program") == "train"}
     for label, job in trainings.items():
@@ -301,7 +343,7 @@ def room(site: Settings, container: Settings | None, fetched: int, jobs: Setting
         needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
     for job in {short_hash(job["data"]): job for job in trainings.values()}.values():
         if not record_of(job):
-            needs.append((folder, sum(sizes(job)), 5))
+            needs.append((folder, sum(size for _, size in files_of(job)), 5))
     disks: dict[int, list[Any]] = {}
     for place, size, files in needs:
         there = standing(place)
@@ -353,10 +395,15 @@ def record_of(job: Settings) -> data.Record | None:
     return data.prepared(Path(f"results/data/{short_hash(job['data'])}.json"))
 
 
-def sizes(job: Settings) -> list[int]:
-    """Bytes of each file that a training's data name."""
-    files = [file for source in job["data"]["data"] for file in prepare_data.find_files(source)]
-    return [file.stat().st_size for file in dict.fromkeys(files)]
+def files_of(job: Settings) -> list[tuple[Path, int]]:
+    """Files that a training's data name, and their bytes."""
+    return sized(tuple(job["data"]["data"]))
+
+
+@functools.cache
+def sized(sources: tuple[str, ...]) -> list[tuple[Path, int]]:
+    files = [file for source in sources for file in prepare_data.find_files(source)]
+    return [(file, file.stat().st_size) for file in dict.fromkeys(files)]
 
 
 def texts(jobs: Settings) -> Findings:
@@ -375,18 +422,22 @@ def texts(jobs: Settings) -> Findings:
         if record := record_of(jobs[who]):
             there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
         else:
-            files, held = sizes(jobs[who]), data_["validation_bytes"]
+            files, held = files_of(jobs[who]), data_["validation_bytes"]
+            if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):
+                yield Finding(FAULT, "data", f"{who}.data: {closed} cannot be read by this user")
+                continue
+            size = sum(size for _, size in files)
             # A file is either held out or trained on.
             there, what = (
-                sum(files) - held if files[1:] else 0,
-                f"{sum(files) / 1e6:,.1f} MB in {len(files)} files",
+                size - held if files[1:] else 0,
+                f"{size / 1e6:,.1f} MB in {len(files)} files",
             )
             if there <= context:
                 problem = f"{who}.data: {what} are too short for {held:,} bytes of validation"
                 yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
                 continue
         if record or data_["tokenizer"] == "bytes":
-            what += f", read at most {wanted / there:,.2g} times"
+            what += f", read {max(1, math.ceil(wanted / there)):,} times at most"
         more = f" and {len(labels) - 1} more" if labels[1:] else ""
         yield Finding(OK, "data", f"{who}{more}: {what}")
 
@@ -399,10 +450,11 @@ def seen_by_nodes(site: Settings) -> Findings:
     if not site["shared"]:
         return
     places = {"Python's environment": sys.prefix, "the workflow": __file__, "this folder": "."}
+    shared = [Path(folder).resolve() for folder in site["shared"]]
     hidden = [
         f"{what}, {Path(place).resolve()}"
         for what, place in places.items()
-        if not any(Path(place).resolve().is_relative_to(folder) for folder in site["shared"])
+        if not any(Path(place).resolve().is_relative_to(folder) for folder in shared)
     ]
     for what in hidden:
         where = " or ".join(site["shared"])

@@ -17,6 +17,8 @@ def ask(*command: str, seconds: float = 10) -> subprocess.CompletedProcess[str]:
         )
     except FileNotFoundError:
         code, problem = MISSING, f"there is no {command[0]} in PATH"
+    except OSError as error:
+        code, problem = MISSING, f"{command[0]} cannot be started: {error.strerror}"
     except subprocess.TimeoutExpired:
         code, problem = SILENT, f"{command[0]} has not answered within {seconds:g} s"
     return subprocess.CompletedProcess(command, code, "", problem)

@@ -142,9 +142,7 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
         text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH)
     finally:
         cluster.run(limit.format(-1), user="root")
-    assert re.search(
-        "note account training has -?[0-9,]+ core-h left, less than this may take", text
-    )
+    assert re.search("FAIL account training has -?[0-9,]+ CPU-h left, and its jobs would", text)
 
 
 def test_real_run_is_refused(alice: Checkout) -> None:

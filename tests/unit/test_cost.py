@@ -90,7 +90,7 @@ def test_what_was_wasted_is_said(folder: Path) -> None:
 
 
 def test_an_end_that_is_not_booked_yet_is_waited_for(folder: Path, monkeypatch) -> None:
-    sacct(folder, BOOKED.replace("FAILED", "RUNNING"))
+    sacct(folder, BOOKED.replace("FAILED", "PENDING"))
     monkeypatch.setattr(cost.time, "sleep", lambda seconds: sacct(folder, BOOKED))
     assert [job["state"] for job in cost.booked(folder / "logs", folder / "scratch")] == [
         *["COMPLETED", "FAILED", "TIMEOUT", "CANCELLED"]

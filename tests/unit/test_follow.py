@@ -165,7 +165,7 @@ def test_running_job_says_the_last_line_of_its_log_without_control_characters(fo
 def test_jobs_of_others_and_of_other_folders_are_left_out(folder):
     submit(folder="/elsewhere")
     submit(comment="(null)")
-    assert lines() == {"": "none of the run's jobs goes on at the moment"}
+    assert lines() == {"": follow.NOTHING}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 from types import SimpleNamespace
@@ -11,7 +13,9 @@ import configuration
 import jax
 import model
 import preflight
+import pull
 import pytest
+import registry
 import slurm
 import tokenizers
 import verify_container
@@ -27,6 +31,7 @@ def machine(monkeypatch) -> dict[str, str]:
     says = {
         "scontrol --all --oneliner show partition gpu": UP,
         "sinfo --noheader --format=%a": "up gpu\nup other\ninact closed",
+        "sinfo --noheader --format=%P": "other\ngpu*",
         "sinfo --noheader --partition": "2 gpu:a100:no_consume:4(S:0)\n1 gpu:2\n1 (null)",
         "sacctmgr --noheader --parsable2 show": "training\nother",
         "sbatch --test-only": "",
@@ -77,12 +82,34 @@ def test_longest_and_widest_jobs_are_taken(machine) -> None:
             {"MaxNodes=UNLIMITED": "MaxNodes=0"},
             "train.big.nodes: gpu gives at most 0 to a job, not 1",
         ),
+        ({"UP": "INACTIVE"}, "gpu is INACTIVE and starts no job; open are gpu, other"),
     ],
 )
 def test_partitions_that_take_no_job(machine, limits, sentence) -> None:
     for old, new in limits.items():
         machine["scontrol --all --oneliner show partition gpu"] = UP.replace(old, new)
     assert partition() == [(FAULT, "partition", sentence)]
+
+
+def test_partition_that_is_down_is_no_fault(machine) -> None:
+    machine["scontrol --all --oneliner show partition gpu"] = UP.replace("UP", "DOWN", 1)
+    note = "gpu is down, and jobs wait there until it is up"
+    assert partition() == [(NOTE, "partition", note)]
+
+
+def test_controller_that_does_not_answer_is_no_fault(machine) -> None:
+    key = "scontrol --all --oneliner show partition gpu"
+    machine[key] = "!Unable to contact slurm controller (connect failure)"
+    (finding,) = partition()
+    assert finding.verdict == NOTE
+
+
+def test_without_a_name_it_is_the_default_one(machine) -> None:
+    (finding,) = preflight.partition(None, {"train.big": JOB | {"nodes": 3}})
+    assert finding.verdict == FAULT
+    assert "gpu gives at most 2 to a job" in finding.text
+    machine["sinfo --noheader --format=%P"] = "gpu\nother"
+    assert not [*preflight.partition(None, {"train.big": JOB})]
 
 
 def test_unknown_partition_names_those_that_are_there(machine) -> None:
@@ -102,7 +129,8 @@ def test_time_limits(limit, minutes) -> None:
 
 def account(name: str = "training") -> preflight.Finding:
     site = {"cores_per_node": 128, "budget_command": "jutil"}
-    return preflight.account(name, {"train.big": JOB}, site)
+    (finding,) = preflight.account(name, {"train.big": JOB}, site)
+    return finding
 
 
 def test_account_of_another(machine) -> None:
@@ -124,9 +152,9 @@ def test_silent_accounting_is_no_fault(machine) -> None:
 @pytest.mark.parametrize(
     ("used", "verdict", "said"),
     [  # of 100 core-h; the job may take 64
-        (0, OK, "training has 100 core-h left"),
-        (60 * 50, NOTE, "training has 50 core-h left, less than this may take"),
-        (60 * 100, NOTE, "training has 0 core-h left, less than this may take"),
+        (0, OK, "training has 100 CPU-h left"),
+        (60 * 50, NOTE, "training has 50 CPU-h left, less than this may take"),
+        (60 * 100, FAULT, "training has 0 CPU-h left, and its jobs would wait"),
     ],
 )
 def test_budget(machine, used, verdict, said) -> None:
@@ -141,7 +169,9 @@ def test_queue_says_when_or_why_not(machine) -> None:
     jobs["benchmark.c"] = JOB | {"node": "jrc0101", "walltime": 7}  # its node is checked instead
     kinds = "sbatch --test-only --nodes=1 --gres=gpu:4 --time="
     del machine["sbatch --test-only"]
-    machine[f"{kinds}30"] = "sbatch: Job 7 to start at 2099-01-01T10:00:00 using 128 processors"
+    machine[f"{kinds}30 --partition=gpu --account=training"] = (
+        "sbatch: Job 7 to start at 2099-01-01T10:00:00 using 128 processors"
+    )
     machine[f"{kinds}5"] = "!allocation failure: Invalid qos specification"
     assert [*preflight.queue(jobs, "training")] == [
         (OK, "queue", "train.a and 1 more could start 2099-01-01 10:00:00"),
@@ -150,11 +180,13 @@ def test_queue_says_when_or_why_not(machine) -> None:
 
 
 def test_nodes_to_vet(machine) -> None:
-    machine["sinfo --all --noheader --Node"] = "n1 idle\nn2 drained\nn3 mixed"
+    states = "n1 idle\nn2 drained\nn3 mixed\nn5 down\nn6 failing\nn7 idle*"
+    machine["sinfo --all --noheader --Node"] = states
     assert [f.verdict for f in preflight.nodes(["n1", "n3", "n1"])] == [OK]
-    (finding,) = preflight.nodes(["n1", "n2", "n4"])
+    (finding,) = preflight.nodes([f"n{number}" for number in range(1, 8)])
     assert finding.verdict == FAULT
-    assert "on n2 (drained), n4 (unknown);" in finding.text
+    no = "n2 (drained), n4 (unknown), n5 (down), n6 (failing), n7 (idle*)"
+    assert f"on {no};" in finding.text
 
 
 def test_many_jobs_with_one_fault_are_one_line(machine) -> None:
@@ -183,24 +215,35 @@ def test_silence_is_no_fault(machine, monkeypatch, silent) -> None:
         assert FAULT not in [finding.verdict for finding in found]
 
 
-def test_nodes_that_are_down_now_are_no_fault(machine) -> None:
-    machine["sbatch --test-only"] = (
-        "!sbatch: error: allocation failure: Requested node configuration is not available"
-    )
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Requested node configuration is not available",
+        "Requested partition configuration not available now",
+        "Requested nodes are busy",
+        "Job can not start due to maintenance reservation.",
+        "Unable to contact slurm controller (connect failure)",
+        "Socket timed out on send/recv operation",
+    ],
+)
+def test_what_keeps_slurm_from_saying_when_is_no_fault(machine, said) -> None:
+    machine["sbatch --test-only"] = f"!sbatch: error: allocation failure: {said}"
     (finding,) = preflight.queue({"train.a": JOB}, "training")
     assert finding.verdict == NOTE
 
 
 def test_commands_are_asked_whatever_the_user_sets(monkeypatch) -> None:
     monkeypatch.setenv("SACCT_FORMAT", "jobid")
+    monkeypatch.setenv("SINFO_ALL", "yes")
     monkeypatch.setenv("SLURM_TIME_FORMAT", "%s")
-    shown = slurm.ask("sh", "-c", "echo $SACCT_FORMAT-$SLURM_TIME_FORMAT").stdout
-    assert shown == "-standard\n"
+    shown = slurm.ask("sh", "-c", "echo $SACCT_FORMAT-$SINFO_ALL-$SLURM_TIME_FORMAT").stdout
+    assert shown == "--standard\n"
     said = slurm.ask("sleep", "9", seconds=0.1)
     assert (said.returncode, slurm.reason(said)) == (
         *(slurm.SILENT, "sleep has not answered within 0.1 s"),
     )
     assert slurm.reason(slurm.ask("no-such")) == "there is no no-such in PATH"
+    assert slurm.reason(slurm.ask("/dev/null")) == "/dev/null cannot be started: Permission denied"
     assert slurm.reason(slurm.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
 
 
@@ -230,6 +273,79 @@ def test_image_of_no_registry() -> None:
     (_, finding) = preflight.image("docker://registry.invalid/jax:1", {"sif": "/none"}, True)
     assert finding.verdict == FAULT
     assert "registry.invalid is not known here" in finding.text
+
+
+def test_registry_that_is_silent_is_not_waited_for(monkeypatch) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(preflight, "PATIENCE", 0.1)
+    monkeypatch.setattr(registry.Repository, "image", lambda *_: waiting.wait(60))
+    size, finding = preflight.image("docker://h.org/jax:1", {"sif": "/none"}, True)
+    waiting.set()
+    assert (size, finding.verdict) == (0, NOTE)
+
+
+# ------------------------------------------------------------------------------------ all of them
+
+
+@pytest.fixture
+def plan(machine, monkeypatch, tmp_path) -> Callable[..., list[tuple[str, str]]]:
+    """Verdicts and subjects of a plan's checks; the container is already there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SCRATCH", str(tmp_path))
+    monkeypatch.setattr(pull, "apptainer_version", lambda: ("1.4", ""))
+    sif, name = tmp_path / "jax.sif", "docker-archive:one.tar"
+    sif.write_text("a container")
+    record = {"image": name, "digest": "sha256:1", **verify_container.measures(sif)}
+    verify_container.record_of(sif).write_text(json.dumps(record))
+    about = site(tmp_path, shared=["/"], small_home=True, launcher="srun", sif=str(sif))
+    about |= {"container_build": True, "cores_per_node": 128, "budget_command": None}
+    config: Any = {"image": name, "packages": {}, "temporary": None, "account": "training"}
+    config["environment"] = {}
+
+    def found(jobs: Any, **settings: Any) -> list[tuple[str, str]]:
+        checks = preflight.findings(config | settings, about, True, False, jobs)
+        return [(finding.verdict, finding.subject) for finding in checks]
+
+    return found
+
+
+CONTAINER = [(OK, "apptainer"), (OK, "image")]
+PLACES = [(OK, "room"), (OK, "data"), (OK, "shared"), (OK, "home")]
+
+
+def test_checks_of_a_plan(plan, machine) -> None:
+    machine["sbatch --test-only"] = "Job 7 to start at 2020-01-01T10:00:00 using 128 processors"
+    machine["sinfo --all --noheader --Node"] = "n1 idle"
+    jobs = {"train.a": training(context=10), "benchmark.b": JOB | {"node": "n1"}}
+    slurm = [(OK, each) for each in ("account", "partition", "queue", "nodes", "folders")]
+    assert plan(jobs) == [*CONTAINER, *slurm, *PLACES]
+
+
+def test_a_pull_needs_no_slurm(plan) -> None:
+    assert plan({}, account="forbidden") == [*CONTAINER, (OK, "folders")]
+
+
+def test_what_is_refused_already_is_not_asked_again(plan, machine) -> None:
+    machine["sbatch --test-only"] = "!Invalid account"
+    jobs = {"train.a": training(context=10)}
+    assert (FAULT, "queue") in plan(jobs)
+    assert "queue" not in dict(map(reversed, plan(jobs, account="forbidden")))
+    jobs["train.a"]["nodes"] = 3
+    assert "queue" not in dict(map(reversed, plan(jobs)))
+
+
+def test_image_with_packages_is_the_one_looked_at(plan, tmp_path) -> None:
+    """Where it is still to be made, its base; no registry is asked for that."""
+    packages = {"python": ["einops"]}
+    assert plan({}, packages=packages) == [*CONTAINER, (OK, "folders")]
+    made = tmp_path / f"jax-{configuration.short_hash(packages)}.sif"
+    made.write_text("of nothing known")
+    assert plan({}, packages=packages)[1] == (FAULT, "image")
+
+
+def test_check_that_stumbles_stops_nothing(plan, monkeypatch) -> None:
+    monkeypatch.setattr(preflight, "folders", lambda *_: [][0])
+    assert plan({}) == [*CONTAINER, (NOTE, "folders")]
 
 
 # --------------------------------------------------------------------------------------- folders
@@ -292,7 +408,7 @@ def test_checkpoint_holds_the_tokenizers_vocabulary(tmp_path) -> None:
 def test_room(tmp_path, monkeypatch, free, inodes, verdict) -> None:
     status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=inodes or 0, f_files=inodes or 0)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    (finding,) = preflight.room(site(tmp_path), {}, 0, {"train.a": training()})
+    (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})
     assert finding.verdict == verdict
 
 
@@ -302,19 +418,47 @@ def test_training_that_goes_on_has_its_room(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preflight, "record_of", lambda job: {"train_tokens": 1})
     step = tmp_path / "alice/jaxway/train/a-0123-feed/step"
     step.parent.mkdir(parents=True)
-    assert [f.verdict for f in preflight.room(site(tmp_path), {}, 0, {"train.a": training()})] == [
-        FAULT
-    ]
+    (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})
+    assert finding.verdict == FAULT
     step.touch()
-    assert not [*preflight.room(site(tmp_path), {}, 0, {"train.a": training()})]
+    assert not [*preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})]
 
 
 def test_room_for_the_image(tmp_path, monkeypatch) -> None:
-    status = SimpleNamespace(f_bavail=10**9, f_frsize=1, f_favail=9, f_files=9)
+    status = SimpleNamespace(f_bavail=10**6, f_frsize=1000, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    container = {"sif": str(tmp_path / "jax.sif")}
-    for size, verdict in ((10**9, OK), (10**9 + 1, FAULT)):
-        (finding,) = preflight.room(site(tmp_path), container, size, {})
+    about = site(tmp_path), {"temporary": None}, {"sif": str(tmp_path / "jax.sif")}
+    for size, verdicts in (
+        (10**9 // 8, [OK]),
+        (10**9, [NOTE, OK]),  # to pull takes more than the image
+        (10**9 + 1, [NOTE, FAULT]),
+    ):
+        assert [f.verdict for f in preflight.room(*about, size, {})] == verdicts
+
+
+def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
+    one = preflight.checkpoint_bytes(training())
+    status = SimpleNamespace(f_bavail=6 * one, f_frsize=1, f_favail=10**6, f_files=10**6)
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    monkeypatch.setattr(preflight, "record_of", lambda job: {"train_tokens": 1})
+    trainings = {f"train.{name}": training() for name in "abc"}  # of 3 checkpoints each
+    for count, verdict in ((2, OK), (3, FAULT)):
+        jobs = dict([*trainings.items()][:count])
+        (finding,) = preflight.room(site(tmp_path), {}, {}, 0, jobs)
+        assert finding.verdict == verdict
+
+
+def test_data_that_are_prepared_need_no_room(tmp_path, monkeypatch) -> None:
+    text = tmp_path / "a.txt"
+    text.write_bytes(bytes(10**6))
+    job = training(layers=1, width=64, heads=1, ngram=1)
+    job["data"]["data"] = [str(text)]
+    free = 3 * preflight.checkpoint_bytes(job)
+    status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=10**6, f_files=10**6)
+    monkeypatch.setattr(os, "statvfs", lambda path: status)
+    for record, verdict in ((None, FAULT), ({"train_tokens": 1}, OK)):
+        monkeypatch.setattr(preflight, "record_of", lambda job, record=record: record)
+        (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": job})
         assert finding.verdict == verdict
 
 
@@ -330,7 +474,7 @@ def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> 
     for job in jobs.values():
         job["data"]["data"] = ["text"]
     # b reads 10 steps x 4 x 100 of the 1000 bytes that validation leaves.
-    what = "train.a and 1 more: 0.0 MB in 2 files, read at most 4 times"
+    what = "train.a and 1 more: 0.0 MB in 2 files, read 4 times at most"
     assert [*preflight.texts(jobs)] == [(OK, "data", what)]
     jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
     (finding,) = preflight.texts(jobs)
@@ -341,6 +485,19 @@ def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> 
     jobs["train.b"]["options"]["context"] = 10
     (finding,) = preflight.texts(jobs)
     assert finding.verdict == FAULT  # it is held out
+
+
+def test_data_that_this_user_may_not_read(tmp_path, monkeypatch) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for name in "ab":
+        (text / name).write_bytes(bytes(9999))
+    job = training(context=10)
+    job["data"]["data"] = [str(text)]
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b")
+    (finding,) = preflight.texts({"train.a": job})
+    what = f"train.a.data: {text / 'b'} cannot be read by this user"
+    assert finding == (FAULT, "data", what)
 
 
 def test_broken_tokenizer_is_a_fault_of_its_training(tmp_path) -> None:
@@ -376,7 +533,7 @@ def test_prepared_data_are_not_read_again(tmp_path, monkeypatch) -> None:
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(record))
     (finding,) = preflight.texts({"train.a": job})
-    assert finding.text == "train.a: 0.0 M tokens, read at most 8 times"
+    assert finding.text == "train.a: 0.0 M tokens, read 8 times at most"
 
 
 # ------------------------------------------------------------------------ where things are kept
@@ -389,6 +546,9 @@ def test_what_compute_nodes_see(tmp_path, monkeypatch) -> None:
     texts = [f.text for f in preflight.seen_by_nodes(site(tmp_path, shared=[str(tmp_path)]))]
     assert len(texts) == 2  # the environment and the workflow
     assert all("is on this node only" in text for text in texts)
+    link = tmp_path / "link"
+    link.symlink_to("/")
+    assert [f.verdict for f in preflight.seen_by_nodes(site(tmp_path, shared=[str(link)]))] == [OK]
 
 
 def test_caches_stay_out_of_home(tmp_path, monkeypatch) -> None:

@@ -2,7 +2,10 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
+from typing import Any
 
 import pytest
 from plan import ROOT, Plan, blocks
@@ -50,6 +53,22 @@ def test_a_training_goes_on_in_its_next_job(foreign):
     done = foreign.snakemake(profile="local")
     assert "Training mine goes on from step 10." in done.stdout
     assert "mine" in (foreign.folder / "evaluation.txt").read_text()
+
+
+def test_a_module_can_be_followed(foreign):
+    """By the configuration below its key."""
+    foreign.configure(train={"mine": TRAINING | {"stps": 1}})
+    foreign.use_stubs()
+    command = [sys.executable, "jaxway/workflow/follow.py", "--configfile=config.yaml"]
+    command += ["--profile", foreign.profiles / "jureca"]
+
+    def said():
+        here: Any = {"cwd": foreign.folder, "env": foreign.environment}
+        return subprocess.run(command, text=True, stdout=PIPE, stderr=STDOUT, **here).stdout
+
+    assert "train.mine.stps: unknown key" in said()
+    foreign.configure(train={"mine": TRAINING})
+    assert "no run goes on in" in said()
 
 
 def test_a_cancelled_job_is_recognised(foreign):

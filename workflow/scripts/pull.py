@@ -121,6 +121,8 @@ def apptainer_version() -> tuple[str, str]:
         done = subprocess.run(["apptainer", "--version"], capture_output=True, text=True)
     except FileNotFoundError:
         return "", "there is no apptainer in PATH"
+    except OSError as error:
+        return "", f"apptainer does not run: {error.strerror}"
     if "group container" in done.stdout + done.stderr:
         return "", (
             "you may not use Apptainer here yet: in JuDoor, under Software, request access to "
@@ -166,6 +168,21 @@ def work_folders(sif: Path, *places: Path | None) -> list[Path]:
     return [Path(place, name) for place in dict.fromkeys(map(str, filter(None, everywhere)))]
 
 
+def room(work: Path) -> tuple[int, int]:
+    """Bytes that such a folder can have, with those it has already, and inodes that are free."""
+    status = os.statvfs(work.parent)
+    there = sum(file.stat().st_size for file in work.rglob("*") if file.is_file())
+    return status.f_bavail * status.f_frsize + there, status.f_favail
+
+
+def work_needed(size: int) -> int:
+    """Bytes that pulling layers of this size needs for a while, roughly.
+
+    Layers as plain archives, their files, and these compressed, which is copied into the SIF.
+    """
+    return size * (2 * UNPACKED + 1)
+
+
 def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
     """The first of them where there is room, made and open to this user alone; else the last."""
     *candidates, beside = work_folders(sif, temporary)
@@ -173,14 +190,12 @@ def choose_work_folder(sif: Path, temporary: Path | None, needed: int) -> Path:
         place = work.parent
         if not place.is_dir():
             fail(f"{place} is no folder, but `temporary` or APPTAINER_TMPDIR names it")
-        status = os.statvfs(place)
-        there = sum(f.stat().st_size for f in work.rglob("*") if f.is_file())
-        room = status.f_bavail * status.f_frsize + there
+        free, inodes = room(work)
         say(
-            f"{place}: {room / 1e9:,.1f} GB and {status.f_favail:,} inodes free, about "
+            f"{place}: {free / 1e9:,.1f} GB and {inodes:,} inodes free, about "
             f"{needed / 1e9:,.1f} GB and up to {INODES:,} inodes needed"
         )
-        if temporary or (room > needed and status.f_favail > INODES):
+        if temporary or (free > needed and inodes > INODES):
             break
     else:
         work = beside
@@ -281,8 +296,7 @@ def pull(image: str, sif: Path, temporary: Path | None) -> None:
     say(f"{image} is {digest or 'what Apptainer finds'}: {size / 1e6:,.0f} MB")
     free = shutil.disk_usage(sif.parent).free
     say(f"{sif.parent}: {free / 1e9:,.1f} GB free, about {size / 1e9:,.1f} GB and 5 inodes needed")
-    # Layers as plain archives, their files, and these compressed, which is copied into the SIF.
-    work = choose_work_folder(sif, temporary, size * (2 * UNPACKED + 1))
+    work = choose_work_folder(sif, temporary, work_needed(size))
     part = sif.with_name(f".{sif.name}.part")
     layout = work / "cache/cache/blob"
     blobs = layout / "blobs/sha256"

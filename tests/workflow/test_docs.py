@@ -33,7 +33,7 @@ PLACEHOLDERS = {
 SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
 PROGRAM = re.compile(
     r"(\w+=\S+ |time )*(\S*/)?(snakemake|python3?|pytest|make|cluster|ruff|history\.py|jutil|git|"
-    rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=<|]"
+    rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
 )
 ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
 CHAIN = "SBATCH_ACCOUNT=training .venv/bin/snakemake --profile profiles/jureca"

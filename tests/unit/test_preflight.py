@@ -91,6 +91,13 @@ def test_partitions_that_take_no_job(machine, limits, sentence) -> None:
     assert partition() == [(FAULT, "partition", sentence)]
 
 
+def test_limit_above_what_there_is_does_not_count(machine) -> None:
+    key = "scontrol --all --oneliner show partition gpu"
+    machine[key] = UP.replace("MaxNodes=UNLIMITED", "MaxNodes=9")
+    (finding,) = partition(nodes=3)
+    assert "gives at most 2 to a job, not 3" in finding.text
+
+
 def test_partition_that_is_down_is_no_fault(machine) -> None:
     machine["scontrol --all --oneliner show partition gpu"] = UP.replace("UP", "DOWN", 1)
     note = "gpu is down, and jobs wait there until it is up"
@@ -367,6 +374,10 @@ def test_folders(tmp_path, monkeypatch) -> None:
     assert [*preflight.folders(site(tmp_path), containers)] == [
         (FAULT, "folders", f"{containers}: you cannot write there")
     ]
+    here = os.getcwd()
+    monkeypatch.setattr(os, "access", lambda path, mode: os.path.realpath(path) != here)
+    (finding,) = preflight.folders(site(tmp_path), None)
+    assert finding.verdict == FAULT
     monkeypatch.setenv("SCRATCH", str(tmp_path / "gone"))
     (finding,) = preflight.folders(site(tmp_path), None)
     assert finding.text.startswith(f"$SCRATCH: there is no folder {tmp_path / 'gone'}")
@@ -560,9 +571,11 @@ def test_caches_stay_out_of_home(tmp_path, monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(elsewhere)
     assert [f.verdict for f in preflight.home({})] == [OK]
-    (finding,) = preflight.home({"HF_HOME": f"{home}/cache"})
-    assert finding.verdict == NOTE
-    assert finding.text.startswith("$HF_HOME is in $HOME")
+    caches = ("APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+    for name in caches:
+        (finding,) = preflight.home({name: f"{home}/cache"})
+        assert finding.verdict == NOTE
+        assert finding.text.startswith(f"${name} is in $HOME")
     monkeypatch.chdir(home)
     (finding,) = preflight.home({})
     assert finding.verdict == FAULT

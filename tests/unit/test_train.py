@@ -396,7 +396,7 @@ def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record
 
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_missing_process_is_named(launch, record, tmp_path, signum):
-    options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.1}
+    options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.4}  # the first step compiles
     first, second = ranks(
         launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 2
     )

@@ -1,6 +1,7 @@
 """What happens around a run: before its first job, between a training's jobs, after the last one."""
 
 import asyncio
+import atexit
 import logging
 import re
 import subprocess
@@ -25,13 +26,15 @@ def around(schedule):
         if workflow.execution_settings.no_hooks or workflow.touch:  # also in a job
             return schedule(scheduler)
         lines, fit = look_ahead()
+        said = "".join(f"{line}\n" for line in lines)
         if workflow.dryrun:
-            done = schedule(scheduler)
-            print(*lines, sep="\n", file=sys.stderr)
-            return done
+            # At its very end, below Snakemake's own statistics.
+            atexit.register(sys.stderr.write, said)
+            return schedule(scheduler)
         import follow  # rich takes a while, and jobs do without
 
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+        sys.stderr.write(said)
+        sys.stderr.flush()
         if not fit and CONFIG["preflight"]:
             sys.exit(
                 "The plan cannot run, see FAIL above; nothing was submitted. (Where a check errs, "
@@ -47,6 +50,7 @@ def around(schedule):
         if not done:
             print_reasons(workflow.logger_manager.get_logfile())
             vet_rest()
+            print("The same command goes on from what is done.", file=sys.stderr, flush=True)
         print_cost(began)
         return done
 

@@ -101,6 +101,11 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
+IN_YAML = {  # what a user of YAML calls a type
+    **{"object": "a mapping", "array": "a list", "string": "text"},
+    **{"integer": "an integer", "number": "a number"},
+}
+
 # Stricter than JSON Schema, for which 100.0 is an integer, and as strict as a command line.
 Validator = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
@@ -130,10 +135,10 @@ def check(value: Any, schema: Settings, path: str) -> None:
         )
     wanted = {
         "type": lambda v: (
-            f"must be {' or '.join([v] if isinstance(v, str) else v)}"
+            f"must be {' or '.join(IN_YAML.get(x, x) for x in ([v] if isinstance(v, str) else v))}"
             + (" (write 1.0e-3 for 1e-3)" if "number" in v else "")
         ),
-        "enum": lambda v: f"must be one of {', '.join(map(str, v))}",
+        "enum": lambda v: f"must be one of {', '.join(str(x or 'null') for x in v)}",
         "minimum": lambda v: f"must be at least {v}",
         "exclusiveMinimum": lambda v: f"must be greater than {v}",
         "maximum": lambda v: f"must be at most {v}",
@@ -245,10 +250,13 @@ def prepare_environment(root: Path, site: Settings, container: Settings | None) 
         os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     if "SLURM_JOB_END_TIME" in os.environ:  # in a job, before the Slurm plugin drops it
         os.environ["JAXWAY_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
-    describe = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    git = ["git", "-C", str(root)]
+    commit = [*git, "describe", "--always", "--abbrev=40"]
+    changed = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!config"]  # results tell that one
     try:
-        described = subprocess.run(describe, capture_output=True, text=True, check=True)
-        os.environ["JAXWAY_COMMIT"] = described.stdout.strip()
+        described = subprocess.run(commit, capture_output=True, text=True, check=True)
+        dirty = "-dirty" if subprocess.run(changed).returncode else ""
+        os.environ["JAXWAY_COMMIT"] = described.stdout.strip() + dirty
     except (OSError, subprocess.CalledProcessError):  # a compute node may have no git
         os.environ.setdefault("JAXWAY_COMMIT", "unknown")
 
@@ -504,6 +512,7 @@ def check_placement(job: Settings, path: str, site: Settings) -> None:
 def check_training(job: Settings, path: str) -> None:
     """Raise a sentence if the training cannot start: its data, or sizes that do not divide."""
     options, data, devices = job["options"], job["data"], job["nodes"] * job["gpus_per_node"]
+    defaults = program_options("train", "train")
     fsdp, tensor = options["fsdp"], options["tensor"]
     shared, steps = devices // tensor * options["microbatches"], options["steps"]
     rules = [
@@ -514,14 +523,15 @@ def check_training(job: Settings, path: str) -> None:
             f"a multiple of {shared}, GPUs that share it x microbatches",
         ),
         ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
-        ("warmup_steps", options["warmup_steps"] < steps, f"fewer than {steps}, its steps"),
+        ("warmup_steps", options["warmup_steps"] < steps, f"fewer than the {steps} steps"),
     ]
     if options["width"] and options["heads"]:
         even = options["width"] % (2 * options["heads"]) == 0
         rules.append(("width", even, "an even multiple of heads"))
     for key, kept, wanted in rules:
         if not kept:
-            raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {options[key]}")
+            default = ", its default" if options[key] == defaults[key]["default"] else ""
+            raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {options[key]}{default}")
     if data["tokenizer"] != "bytes":
         data["tokenizer"] = expand(data["tokenizer"], f"{path}.tokenizer")
         readable(data["tokenizer"], f"{path}.tokenizer")
@@ -544,7 +554,7 @@ def readable(pattern: str, path: str) -> None:
     """Raise a sentence if a pattern matches no file, or one that this user cannot read."""
     files = glob.glob(pattern, recursive=True)
     if not files:
-        raise ConfigurationError(f"{path}: nothing matches {pattern}")
+        raise ConfigurationError(f"{path}: nothing matches {os.path.abspath(pattern)}")
     for file in files:
         if not os.access(file, os.R_OK):
             raise ConfigurationError(f"{path}: {file} cannot be read by this user")

@@ -32,7 +32,8 @@ def launcher(config: configuration.Settings, site: configuration.Settings) -> li
 def command(args: argparse.Namespace) -> list[str]:
     """The command line that steps in; sets the environment it needs."""
     profile, settings, site = configuration.read(args)
-    config = configuration.load(settings, site)
+    # Here nobody has to pay.
+    config = configuration.load(settings, site | {"account_variables": []} if args.here else site)
     container = configuration.container(config, site)
     configuration.prepare_environment(ROOT, site, container)
     os.environ.update(configuration.job_environment(config, container))

@@ -192,7 +192,7 @@ def last_line(log: Path) -> str:
     lines = ("".join(filter(str.isprintable, ESCAPES.sub("", x))).strip() for x in tail(log)[::-1])
     lines = (line for line in lines if not line.startswith("INFO: "))  # Apptainer's
     age = time.time() - (changed(log) or time.time())
-    said = next(filter(None, lines), "has said nothing yet")
+    said = next(filter(None, lines), "no output yet")
     return said + (f" ({duration(age)} ago)" if age > SILENT else "")
 
 

@@ -208,7 +208,8 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
     groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
     if "not found" in reason(said):
-        yield Finding(FAULT, "partition", f"{name}: {reason(said)}{open_partitions()}")
+        problem = f"{next(iter(jobs))}.partition: {reason(said)}{open_partitions()}"
+        yield Finding(FAULT, "partition", problem)
         return
     for failed in (said, groups):
         if failed.returncode:
@@ -222,7 +223,8 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     most, longest = max(gpus for _, gpus in sizes), minutes(limits["MaxTime"])
     faults: dict[str, list[str]] = {}
     if limits["State"] not in ("UP", "DOWN"):
-        faults[f"{name} is {limits['State']} and starts no job{open_partitions()}"] = [""]
+        closed = f".partition: {name} is {limits['State']} and starts no job{open_partitions()}"
+        faults[closed] = [*jobs]
     for label, job in jobs.items():
         wanted, gpus = job["nodes"], job["gpus_per_node"]
         enough = sum(count for count, has in sizes if has >= gpus)
@@ -426,6 +428,10 @@ def texts(jobs: Settings) -> Findings:
             if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):
                 yield Finding(FAULT, "data", f"{who}.data: {closed} cannot be read by this user")
                 continue
+            if not files:
+                nothing = f"{who}.data: no file in {', '.join(data_['data'])}"
+                yield Finding(FAULT, "data", nothing)
+                continue
             size = sum(size for _, size in files)
             # A file is either held out or trained on.
             there, what = (
@@ -437,7 +443,8 @@ def texts(jobs: Settings) -> Findings:
                 yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
                 continue
         if record or data_["tokenizer"] == "bytes":
-            what += f", read {max(1, math.ceil(wanted / there)):,} times at most"
+            times = math.ceil(wanted / there)
+            what += f", read {f'{times:,} times' if times > 1 else 'once'} at most"
         more = f" and {len(labels) - 1} more" if labels[1:] else ""
         yield Finding(OK, "data", f"{who}{more}: {what}")
 

@@ -19,6 +19,7 @@ CONTAINERS = "$SCRATCH/jureca_containers"
         "df -i",
         "sacctmgr show associations user=$USER",
         "sinfo -s",
+        "export SBATCH_ACCOUNT=training",
         "export SBATCH_MEM_PER_NODE=0",
     ],
 )

@@ -71,8 +71,8 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
     for fault in (
         "FAIL image nvcr.io has no none of nvidia/jax",
         "FAIL account forbidden is no account that you may charge",
-        "FAIL partition dc-closed is INACTIVE and starts no job; open are dc-gpu",
-        "FAIL partition dc-none: Partition dc-none not found; open are ",
+        "FAIL partition train.closed.partition: dc-closed is INACTIVE and starts no job; open are ",
+        "FAIL partition train.nowhere.partition: Partition dc-none not found; open are ",
         "FAIL partition train.wide.nodes: dc-gpu gives at most 2 to a job, not 3",
         "FAIL partition train.long.walltime: dc-gpu allows 1440 minutes, not 1441",
         "FAIL data train.short.data: ",
@@ -151,6 +151,6 @@ def test_real_run_is_refused(alice: Checkout) -> None:
     with alice.start(config, "train", SCRATCH=SCRATCH) as snakemake:
         code, text = snakemake.wait(60)
     assert code == 1
-    assert "FAIL partition dc-closed is INACTIVE" in text
+    assert "FAIL partition train.closed.partition: dc-closed is INACTIVE" in text
     assert "nothing was submitted" in text
     assert not alice.path("logs/pull.log").exists()

@@ -159,7 +159,7 @@ def test_running_job_says_the_last_line_of_its_log_without_control_characters(fo
     said = lines()
     assert said["benchmark 1x4"].endswith("; round 2 (3 min ago)")
     assert "is completing on jrc0101" in said["smoke_test"]
-    assert said["smoke_test"].endswith("; has said nothing yet")
+    assert said["smoke_test"].endswith("; no output yet")
 
 
 def test_jobs_of_others_and_of_other_folders_are_left_out(folder):

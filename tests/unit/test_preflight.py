@@ -77,12 +77,14 @@ def test_longest_and_widest_jobs_are_taken(machine) -> None:
 @pytest.mark.parametrize(
     ("limits", "sentence"),
     [
-        ({"UP": "DRAIN"}, "gpu is DRAIN and starts no job; open are gpu, other"),
+        (
+            {"UP": "DRAIN"},
+            "train.big.partition: gpu is DRAIN and starts no job; open are gpu, other",
+        ),
         (
             {"MaxNodes=UNLIMITED": "MaxNodes=0"},
             "train.big.nodes: gpu gives at most 0 to a job, not 1",
         ),
-        ({"UP": "INACTIVE"}, "gpu is INACTIVE and starts no job; open are gpu, other"),
     ],
 )
 def test_partitions_that_take_no_job(machine, limits, sentence) -> None:
@@ -122,7 +124,7 @@ def test_without_a_name_it_is_the_default_one(machine) -> None:
 def test_unknown_partition_names_those_that_are_there(machine) -> None:
     machine["scontrol --all --oneliner show partition gpu"] = "!Partition gpu not found"
     assert partition() == [
-        (FAULT, "partition", "gpu: Partition gpu not found; open are gpu, other")
+        (FAULT, "partition", "train.big.partition: Partition gpu not found; open are gpu, other")
     ]
 
 
@@ -491,6 +493,12 @@ def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> 
     (finding,) = preflight.texts(jobs)
     assert finding.verdict == FAULT
     assert finding.text.startswith("train.a.data: 0.0 MB in 2 files are too short for 1,000 bytes")
+    jobs["train.b"] = training(context=10)
+    (tmp_path / "empty").mkdir()
+    jobs["train.b"]["data"]["data"] = ["empty"]
+    finding = [*preflight.texts(jobs)][-1]
+    assert finding == (FAULT, "data", "train.b.data: no file in empty")
+    jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
     (tmp_path / "text/b.txt").unlink()
     (tmp_path / "text/a.txt").write_bytes(bytes(9999))
     jobs["train.b"]["options"]["context"] = 10

@@ -1,6 +1,7 @@
 """The configuration: defaults, sweeps, and one sentence for each way in which it can be wrong."""
 
 import os
+import subprocess
 
 import configuration
 import pytest
@@ -8,23 +9,26 @@ from plan import ROOT
 
 BROKEN = {
     # Wrong shape or type.
-    "a list at the top": ([1, 2], "must be object"),
-    "a section that is text": ({"train": "tiny"}, "train: must be object"),
-    "an entry that is a number": ({"train": {"a": 3}}, "train.a: must be object"),
-    "text for a number": ({"train": {"a": {"steps": "many"}}}, "train.a.steps: must be integer"),
-    "a fraction for a count": ({"train": {"a": {"steps": 1.5}}}, "train.a.steps: must be integer"),
-    "true for a count": ({"train": {"a": {"steps": True}}}, "train.a.steps: must be integer"),
+    "a list at the top": ([1, 2], "must be a mapping"),
+    "a section that is text": ({"train": "tiny"}, "train: must be a mapping"),
+    "an entry that is a number": ({"train": {"a": 3}}, "train.a: must be a mapping"),
+    "text for a number": ({"train": {"a": {"steps": "many"}}}, "train.a.steps: must be an integer"),
+    "a fraction for a count": (
+        {"train": {"a": {"steps": 1.5}}},
+        "train.a.steps: must be an integer",
+    ),
+    "true for a count": ({"train": {"a": {"steps": True}}}, "train.a.steps: must be an integer"),
     "a whole number with a point": (
         {"train": {"a": {"steps": 100.0}}},
-        "train.a.steps: must be integer",
+        "train.a.steps: must be an integer",
     ),
     "not a number": (
         {"train": {"a": {"learning_rate": float("nan")}}},
-        "train.a.learning_rate: must be number or null",
+        "train.a.learning_rate: must be a number or null",
     ),
     "a number without a point before its exponent": (
         {"train": {"a": {"learning_rate": "1e-3"}}},
-        "train.a.learning_rate: must be number or null (write 1.0e-3 for 1e-3)",
+        "train.a.learning_rate: must be a number or null (write 1.0e-3 for 1e-3)",
     ),
     "a sweep of smoke tests": (
         {"smoke_test": {"memory_mb": [1, 2]}},
@@ -32,19 +36,19 @@ BROKEN = {
     ),
     "a list of programs": (
         {"benchmark": {"a": {"program": ["compute"]}}},
-        "benchmark.a.program: must be string or null",
+        "benchmark.a.program: must be text or null",
     ),
     "data that looks like an option": (
         {"train": {"a": {"data": ["--out=x"]}}},
         "train.a.data.0: must match",
     ),
-    "null for a count": ({"train": {"a": {"steps": None}}}, "train.a.steps: must be integer"),
-    "an account that is a number": ({"account": 7}, "account: must be string or null"),
+    "null for a count": ({"train": {"a": {"steps": None}}}, "train.a.steps: must be an integer"),
+    "an account that is a number": ({"account": 7}, "account: must be text or null"),
     "an account with a space": ({"account": "a b"}, "account: must match"),
     "an empty image": ({"image": ""}, "image: must match"),
     "an account with a line break": ({"account": "a\n"}, "account: must match"),
-    "an environment that is a list": ({"environment": ["A=1"]}, "environment: must be object"),
-    "a variable that is a number": ({"environment": {"A": 1}}, "environment.A: must be string"),
+    "an environment that is a list": ({"environment": ["A=1"]}, "environment: must be a mapping"),
+    "a variable that is a number": ({"environment": {"A": 1}}, "environment.A: must be text"),
     "a variable's name with a space": ({"environment": {"A B": "1"}}, "environment: "),
     # Unknown names.
     "a section misspelt": ({"tarin": {}}, "tarin: unknown key; did you mean 'train'?"),
@@ -118,7 +122,7 @@ BROKEN = {
     ),
     "a warm-up longer than the training": (
         {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
-        "train.a.warmup_steps: must be fewer than 10, its steps, not 10",
+        "train.a.warmup_steps: must be fewer than the 10 steps, not 10",
     ),
     # Sweeps.
     "one bad value of a sweep": (
@@ -158,7 +162,7 @@ BROKEN = {
         "train.a.data: nothing matches /nowhere/a b/ü*.txt",
     ),
     "no data": ({"train": {"a": {"data": []}}}, "train.a.data: must not be empty"),
-    "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be array"),
+    "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be a list"),
     "data in an unset variable": (
         {"train": {"a": {"data": ["$NOT_SET/x"]}}},
         "train.a.data: names an environment variable that is not set",
@@ -330,3 +334,21 @@ def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):
 def test_readme_is_up_to_date():
     """`make config/README.md` makes it from the schema and the programs' OPTIONS."""
     assert (ROOT / "config/README.md").read_text() == configuration.readme()
+
+
+def test_code_is_dirty_when_it_has_changed_and_not_when_its_configuration_has(
+    tmp_path, monkeypatch
+):
+    for name in ("PATH", "JAXWAY_COMMIT"):
+        monkeypatch.setenv(name, os.environ["PATH"])
+    (tmp_path / "config").mkdir()
+    files = tmp_path / "config/config.yaml", tmp_path / "code.py"
+    for file in files:
+        file.touch()
+    git = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    for file, dirty in zip(files, (False, True), strict=True):
+        file.write_text("changed")
+        configuration.prepare_environment(tmp_path, {}, None)
+        assert os.environ["JAXWAY_COMMIT"].endswith("-dirty") == dirty

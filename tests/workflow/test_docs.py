@@ -36,7 +36,7 @@ PROGRAM = re.compile(
     rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
 )
 ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
-CHAIN = "SBATCH_ACCOUNT=training .venv/bin/snakemake --profile profiles/jureca"
+CHAIN = ".venv/bin/snakemake --profile profiles/jureca"
 SUBMODULE = f"git submodule add {ROOT} jaxway"
 DRY_RUN = {
     "snakemake --profile profiles/jureca --forcerun smoke_test",

@@ -102,7 +102,7 @@ def test_killed_run_leaves_a_history_that_can_be_read(
 def throttled(cluster: Cluster, node: str) -> Iterator[None]:
     """Lets programs on a node run for a small part of the time only."""
     # `kill` is the shell's own, and they are looked for while they stand: both would take time.
-    stand = "kill -STOP $found; found=$(pgrep -f $0); sleep 0.3; kill -CONT $found"
+    stand = "kill -STOP $found; found=$(pgrep -f $0); sleep 0.15; kill -CONT $found"
     script = f"found=; while sleep 0.02; do {stand}; done"
     loop = ["bash", "-c", script, "[b]enchmark_compute.py"]
     process = subprocess.Popen(cluster.argv(loop, node, "root"))

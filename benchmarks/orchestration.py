@@ -24,6 +24,7 @@ PLUGINS_SLEEP = RemoteExecutor.sleep
 
 
 include: "rules/common.smk"
+include: "rules/run.smk"
 
 
 if "PLUGINS_PAUSES" in os.environ:

@@ -1,4 +1,4 @@
-"""Time to dry-run a sweep of (1,000) trainings, beside a trivial workflow with as many jobs.
+"""Time to dry-run a sweep of 1,000 trainings, beside a trivial workflow with as many jobs.
 
 Run from the checkout: .venv/bin/python benchmarks/dry_run.py [JOBS] [REPEATS]
 """

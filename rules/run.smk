@@ -25,8 +25,7 @@ def around(schedule):
     def scheduled(scheduler):
         if workflow.execution_settings.no_hooks or workflow.touch:  # also in a job
             return schedule(scheduler)
-        lines, fit = look_ahead()
-        said = "".join(f"{line}\n" for line in lines)
+        said, fit = look_ahead()
         if workflow.dryrun:
             # At its very end, below Snakemake's own statistics.
             atexit.register(sys.stderr.write, said)
@@ -38,7 +37,7 @@ def around(schedule):
         if not fit and CONFIG["preflight"]:
             sys.exit(
                 "The plan cannot run, see FAIL above; nothing was submitted. (Where a check errs, "
-                "`--config preflight=false` lets it pass.)"
+                "`--config preflight=False` lets it pass.)"
             )
         refuse_second_run()
         check_container()
@@ -85,22 +84,23 @@ def placements():
 
 
 def look_ahead():
-    """Lines of what the plan's checks find and what it may cost, and whether nothing would stop it."""
+    """What the plan's checks find and what it may cost, in lines, and whether nothing stops it."""
     import preflight  # what it needs takes a while, and jobs do without
 
     jobs, whole = placements(), workflow.dryrun or planned("preflight")
     if not jobs and not planned("pull"):
-        return [], True
+        return "", True
     # Any job may get further attempts from Snakemake, a training from its allocations.
     attempts = {"allocations": 1 + workflow.execution_settings.retries}
     jobs = {label: attempts | job for label, job in jobs.items()}
-    findings = [*preflight.findings(CONFIG, SITE, CONTAINED, bool(planned("pull")), jobs)]
+    containers = [PULLED, CONTAINER] if CONTAINED else []
+    findings = [*preflight.findings(CONFIG, SITE, containers, bool(planned("pull")), jobs)]
     faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
     shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
     lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
     costs = cost.foretold(jobs, SITE["cores_per_node"]) if SITE["launcher"] else []
     lines += [f"{'':5}{'cost':11}{line}" for line in (costs if whole else costs[-1:])]
-    return lines, not faults
+    return "".join(f"{line}\n" for line in lines), not faults
 
 
 def print_cost(began):

@@ -255,7 +255,7 @@ def prepare_environment(root: Path, site: Settings, container: Settings | None) 
     changed = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!config"]  # results tell that one
     try:
         described = subprocess.run(commit, capture_output=True, text=True, check=True)
-        dirty = "-dirty" if subprocess.run(changed).returncode else ""
+        dirty = "-dirty" if subprocess.run(changed, capture_output=True).returncode else ""
         os.environ["JAXWAY_COMMIT"] = described.stdout.strip() + dirty
     except (OSError, subprocess.CalledProcessError):  # a compute node may have no git
         os.environ.setdefault("JAXWAY_COMMIT", "unknown")
@@ -512,9 +512,9 @@ def check_placement(job: Settings, path: str, site: Settings) -> None:
 def check_training(job: Settings, path: str) -> None:
     """Raise a sentence if the training cannot start: its data, or sizes that do not divide."""
     options, data, devices = job["options"], job["data"], job["nodes"] * job["gpus_per_node"]
-    defaults = program_options("train", "train")
     fsdp, tensor = options["fsdp"], options["tensor"]
-    shared, steps = devices // tensor * options["microbatches"], options["steps"]
+    shared = devices // tensor * options["microbatches"]
+    steps = options["steps"]
     rules = [
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
         (
@@ -530,8 +530,9 @@ def check_training(job: Settings, path: str) -> None:
         rules.append(("width", even, "an even multiple of heads"))
     for key, kept, wanted in rules:
         if not kept:
-            default = ", its default" if options[key] == defaults[key]["default"] else ""
-            raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {options[key]}{default}")
+            value = options[key]
+            default = ", its default" if value == options_of("train")[key]["default"] else ""
+            raise ConfigurationError(f"{path}.{key}: must be {wanted}, not {value}{default}")
     if data["tokenizer"] != "bytes":
         data["tokenizer"] = expand(data["tokenizer"], f"{path}.tokenizer")
         readable(data["tokenizer"], f"{path}.tokenizer")

@@ -33,7 +33,6 @@ COUNT = 60  # seconds between two looks at all that wait in a partition
 LOOK = 2  # seconds between two looks at files
 ASK_IN_BACKGROUND, LOOK_IN_BACKGROUND = 30, 5
 TELL, TELL_A_FILE = 30, 600  # seconds between two lines of a training, on a terminal and in a file
-NOTHING = "no job goes on at the moment; if Snakemake was killed, it left a lock: --unlock"
 SILENT = 60  # seconds without a word after which it is said how many
 STEPS = {"train_run": "train", "benchmark_run": "benchmark", "smoke_test": "smoke_test"}
 RESULTS = {  # by log: what Snakemake deletes before a job, and the job leaves when it is done
@@ -309,7 +308,8 @@ def lines(found: Iterable[Entry], queue: Queue) -> list[tuple[str, str]]:
     ]
     if queue.trouble:
         said.append(("Slurm", queue.trouble))
-    return said or [("", NOTHING)]
+    nothing = "no job goes on at the moment; if Snakemake was killed, it left a lock: --unlock"
+    return said or [("", nothing)]
 
 
 class News:

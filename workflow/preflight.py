@@ -17,7 +17,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import configuration
 import cost
 import data
 import prepare_data
@@ -47,20 +46,21 @@ Findings = Iterator[Finding]
 
 
 def findings(
-    config: Settings, site: Settings, contained: bool, pulls: bool, jobs: Settings
+    config: Settings, site: Settings, containers: list[Settings], pulls: bool, jobs: Settings
 ) -> Findings:
     """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
 
-    ``contained``: they run in the container. ``pulls``: the plan makes that anew.
+    ``containers``: as pulled, and with the packages, by configuration.container(); none, where jobs
+    run without one. ``pulls``: the plan makes them anew.
     """
-    fetched = 0
-    base = configuration.container(config | {"packages": {}}, site)
-    own = configuration.container(config, site)
-    if contained:
+    fetched, sif = 0, None
+    if containers:
+        pulled, own = containers
         yield from checked("apptainer", apptainer)
-        looked_at = base if pulls or not Path(own["sif"]).exists() else own
+        looked_at = pulled if pulls or not Path(own["sif"]).exists() else own
         fetched, finding = image(config["image"], looked_at, pulls)
         yield finding
+        sif = Path(pulled["sif"])
     if jobs and site["launcher"]:
         payer = config["account"]
         found = checked("account", account, payer, jobs, site) if payer else []
@@ -75,10 +75,10 @@ def findings(
         yield from checked(
             "nodes", nodes, [job["node"] for job in jobs.values() if job.get("node")]
         )
-    made = contained and (pulls or not all(Path(each["made"]).exists() for each in (base, own)))
-    yield from checked("folders", folders, site, Path(base["sif"]).parent if made else None)
-    yield from checked("room", room, site, config, base, fetched, jobs)
+    made = pulls or not all(Path(each["made"]).exists() for each in containers)
+    yield from checked("folders", folders, site, sif.parent if sif and made else None)
     trainings = {label: job for label, job in jobs.items() if job.get("program") == "train"}
+    yield from checked("room", room, site, trainings, sif, fetched, config["temporary"])
     yield from checked("data", texts, trainings)
     if jobs:
         yield from checked("shared", seen_by_nodes, site)
@@ -87,11 +87,14 @@ def findings(
 
 
 def checked(subject: str, check: Callable[..., Findings], *about: Any) -> list[Finding]:
-    """What a check finds. One that stumbles stops nothing."""
+    """What a check finds. One that stumbles stops nothing, and what it had found counts."""
+    found: list[Finding] = []
     try:
-        return [*check(*about)]
+        for finding in check(*about):
+            found.append(finding)
     except Exception as error:
-        return [Finding(NOTE, subject, f"could not be checked: {error!r}")]
+        found.append(Finding(NOTE, subject, f"could not be checked: {error!r}"))
+    return found
 
 
 # ------------------------------------------------------------------------------------- container
@@ -321,22 +324,24 @@ def folders(site: Settings, containers: Path | None) -> Findings:
 
 
 def room(
-    site: Settings, config: Settings, container: Settings, fetched: int, jobs: Settings
+    site: Settings, trainings: Settings, sif: Path | None, fetched: int, temporary: str | None
 ) -> Findings:
-    """Whether there is room for what is coming, in bytes and inodes. ``fetched``: those to pull."""
+    """Whether there is room for what is coming, in bytes and inodes.
+
+    ``fetched``: bytes to pull into ``sif``, by a work folder in ``temporary``, if that is set.
+    """
     needs = []
-    if fetched:
-        sif, temporary = Path(container["sif"]), config["temporary"]
+    if sif and fetched:
         work_size = pull.work_needed(fetched)
         needs.append((str(sif.parent), fetched, 5))
-        works = pull.work_folders(sif, temporary)[: 1 if temporary else None]
+        works = pull.work_folders(sif, Path(temporary) if temporary else None)
+        works = works[: 1 if temporary else None]
         rooms = [pull.room(work) for work in works if work.parent.is_dir()]
         if not any(free > work_size and inodes > pull.INODES for free, inodes in rooms):
             what = f"{work_size / 1e9:,.1f} GB and {pull.INODES:,} inodes, which a pull may take"
             where = ", ".join(str(work.parent) for work in works)
             yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `temporary`")
     folder = site["scratch"]
-    trainings = {k: job for k, job in jobs.items() if job.get("program") == "train"}
     for label, job in trainings.items():
         if [*Path(folder).glob(f"train/{label.partition('.')[2]}-{job['id']}*/step")]:
             continue  # it goes on, where it has its checkpoints
@@ -345,7 +350,7 @@ def room(
         needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
     for job in {short_hash(job["data"]): job for job in trainings.values()}.values():
         if not record_of(job):
-            needs.append((folder, sum(size for _, size in files_of(job)), 5))
+            needs.append((folder, sum(size for _, size in files_of(*job["data"]["data"])), 5))
     disks: dict[int, list[Any]] = {}
     for place, size, files in needs:
         there = standing(place)
@@ -397,13 +402,9 @@ def record_of(job: Settings) -> data.Record | None:
     return data.prepared(Path(f"results/data/{short_hash(job['data'])}.json"))
 
 
-def files_of(job: Settings) -> list[tuple[Path, int]]:
-    """Files that a training's data name, and their bytes."""
-    return sized(tuple(job["data"]["data"]))
-
-
 @functools.cache
-def sized(sources: tuple[str, ...]) -> list[tuple[Path, int]]:
+def files_of(*sources: str) -> list[tuple[Path, int]]:
+    """Files that entries of ``data`` name, and their bytes. There may be many, so once a run."""
     files = [file for source in sources for file in prepare_data.find_files(source)]
     return [(file, file.stat().st_size) for file in dict.fromkeys(files)]
 
@@ -424,7 +425,7 @@ def texts(jobs: Settings) -> Findings:
         if record := record_of(jobs[who]):
             there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
         else:
-            files, held = files_of(jobs[who]), data_["validation_bytes"]
+            files, held = files_of(*data_["data"]), data_["validation_bytes"]
             if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):
                 yield Finding(FAULT, "data", f"{who}.data: {closed} cannot be read by this user")
                 continue

@@ -25,6 +25,12 @@ UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-
 JOB = {"nodes": 1, "gpus_per_node": 4, "walltime": 30, "partition": "gpu"}
 
 
+@pytest.fixture(autouse=True)
+def forgotten() -> None:
+    """What other tests' folders of the same relative path held."""
+    preflight.files_of.cache_clear()
+
+
 @pytest.fixture
 def machine(monkeypatch) -> dict[str, str]:
     """What each command says, by the words it begins with; what is not there has failed."""
@@ -312,7 +318,9 @@ def plan(machine, monkeypatch, tmp_path) -> Callable[..., list[tuple[str, str]]]
     config["environment"] = {}
 
     def found(jobs: Any, **settings: Any) -> list[tuple[str, str]]:
-        checks = preflight.findings(config | settings, about, True, False, jobs)
+        both = config | {"packages": {}}, config | settings
+        containers = [configuration.container(each, about) for each in both]
+        checks = preflight.findings(config | settings, about, containers, False, jobs)
         return [(finding.verdict, finding.subject) for finding in checks]
 
     return found
@@ -326,8 +334,8 @@ def test_checks_of_a_plan(plan, machine) -> None:
     machine["sbatch --test-only"] = "Job 7 to start at 2020-01-01T10:00:00 using 128 processors"
     machine["sinfo --all --noheader --Node"] = "n1 idle"
     jobs = {"train.a": training(context=10), "benchmark.b": JOB | {"node": "n1"}}
-    slurm = [(OK, each) for each in ("account", "partition", "queue", "nodes", "folders")]
-    assert plan(jobs) == [*CONTAINER, *slurm, *PLACES]
+    asked = [(OK, each) for each in ("account", "partition", "queue", "nodes", "folders")]
+    assert plan(jobs) == [*CONTAINER, *asked, *PLACES]
 
 
 def test_a_pull_needs_no_slurm(plan) -> None:
@@ -353,8 +361,12 @@ def test_image_with_packages_is_the_one_looked_at(plan, tmp_path) -> None:
 
 
 def test_check_that_stumbles_stops_nothing(plan, monkeypatch) -> None:
-    monkeypatch.setattr(preflight, "folders", lambda *_: [][0])
-    assert plan({}) == [*CONTAINER, (NOTE, "folders")]
+    def stumbles(*_: Any) -> preflight.Findings:
+        yield preflight.Finding(FAULT, "folders", "found before")
+        raise IndexError
+
+    monkeypatch.setattr(preflight, "folders", stumbles)
+    assert plan({}) == [*CONTAINER, (FAULT, "folders"), (NOTE, "folders")]
 
 
 # --------------------------------------------------------------------------------------- folders
@@ -421,7 +433,7 @@ def test_checkpoint_holds_the_tokenizers_vocabulary(tmp_path) -> None:
 def test_room(tmp_path, monkeypatch, free, inodes, verdict) -> None:
     status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=inodes or 0, f_files=inodes or 0)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})
+    (finding,) = preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)
     assert finding.verdict == verdict
 
 
@@ -431,22 +443,22 @@ def test_training_that_goes_on_has_its_room(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(preflight, "record_of", lambda job: {"train_tokens": 1})
     step = tmp_path / "alice/jaxway/train/a-0123-feed/step"
     step.parent.mkdir(parents=True)
-    (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})
+    (finding,) = preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)
     assert finding.verdict == FAULT
     step.touch()
-    assert not [*preflight.room(site(tmp_path), {}, {}, 0, {"train.a": training()})]
+    assert not [*preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)]
 
 
 def test_room_for_the_image(tmp_path, monkeypatch) -> None:
     status = SimpleNamespace(f_bavail=10**6, f_frsize=1000, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    about = site(tmp_path), {"temporary": None}, {"sif": str(tmp_path / "jax.sif")}
+    sif = tmp_path / "jax.sif"
     for size, verdicts in (
         (10**9 // 8, [OK]),
         (10**9, [NOTE, OK]),  # to pull takes more than the image
         (10**9 + 1, [NOTE, FAULT]),
     ):
-        assert [f.verdict for f in preflight.room(*about, size, {})] == verdicts
+        assert [f.verdict for f in preflight.room(site(tmp_path), {}, sif, size, None)] == verdicts
 
 
 def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
@@ -457,7 +469,7 @@ def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
     trainings = {f"train.{name}": training() for name in "abc"}  # of 3 checkpoints each
     for count, verdict in ((2, OK), (3, FAULT)):
         jobs = dict([*trainings.items()][:count])
-        (finding,) = preflight.room(site(tmp_path), {}, {}, 0, jobs)
+        (finding,) = preflight.room(site(tmp_path), jobs, None, 0, None)
         assert finding.verdict == verdict
 
 
@@ -471,7 +483,7 @@ def test_data_that_are_prepared_need_no_room(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: status)
     for record, verdict in ((None, FAULT), ({"train_tokens": 1}, OK)):
         monkeypatch.setattr(preflight, "record_of", lambda job, record=record: record)
-        (finding,) = preflight.room(site(tmp_path), {}, {}, 0, {"train.a": job})
+        (finding,) = preflight.room(site(tmp_path), {"train.a": job}, None, 0, None)
         assert finding.verdict == verdict
 
 
@@ -501,9 +513,11 @@ def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> 
     jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
     (tmp_path / "text/b.txt").unlink()
     (tmp_path / "text/a.txt").write_bytes(bytes(9999))
+    preflight.files_of.cache_clear()
     jobs["train.b"]["options"]["context"] = 10
     (finding,) = preflight.texts(jobs)
     assert finding.verdict == FAULT  # it is held out
+    assert "0.0 MB in 1 files are too short" in finding.text
 
 
 def test_data_that_this_user_may_not_read(tmp_path, monkeypatch) -> None:

@@ -402,3 +402,24 @@ def test_unknown_job_is_one_sentence(plan):
     assert result.returncode == 1
     assert "No rule to produce results/train/two/summary.json" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
+    plan.configure(train={"one": SMALL | {"validation_bytes": 10**11}})
+    refused = plan.snakemake("train", profile="local", check=False)
+    assert refused.returncode == 1
+    (last,) = refused.stderr.strip().splitlines()[-1:]
+    assert last.startswith("The plan cannot run, see FAIL above; nothing was submitted.")
+    assert not (plan.folder / "logs").exists()
+    said = plan.snakemake("train", "--config", "preflight=False", profile="local", check=False)
+    assert "FAIL data" in " ".join(said.stderr.split())
+    (log,) = (plan.folder / "logs/prepare_data").iterdir()
+    assert "data: too short" in log.read_text()
+
+
+def test_a_dry_run_ends_with_its_checks_and_counts_every_attempt(plan):
+    plan.use_stubs()
+    plan.make_container()
+    said = plan.snakemake("smoke_test", "--dry-run", "--retries=1").stderr.strip().splitlines()
+    assert "smoke_test: 1 to 2 jobs, each 1 node and 30 minutes at most: 1 node-h" in said[-2]
+    assert said[-1].split()[:5] == ["cost", "at", "most", "1", "node-h"]

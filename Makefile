@@ -22,15 +22,16 @@ lint: setup
 	$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	$(BIN)/snakemake --lint
 
-config/README.md: workflow/configuration.py $(wildcard workflow/schemas/* workflow/scripts/*.py)
-	$(BIN)/python workflow/configuration.py > $@
+config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/scripts/*.py workflow/scripts/*/*.py)
+	$(BIN)/jaxway describe-config > $@
 
 lock: # requirements.txt from pyproject.toml
 	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-header --quiet pyproject.toml -o requirements.txt
 
-$(VENV)/.done: requirements.txt
+$(VENV)/.done: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxway needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "jaxway needs Python'\''s venv module; try: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

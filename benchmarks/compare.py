@@ -15,12 +15,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
+from jaxway.analysis import history, stats
 
 SCRIPTS = Path(__file__).parents[1] / "workflow/scripts"
-sys.path.insert(0, str(SCRIPTS))
-import history  # noqa: E402
-import stats  # noqa: E402
-
 SLOWER = 0.05
 OPTIONS = {  # one case each, or few
     "compute": "--dtypes float32 --shapes 1024x1024x1024",
@@ -31,7 +28,7 @@ OPTIONS = {  # one case each, or few
 SLOW = f"""
 import runpy, sys, time
 sys.path.insert(0, {str(SCRIPTS)!r})
-import measure
+from jaxway_job import measure
 
 sample = measure.sample
 

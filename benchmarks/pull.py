@@ -17,8 +17,8 @@ from threading import Event
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "workflow/scripts")]
+from jaxway.container.pull import ZSTD  # noqa: E402
 from nodes import Checkout, Cluster  # noqa: E402
-from pull import ZSTD  # noqa: E402
 
 TAG = "24.10-maxtext-py3"  # the seed's
 STARTS_TAG = "26.06-py3"  # newer, as nobody would start with the seed's JAX today

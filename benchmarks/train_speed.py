@@ -11,12 +11,11 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
-import flops
 import jax
-import model
 import numpy as np
 import optax
 import train
+from jaxway_job import flops, model
 
 LAYERS, CONTEXT, BATCH, ROUNDS = 4, 256, 8, 7
 

@@ -11,8 +11,8 @@ rule benchmark_run:
     input:
         **container_input(),
         smoke_test=rules.smoke_test.output.passed,
-        script=script("run_benchmarks"),
-        measure=script("measure"),
+        script=ROOT / "workflow/jaxway/run_benchmarks.py",
+        measure=script("jaxway_job/measure"),
         programs=lambda w: programs_of(w.name),
         digests=lambda w: digests_of(w.name),
     output:
@@ -32,7 +32,7 @@ rule benchmark_run:
     run:
         Path(output.plan).write_text(json.dumps(params.plan, indent=1) + "\n")
         shell(
-            "{sys.executable:q} {input.script:q} --plan={output.plan:q} --out={output.result:q}"
+            "{COMMAND} run-benchmarks --plan={output.plan:q} --out={output.result:q}"
             " > {log:q} 2>&1"
         )
 
@@ -48,13 +48,12 @@ rule benchmark_record:
         name=names("allocation"),
     localrule: True
     params:
-        script=script("history"),
         history=CONFIG["history"],
     message:
         "Add {wildcards.name} to {params.history}"
     run:
         shell(
-            "{sys.executable:q} {params.script:q} --store={params.history:q} add {input.result:q}"
+            "{COMMAND} history --store={params.history:q} add {input.result:q}"
             " > {log:q} 2>&1"
         )
 
@@ -63,7 +62,7 @@ rule verdict:
     input:
         results=expand(rules.benchmark_run.output.result, name=PLACES),
         site=SITE["file"],
-        script=script("verdicts"),
+        script=ROOT / "workflow/jaxway/analysis/references.py",
     output:
         passed=touch("results/.benchmarks_passed"),
     log:
@@ -73,7 +72,7 @@ rule verdict:
         "Verdict on all benchmarks"
     run:
         shell(
-            "{sys.executable:q} {input.script:q} --site={input.site:q} {input.results:q}"
+            "{COMMAND} check-references --site={input.site:q} {input.results:q}"
             " 2>&1 | tee {log:q}"
         )
 
@@ -89,7 +88,7 @@ rule vet_nodes:
     input:
         results=expand(rules.benchmark_run.output.result, name=VETTED),
         site=SITE["file"],
-        script=script("vet"),
+        script=ROOT / "workflow/jaxway/analysis/node_check.py",
     output:
         result="results/vetting.json",
     log:

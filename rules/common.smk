@@ -14,8 +14,8 @@ if not isinstance(HERE, os.PathLike):
     sys.exit(f"jaxway must be checked out, since it runs programs: name its Snakefile, not {HERE}")
 ROOT = Path(HERE).parent
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
-import configuration
-import verify_container
+from jaxway import configuration
+from jaxway_shared import records
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 try:
@@ -36,6 +36,10 @@ configuration.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
 
 
 LOGS = ".snakemake/slurm_logs"  # of the Slurm executor, one for each job that it submits
+
+
+JAXWAY = [sys.executable, str(ROOT / "workflow/jaxway")]  # of this checkout, installed or not
+COMMAND = shlex.join(JAXWAY)
 
 
 def script(name):
@@ -71,7 +75,7 @@ def pulled_image():
     """Name of the image, on which a new pull depends: pinning the one that is there is no change."""
     try:
         record = json.loads(Path(PULLED["record"]).read_text())
-        same = verify_container.same_image(CONFIG["image"], record)
+        same = records.same_image(CONFIG["image"], record)
     except (OSError, ValueError, KeyError, TypeError):
         same = False
     return record["image"] if same else CONFIG["image"]
@@ -90,15 +94,15 @@ def data_of(job):
 def prepare_data(name, record):
     """Command that prepares data and writes their record."""
     options, folder = DATA[name], f"{SITE['scratch']}/data/{name}"
-    words = [sys.executable, script("prepare_data"), f"--tokenizer={options['tokenizer']}"]
+    words = [*JAXWAY, "prepare-data", f"--tokenizer={options['tokenizer']}"]
     words += [f"--validation-bytes={options['validation_bytes']}", "--data", *options["data"]]
     return shlex.join([*words, f"--folder={folder}", f"--out={record}"])
 
 
 TEMPORARY = [f"--temporary={CONFIG['temporary']}"] if CONFIG["temporary"] else []
-PULL = [sys.executable, script("pull"), f"--image={CONFIG['image']}", f"--sif={PULLED['sif']}"]
+PULL = [*JAXWAY, "pull", f"--image={CONFIG['image']}", f"--sif={PULLED['sif']}"]
 PULL = shlex.join(PULL + TEMPORARY)
-ADD_PACKAGES = [sys.executable, script("add_packages"), f"--base={PULLED['sif']}"]
+ADD_PACKAGES = [*JAXWAY, "add-packages", f"--base={PULLED['sif']}"]
 ADD_PACKAGES += [f"--out={CONTAINER['made']}", *TEMPORARY]
 for kind, packages in CONFIG["packages"].items():
     ADD_PACKAGES += [f"--{kind}", *packages]
@@ -206,7 +210,7 @@ def digests_of(allocation):
 def vet_nodes(out):
     """Command that compares the nodes to vet, without their results."""
     nodes = dict.fromkeys(CONFIG["allocation"][name]["node"] for name in VETTED)
-    words = [sys.executable, script("vet"), f"--site={SITE['file']}", f"--out={out}"]
+    words = [*JAXWAY, "check-nodes", f"--site={SITE['file']}", f"--out={out}"]
     return shlex.join([*words, f"--history={CONFIG['history']}", "--nodes", *nodes])
 
 

@@ -34,12 +34,10 @@ rule verify_container:
     log:
         "logs/verify_container.log",
     localrule: True
-    params:
-        script=script("verify_container"),
     message:
         f"Compare {CONTAINER['sif']} with what was recorded of it"
     run:
         shell(
-            "{sys.executable} {params.script:q} --full --sif={CONTAINER[sif]:q}"
+            "{COMMAND} verify --full --sif={CONTAINER[sif]:q}"
             " --image={CONFIG[image]:q} 2>&1 | tee {log:q}"
         )

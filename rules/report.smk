@@ -8,7 +8,7 @@ if SITE["launcher"]:
             rules.verdict.input.results,
             vetting="results/vetting.json" if VETTED else [],
             site=SITE["file"],
-            script=ROOT / "workflow/cost.py",
+            script=ROOT / "workflow/jaxway/slurm/accounting.py",
         output:
             "results/cost.json",
         log:
@@ -20,7 +20,7 @@ if SITE["launcher"]:
             "What the jobs have used"
         run:
             shell(
-                "{sys.executable} {input.script:q} --logs={LOGS:q} --site={input.site:q}"
+                "{COMMAND} cost --logs={LOGS:q} --site={input.site:q}"
                 " --scratch={params.scratch:q} --out={output:q} > {log:q} 2>&1"
             )
 
@@ -35,7 +35,7 @@ rule report:
         recorded=expand("results/benchmark/.{name}.recorded", name=PLACES),
         vetting="results/vetting.json" if VETTED else [],
         cost="results/cost.json" if SITE["launcher"] else [],
-        script=script("report"),
+        script=ROOT / "workflow/jaxway/report/page.py",
         templates=expand(ROOT / "workflow/report/report.{kind}", kind=["html.j2", "css"]),
     output:
         html=report("results/report.html", caption="../workflow/report/report.rst"),
@@ -49,7 +49,7 @@ rule report:
         "Report {output.html}"
     run:
         shell(
-            "{sys.executable} {input.script:q} --out={output.html:q} --smoke-test={input.smoke_test:q}"
+            "{COMMAND} report --out={output.html:q} --smoke-test={input.smoke_test:q}"
             " --train {input.train:q} --benchmark {input.benchmark:q} --site={input.site:q}"
             " --history={params.history:q} {params.more:q} > {log:q} 2>&1"
         )

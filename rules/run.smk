@@ -11,9 +11,10 @@ from snakemake.jobs import Job
 from snakemake.scheduling.job_scheduler import JobScheduler
 from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
-import cost
-import data
-import slurm
+from jaxway.slurm import accounting
+from jaxway.container import verify
+from jaxway_shared import records
+from jaxway.slurm import commands
 
 
 def around(schedule):
@@ -30,7 +31,7 @@ def around(schedule):
             # At its very end, below Snakemake's own statistics.
             atexit.register(sys.stderr.write, said)
             return schedule(scheduler)
-        import follow  # rich takes a while, and jobs do without
+        from jaxway import monitor  # rich takes a while, and jobs do without
 
         sys.stderr.write(said)
         sys.stderr.flush()
@@ -44,7 +45,7 @@ def around(schedule):
         prepare_wiped_data()
         SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
         began = datetime.now().replace(microsecond=0)
-        with follow.watch_in_background(CONFIG, SITE):
+        with monitor.watch_in_background(CONFIG, SITE):
             done = schedule(scheduler)
         if not done:
             print_reasons(workflow.logger_manager.get_logfile())
@@ -85,7 +86,7 @@ def placements():
 
 def look_ahead():
     """What the plan's checks find and what it may cost, in lines, and whether nothing stops it."""
-    import preflight  # what it needs takes a while, and jobs do without
+    from jaxway import preflight  # what it needs takes a while, and jobs do without
 
     jobs, whole = placements(), workflow.dryrun or planned("preflight")
     if not jobs and not planned("pull"):
@@ -98,7 +99,7 @@ def look_ahead():
     faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
     shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
     lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
-    costs = cost.foretold(jobs, SITE["cores_per_node"]) if SITE["launcher"] else []
+    costs = accounting.foretold(jobs, SITE["cores_per_node"]) if SITE["launcher"] else []
     lines += [f"{'':5}{'cost':11}{line}" for line in (costs if whole else costs[-1:])]
     return "".join(f"{line}\n" for line in lines), not faults
 
@@ -107,22 +108,24 @@ def print_cost(began):
     """Print what the jobs of this run have used, as Slurm has booked it."""
     if SITE["launcher"]:
         try:
-            jobs = cost.booked(Path(LOGS), Path(SITE["scratch"]))
-        except cost.CostError as error:
+            jobs = accounting.booked(Path(LOGS), Path(SITE["scratch"]))
+        except accounting.CostError as error:
             print(error, file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # a second one, of somebody who does not want to wait
             pass
         else:
             now = [job for job in jobs if datetime.fromisoformat(job["submitted"]) >= began]
             if now:
-                print(cost.told(now, SITE["cores_per_node"]), file=sys.stderr, flush=True)
+                print(accounting.told(now, SITE["cores_per_node"]), file=sys.stderr, flush=True)
 
 
 def submitted(*options):
     """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
     if not SITE["launcher"]:
         return []
-    queue = slurm.ask("squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, seconds=60)
+    queue = commands.ask(
+        "squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, seconds=60
+    )
     fields = [line.split(maxsplit=3) for line in queue.stdout.splitlines()]
     return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]
 
@@ -155,7 +158,7 @@ def check_container():
             print(f"{container['made']} is gone: making it again", flush=True)
             if subprocess.run(command, shell=True).returncode:
                 sys.exit(f"{container['made']} is gone, and cannot be made again: see above")
-        found = verify_container.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
+        found = verify.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
         if found:
             sys.exit(found)
 
@@ -164,7 +167,7 @@ def prepare_wiped_data():
     """Prepare again what a training of this run needs and its record says is there."""
     for job in planned("train_run"):
         record = Path(job.input.get("data", ""))
-        if record.is_file() and not data.prepared(record):
+        if record.is_file() and not records.prepared(record):
             print(f"the data of {record} are gone: preparing them again", flush=True)
             if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
                 sys.exit(f"The data of {record} are gone, and see above why they stay so.")

@@ -34,7 +34,7 @@ def alice(cluster: Cluster) -> Checkout:
 
 def history(checkout: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the history's program says on the login node."""
-    words = ["python", "workflow/scripts/history.py", f"--store={HISTORY}", *arguments]
+    words = ["python", "workflow/jaxway", "history", f"--store={HISTORY}", *arguments]
     line = f'cd {checkout.folder} && exec "$@"'
     return checkout.cluster.run(["bash", "-lc", line, "bash", *words], user=checkout.user)
 
@@ -84,7 +84,7 @@ def test_killed_run_leaves_a_history_that_can_be_read(
     """Whatever it was doing: it is killed at ten moments between its start and its end."""
     before = runs(alice)
     result = json.loads(alice.path("results/benchmark/1x1.json").read_text())
-    add = f"cd {alice.folder} && python workflow/scripts/history.py --store={store} add new.json"
+    add = f"cd {alice.folder} && python workflow/jaxway history --store={store} add new.json"
     finished = 0
     for number in range(10):
         alice.cluster.run(

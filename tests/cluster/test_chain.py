@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cost
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import yaml
+from jaxway.slurm import accounting
 from nodes import Checkout, Cluster
 
 SCRATCH = "/p/scratch/training"
@@ -168,7 +168,7 @@ def test_cost_is_what_slurm_has_booked(cluster: Cluster, alice: Checkout) -> Non
     assert len(used) == 3 + len(PLACES)
     most = sum(minutes * nodes for _, minutes, nodes in booked.values()) / 60
     said = alice.run("chain.yaml", "preflight", timeout=60)
-    assert f"at most {cost.in_words(most, 128)} in all" in said
+    assert f"at most {accounting.in_words(most, 128)} in all" in said
 
 
 def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:

@@ -68,7 +68,7 @@ def make_packages(checkout: Checkout) -> None:
 def step_in(
     checkout: Checkout, *words: str, profile: str = "profiles/jureca", config: str = "plain.yaml"
 ) -> subprocess.CompletedProcess[str]:
-    program = ["python3", "workflow/container.py", "--profile", profile, "--configfile", config]
+    program = ["python3", "workflow/jaxway", "shell", "--profile", profile, "--configfile", config]
     shell = f'cd {checkout.folder}; export SBATCH_ACCOUNT=training; exec "$@"'
     line = ["bash", "-c", shell, "bash", *program, *words]
     return checkout.cluster.run(line, check=False)
@@ -89,7 +89,7 @@ def test_steps_in_on_a_gpu_node_or_here(cluster: Cluster, checkout: Checkout) ->
 
 
 def test_shell_on_a_terminal(cluster: Cluster, checkout: Checkout) -> None:
-    program = "python3 workflow/container.py --profile profiles/jureca --configfile plain.yaml"
+    program = "python3 workflow/jaxway shell --profile profiles/jureca --configfile plain.yaml"
     line = (
         f'export SBATCH_ACCOUNT=training; cd {checkout.folder}; script -qec "{program}" /dev/null'
     )

@@ -47,7 +47,7 @@ def test_containers(cluster: Cluster) -> None:
     for command in (
         "snakemake --profile profiles/jureca pull",
         "snakemake --profile profiles/jureca pull --forcerun pull",
-        "python workflow/scripts/pull.py --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=$SCRATCH/other.sif",  # noqa: E501
+        ".venv/bin/jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=$SCRATCH/other.sif",  # noqa: E501
     ):
         cluster.run(f"cd {checkout.folder}; export SBATCH_ACCOUNT=training; {command}", timeout=600)
     cluster.run(f"rm -r $SCRATCH/other.sif* {checkout.folder}")

@@ -25,7 +25,7 @@ import pytest
 from nodes import COMMAND, Cluster
 
 BASE = "/p/scratch/training/test_pull"
-SCRIPTS = COMMAND.parents[2] / "workflow/scripts"
+WORKFLOW = COMMAND.parents[2] / "workflow"
 SERVER = Path(__file__).with_name("faulty_registry.py")
 HOME = "/p/home/jusers/alice/jureca"
 ALICE, TRAINING = 1001, 1000
@@ -61,13 +61,13 @@ def sha256(file: Path) -> str:
 
 
 class Pull:
-    """A running pull.py; its environment goes through standard input, which nobody else can see."""
+    """A running `jaxway pull`; its environment goes through standard input: nobody else sees it."""
 
     def __init__(
         self, cluster: Cluster, node: str, user: str, options: dict[str, str], env: dict[str, str]
     ) -> None:
         words = [word for option in options.items() for word in option]
-        self._line = ["python3", f"{BASE}/scripts/pull.py", *words]
+        self._line = ["python3", f"{BASE}/workflow/jaxway", "pull", *words]
         shell = 'while read -r variable; do export "$variable"; done; exec "$@"'
         setsid = ["bash", "-c", shell, "bash", "/usr/bin/setsid", "--wait", *self._line]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
@@ -281,7 +281,7 @@ def registry(cluster: Cluster) -> Iterator[Registry]:
     shutil.rmtree(base, ignore_errors=True)  # of a session that was killed
     folder = base / "registry"
     folder.mkdir(parents=True)
-    shutil.copytree(SCRIPTS, base / "scripts")
+    shutil.copytree(WORKFLOW, base / "workflow")
     shutil.copy(SERVER, folder)
     make_certificates(folder)
     (folder / "faults.json").write_text("[]")

@@ -13,17 +13,15 @@ import benchmark_compute
 import benchmark_io
 import benchmark_memory
 import benchmark_train
-import harness
 import jax
 import jax.numpy as jnp
-import measure
-import model
 import numpy as np
 import pytest
 import train
 from benchmark_collective import part
 from jax.sharding import Mesh
-from test_harness import launch
+from jaxway_job import measure, model, runtime
+from test_runtime import launch
 
 QUICK = ["--platform=cpu", "--warmup=1", "--repeats=3"]
 OPERATIONS: Any = benchmark_collective.OPTIONS["operations"]["default"]
@@ -256,7 +254,7 @@ def test_more_devices_than_cores(tmp_path):
 
 
 def one_device():
-    return Mesh(np.array(jax.devices()[:1]), (harness.AXIS,))
+    return Mesh(np.array(jax.devices()[:1]), (runtime.AXIS,))
 
 
 @pytest.fixture
@@ -266,7 +264,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for name in ("NCCL_DEBUG", "NCCL_DEBUG_SUBSYS", "NCCL_DEBUG_FILE"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(harness, "start", lambda args: one_device())
+    monkeypatch.setattr(runtime, "start", lambda args: one_device())
 
     def go(module, *flags):
         out = tmp_path / "out.json"

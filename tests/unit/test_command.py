@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import command
-import harness
 import pytest
+from jaxway_job import runtime
 
 PROGRAM = Path(command.__file__)
 DOCS = (PROGRAM.parents[2] / "docs/programs.md").read_text()
@@ -194,7 +194,7 @@ def test_environment_of_a_node_with_two_processes(monkeypatch, tmp_path):
     }
     for name, value in step.items():
         monkeypatch.setenv(name, value)
-    args = harness.parser("", {}).parse_args(
+    args = runtime.parser("", {}).parse_args(
         ["--devices=8", "--platform=cuda", "--host-suffix=i", "--out=x"]
     )
     found = command.environment(args, tmp_path)

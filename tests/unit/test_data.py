@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import data
 import numpy as np
-import prepare_data
 import pytest
+from jaxway.data import prepare as prepare_data
+from jaxway_job import dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
 
@@ -69,7 +69,7 @@ def prepare(corpus, tmp_path, monkeypatch):
         words = ["--data", *sources, f"--validation-bytes={validation_bytes}"]
         words += [f"--{name}={value}" for name, value in options.items()]
         words += [f"--folder={folder}", f"--out={out}"]
-        monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, words)])
+        monkeypatch.setattr(sys, "argv", ["jaxway prepare-data", *map(str, words)])
         prepare_data.main()
         return json.loads(out.read_text())
 
@@ -83,7 +83,7 @@ def content(folder):
 
 def train_tokens(record):
     """All tokens to train on."""
-    return np.concatenate(data.load(record).shards)
+    return np.concatenate(dataset.load(record).shards)
 
 
 # ------------------------------------------------------------------------------------ preparing
@@ -114,7 +114,7 @@ def test_what_is_not_imported(module, foreign):
 def test_the_standard_library_is_text_to_learn(prepare):
     record = prepare(["python"], validation_bytes=10_000)
     assert record["files"] > 100 and record["train_bytes"] > 1_000_000
-    assert b"def " in data.load(record).validation.tobytes()
+    assert b"def " in dataset.load(record).validation.tobytes()
     names = {part for path in prepare_data.find_files("python") for part in path.parts}
     assert not names & {"site-packages", "test"}
 
@@ -125,7 +125,7 @@ def test_bytes_are_as_in_the_files_and_no_file_is_on_both_sides(prepare, corpus,
     sizes = np.cumsum([len(c) for c in contents])
     held = int(np.searchsorted(sizes, 5000)) + 1
     assert held >= 2 and sizes[held - 1] > 5000
-    assert data.load(record).validation.tobytes() == b"".join(contents)[:5000]
+    assert dataset.load(record).validation.tobytes() == b"".join(contents)[:5000]
     assert train_tokens(record).tobytes() == b"".join(contents[held:])
     count = int(sizes[-1] - sizes[held - 1])
     folder = tmp_path / "data"
@@ -158,12 +158,12 @@ def test_where_files_lie_and_how_often_makes_no_difference(prepare, corpus, tmp_
 
 def test_shards(prepare, monkeypatch):
     whole = train_tokens(prepare())
-    monkeypatch.setattr(prepare_data, "SHARD", 1000)
+    monkeypatch.setattr(prepare, "SHARD", 1000)
     record = prepare()
     last = len(whole) % 1000
     assert record["shards"] == [1000] * (len(whole) // 1000) + [last] * (last > 0)
     np.testing.assert_array_equal(train_tokens(record), whole)
-    monkeypatch.setattr(prepare_data, "SHARD", len(whole))  # no empty one after the last
+    monkeypatch.setattr(prepare, "SHARD", len(whole))  # no empty one after the last
     assert prepare()["shards"] == [len(whole)]
 
 
@@ -177,7 +177,7 @@ def test_shards(prepare, monkeypatch):
     ],
 )
 def test_data_that_will_not_do(prepare, corpus, tmp_path, sources, needs, sentence):
-    with pytest.raises(SystemExit, match=f"^prepare_data.py: data: .*{sentence}"):
+    with pytest.raises(SystemExit, match=f"^jaxway prepare-data: data: .*{sentence}"):
         prepare([source.format(corpus=corpus) for source in sources], needs)
     assert not any(tmp_path.iterdir())
 
@@ -202,14 +202,14 @@ def test_data_that_change_meanwhile(prepare, corpus, tmp_path, monkeypatch):
         found[-1].path.write_text("other")
         return found
 
-    monkeypatch.setattr(prepare_data, "survey", then_change)
+    monkeypatch.setattr(prepare, "survey", then_change)
     with pytest.raises(SystemExit, match=r"\.txt has changed while it was read"):
         prepare([tmp_path / "changing"])
     assert not [*(tmp_path / "data").iterdir()]
 
 
 def test_progress(prepare, monkeypatch, capsys):
-    monkeypatch.setattr(prepare_data, "TELL", -1)
+    monkeypatch.setattr(prepare, "TELL", -1)
     prepare()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("reading: 0 of ") and lines[-2].startswith("writing: ")
@@ -237,7 +237,7 @@ def test_tokens_are_those_of_each_file(prepare, corpus, tokenizer):
     held = 40 - (train_tokens(record) == 0).sum()  # each file has one <s>
     expected = [same.encode(text.decode()).ids for text in ordered(corpus)[held:]]
     np.testing.assert_array_equal(train_tokens(record), np.concatenate(expected))
-    assert data.load(record).shards[0].dtype == record["dtype"] == "uint16"
+    assert dataset.load(record).shards[0].dtype == record["dtype"] == "uint16"
     assert record["vocabulary"] == same.get_vocab_size() > 256
     assert record["tokenizer"] == str(tokenizer)
     digest = prepare_data.hashlib.sha256(tokenizer.read_bytes()).hexdigest()
@@ -249,7 +249,7 @@ def test_validation_is_cut_between_characters(prepare, corpus, tokenizer):
     text = b"".join(ordered(corpus))
     cut = next(i for i in range(5000, 6000) if text[i] & 0xC0 == 0x80)  # amid a character
     record = prepare(validation_bytes=cut, tokenizer=tokenizer)
-    tokens = data.load(record).validation
+    tokens = dataset.load(record).validation
     same = Tokenizer.from_file(str(tokenizer))
     decoded = same.decode(tokens.tolist(), skip_special_tokens=True).encode()
     assert decoded == text[:cut].decode(errors="ignore").encode()
@@ -262,8 +262,8 @@ def test_validation_is_cut_between_characters(prepare, corpus, tokenizer):
 @pytest.mark.parametrize("batch", [1, 500, 2**24])
 def test_long_files_are_cut_at_lines(prepare, corpus, tokenizer, monkeypatch, batch):
     whole = train_tokens(prepare(tokenizer=tokenizer)).tolist()
-    monkeypatch.setattr(prepare_data, "PIECE", 200)
-    monkeypatch.setattr(prepare_data, "BATCH", batch)
+    monkeypatch.setattr(prepare, "PIECE", 200)
+    monkeypatch.setattr(prepare, "BATCH", batch)
     pieces = [
         text
         for path in corpus.iterdir()
@@ -284,7 +284,7 @@ def test_long_files_are_cut_at_lines(prepare, corpus, tokenizer, monkeypatch, ba
 
 
 def test_small_files_are_tokenised_together(corpus, monkeypatch):
-    monkeypatch.setattr(prepare_data, "BATCH", 250)
+    monkeypatch.setattr(prepare, "BATCH", 250)
     documents = [(corpus, [b"x" * 100]) for _ in range(7)]
     assert [len(batch) for batch in prepare_data.batches(documents)] == [3, 3, 1]
 
@@ -313,7 +313,7 @@ def test_a_tokenizer_that_will_not_do(prepare, tmp_path, file, sentence):
     path = tmp_path / "tokenizer.json"
     if file is not None:
         path.write_text(file)
-    with pytest.raises(SystemExit, match=f"^prepare_data.py: tokenizer: .*{sentence}"):
+    with pytest.raises(SystemExit, match=f"^jaxway prepare-data: tokenizer: .*{sentence}"):
         prepare(tokenizer=path)
     assert not (tmp_path / "data").exists()
 
@@ -361,7 +361,7 @@ def test_what_is_there_is_not_made_again(prepare, tmp_path):
 
 
 def test_other_data_are_made_again(prepare, corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_data, "SHARD", 20_000)
+    monkeypatch.setattr(prepare, "SHARD", 20_000)
     first = prepare()
     (tmp_path / "new.txt").write_text("new")
     changes: list[dict[str, Any]] = [
@@ -385,7 +385,7 @@ def test_other_data_are_made_again(prepare, corpus, tokenizer, tmp_path, monkeyp
 @pytest.mark.parametrize("name", ["data.json", "validation.bin", "train-00001.bin"])
 @pytest.mark.parametrize("damage", ["gone", "shorter", "longer"])
 def test_damaged_data_are_refused_and_made_again(prepare, tmp_path, monkeypatch, name, damage):
-    monkeypatch.setattr(prepare_data, "SHARD", 20_000)
+    monkeypatch.setattr(prepare, "SHARD", 20_000)
     record = prepare()
     tokens, file = train_tokens(record), tmp_path / "data" / name
     if damage == "gone":
@@ -399,7 +399,7 @@ def test_damaged_data_are_refused_and_made_again(prepare, tmp_path, monkeypatch,
     state = "is gone .*" if damage == "gone" else "is damaged .*" if cut else "has changed"
     sentence = rf"{file} {state}: run snakemake again, which prepares them$"
     with pytest.raises(SystemExit, match=sentence):
-        data.load(record)
+        dataset.load(record)
     assert prepare() == record
     np.testing.assert_array_equal(train_tokens(record), tokens)
 
@@ -408,7 +408,7 @@ def test_a_lost_folder_is_refused(prepare, tmp_path):
     record = prepare()
     (tmp_path / "data").rename(tmp_path / "elsewhere")
     with pytest.raises(SystemExit, match=r"is gone .*: run snakemake again, which prepares them"):
-        data.load(record)
+        dataset.load(record)
 
 
 @pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
@@ -440,8 +440,10 @@ def test_a_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, t
 
 
 def test_a_full_disk(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(data, "shard", lambda number: "/dev/full")
-    with pytest.raises(SystemExit, match=f"^prepare_data.py: {tmp_path}/data is full: make room"):
+    monkeypatch.setattr(prepare_data.records, "shard", lambda number: "/dev/full")
+    with pytest.raises(
+        SystemExit, match=f"^jaxway prepare-data: {tmp_path}/data is full: make room"
+    ):
         prepare()
     assert not [*(tmp_path / "data").iterdir()]
     assert not (tmp_path / "out").exists()
@@ -450,7 +452,9 @@ def test_a_full_disk(prepare, tmp_path, monkeypatch):
 def test_a_full_disk_under_the_result(prepare, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/.data.json.part").symlink_to("/dev/full")
-    with pytest.raises(SystemExit, match=f"^prepare_data.py: {tmp_path}/out is full: make room"):
+    with pytest.raises(
+        SystemExit, match=f"^jaxway prepare-data: {tmp_path}/out is full: make room"
+    ):
         prepare()
     assert not any((tmp_path / "out").iterdir())
 
@@ -463,7 +467,14 @@ def test_two_at_once(corpus, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         both = [
             subprocess.Popen(
-                [sys.executable, PROGRAM, *words, f"--out={tmp_path}/{i}.json"],
+                [
+                    sys.executable,
+                    "-m",
+                    "jaxway",
+                    "prepare-data",
+                    *words,
+                    f"--out={tmp_path}/{i}.json",
+                ],
                 stdout=subprocess.PIPE,
                 text=True,
             )
@@ -476,7 +487,7 @@ def test_two_at_once(corpus, tmp_path):
     made = rf"{folder}: [\d,]+ tokens to train on, 5,000 for validation\n"
     assert re.fullmatch(made, said[1]) and said[0] == f"{folder} holds these data already\n"
     assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
-    data.load(json.loads((tmp_path / "0.json").read_text()))
+    dataset.load(json.loads((tmp_path / "0.json").read_text()))
 
 
 # --------------------------------------------------------------------------------------- reading
@@ -485,7 +496,7 @@ def test_two_at_once(corpus, tmp_path):
 def numbered(*lengths, dtype="uint16"):
     """Data in memory of which each token is its own place; validation is empty."""
     places: Any = np.split(np.arange(sum(lengths), dtype=dtype), np.cumsum(lengths)[:-1])
-    return data.Data({"shards": list(lengths)}, places, np.empty(0, dtype))
+    return dataset.Data({"shards": list(lengths)}, places, np.empty(0, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
@@ -494,36 +505,36 @@ def test_windows_lie_in_one_shard_and_each_is_as_likely(dtype):
     ends = np.cumsum(made.record["shards"])
     valid = [p for p in range(33) if p + context < min(e for e in ends if e > p)]
     assert len(valid) == 5 + 0 + 0 + 8 + 1
-    starts = np.concatenate([data.starts(made, 0, step, 1000, context) for step in range(14)])
+    starts = np.concatenate([dataset.starts(made, 0, step, 1000, context) for step in range(14)])
     assert starts.dtype == np.int64
     places, counts = np.unique(starts, return_counts=True)
     assert places.tolist() == valid
     assert abs(counts - 1000).max() < 5 * 1000**0.5  # five standard deviations
-    rows = data.rows(made, starts, context)
+    rows = dataset.rows(made, starts, context)
     assert rows.shape == (14_000, 5) and rows.dtype == dtype
     np.testing.assert_array_equal(rows, starts[:, None] + np.arange(5))
 
 
 def test_starts_depend_on_seed_and_step_only():
     made = numbered(300, 200)
-    first = data.starts(made, 0, 1, 64, 16)
-    np.testing.assert_array_equal(first, data.starts(made, 0, 1, 64, 16))
-    assert (first != data.starts(made, 0, 2, 64, 16)).any()
-    assert (first != data.starts(made, 1, 1, 64, 16)).any()
+    first = dataset.starts(made, 0, 1, 64, 16)
+    np.testing.assert_array_equal(first, dataset.starts(made, 0, 1, 64, 16))
+    assert (first != dataset.starts(made, 0, 2, 64, 16)).any()
+    assert (first != dataset.starts(made, 1, 1, 64, 16)).any()
     # As the trainings before there were shards.
     drawn = np.random.default_rng((7, 3)).integers(0, 500 - 16, 64)
-    np.testing.assert_array_equal(data.starts(numbered(500), 7, 3, 64, 16), drawn)
+    np.testing.assert_array_equal(dataset.starts(numbered(500), 7, 3, 64, 16), drawn)
 
 
 def test_a_process_reads_its_own_rows():
     made = numbered(50, 50)
-    starts = data.starts(made, 0, 1, 8, 9)
+    starts = dataset.starts(made, 0, 1, 8, 9)
     made.shards[:] = [Watched.of(shard) for shard in made.shards]
     Watched.read = 0
-    mine = data.rows(made, starts[4:6], 9)
+    mine = dataset.rows(made, starts[4:6], 9)
     assert Watched.read == 2 * 10
     np.testing.assert_array_equal(mine, starts[4:6, None] + np.arange(10))
-    assert data.rows(made, starts[:0], 9).shape == (0, 10)
+    assert dataset.rows(made, starts[:0], 9).shape == (0, 10)
 
 
 class Watched(np.ndarray):
@@ -543,17 +554,17 @@ class Watched(np.ndarray):
 
 def test_shards_shorter_than_the_context():
     with pytest.raises(SystemExit, match="the longest of 2 shards has 16 tokens, too few for"):
-        data.starts(numbered(16, 9), 0, 1, 4, 16)
-    np.testing.assert_array_equal(data.starts(numbered(9, 17), 0, 1, 4, 16), [9, 9, 9, 9])
+        dataset.starts(numbered(16, 9), 0, 1, 4, 16)
+    np.testing.assert_array_equal(dataset.starts(numbered(9, 17), 0, 1, 4, 16), [9, 9, 9, 9])
 
 
 def test_shards_are_mapped_not_read(prepare):
     record = prepare()
-    loaded = data.load(record)
+    loaded = dataset.load(record)
     assert all(isinstance(shard, np.memmap) and shard.mode == "r" for shard in loaded.shards)
     assert loaded.record == record
     start = np.array([10])
-    row = data.rows(loaded, start, 20)
+    row = dataset.rows(loaded, start, 20)
     assert type(row) is np.ndarray and row.flags.writeable
     np.testing.assert_array_equal(row[0], loaded.shards[0][10:31])
 
@@ -563,7 +574,7 @@ def test_shards_are_mapped_not_read(prepare):
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 31, 32, 33, 47, 48, 49, 200])
 def test_validation_scores_each_token_once_and_in_context(context, length, dtype, before):
     text = np.arange(1, length + 1, dtype=dtype)  # each token is its own position
-    windows, weights = data.scoring_windows(text, context)
+    windows, weights = dataset.scoring_windows(text, context)
     scored = windows[:, 1:][weights == 1]
     np.testing.assert_array_equal(scored, text)
     assert (windows.dtype, weights.dtype) == (dtype, np.float32)

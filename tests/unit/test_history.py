@@ -2,15 +2,14 @@
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import history
 import pytest
-from test_verdicts import DIGEST, allocation, benchmark, measured
+from jaxway.analysis import history
+from test_references import DIGEST, allocation, benchmark, measured
 
 FASTER, SLOWER = [110.0] * 10, [90.0] * 10
 USUAL = [99.0, 100, 101, 102, 98, 100, 103, 97, 100, 100]
@@ -129,13 +128,9 @@ def test_two_that_add_at_once_lose_nothing(store, tmp_path):
     files = [tmp_path / f"{k}.json" for k in range(6)]
     for k, file in enumerate(files):
         file.write_text(json.dumps(allocation(benchmark(measured([k])))))
-    environment = os.environ | {"PYTHONPATH": str(Path(history.__file__).parent)}
     # Two of the results are in both.
     shares = (files[:4], files[2:])
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, store, *share], env=environment)
-        for share in shares
-    ]
+    running = [subprocess.Popen([sys.executable, "-c", code, store, *share]) for share in shares]
     assert [process.wait(timeout=60) for process in running] == [0, 0]
     rows = opened(store).execute("select median from history order by 1").fetchall()
     assert rows == [(k,) for k in range(6)]
@@ -149,8 +144,7 @@ def test_one_that_is_killed_leaves_nothing_half(store, add, tmp_path):
     code = "import history, host, os, pathlib, sys\n"
     code += "history.host.appear = lambda *_: os.kill(os.getpid(), 9)\n"
     code += "history.add(*map(pathlib.Path, sys.argv[1:]))"
-    environment = os.environ | {"PYTHONPATH": str(Path(history.__file__).parent)}
-    killed = subprocess.run([sys.executable, "-c", code, store, file], env=environment)
+    killed = subprocess.run([sys.executable, "-c", code, store, file])
     assert killed.returncode == -signal.SIGKILL
     (part,) = store.glob("*.part")
     assert count(store).fetchall() == [(1, 1)]

@@ -13,15 +13,13 @@ import sys
 import sysconfig
 from typing import Any, NamedTuple
 
-import data
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import model
 import numpy as np
-import prepare_data
 import pytest
 import train
+from jaxway_job import dataset, model
 
 SEEDS = range(3)
 STEPS, WARMUP = 150, 10
@@ -159,7 +157,7 @@ def record(tmp_path_factory):
     library = sysconfig.get_paths()["stdlib"]
     command = ["--data", *(f"{library}/{name}/*.py" for name in ("asyncio", "email", "json"))]
     command += ["--validation-bytes=4096", f"--folder={folder}", f"--out={folder / 'record.json'}"]
-    subprocess.run([sys.executable, prepare_data.__file__, *command], check=True)
+    subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
     return folder / "record.json"
 
 
@@ -193,10 +191,10 @@ def ours(record, tmp_path_factory):
 @pytest.fixture(scope="module")
 def batches(record):
     """Batches SxBx(T+1) of each seed's training."""
-    text = data.load(json.loads(record.read_text()))
+    text = dataset.load(json.loads(record.read_text()))
 
     def batch(seed, step):
-        return data.rows(text, data.starts(text, seed, step, BATCH, CONTEXT), CONTEXT)
+        return dataset.rows(text, dataset.starts(text, seed, step, BATCH, CONTEXT), CONTEXT)
 
     return [np.stack([batch(seed, step) for step in range(1, STEPS + 1)]) for seed in SEEDS]
 

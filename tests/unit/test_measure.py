@@ -5,13 +5,11 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import harness
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
 import pytest
-import telemetry
+from jaxway_job import measure, nvml, runtime
 
 
 @pytest.fixture
@@ -20,7 +18,7 @@ def clock(monkeypatch):
     fake = SimpleNamespace(now=100.0)
     fake.perf_counter = lambda: fake.now
     monkeypatch.setattr(measure, "time", fake)
-    monkeypatch.setattr(telemetry, "library", lambda: None)
+    monkeypatch.setattr(nvml, "library", lambda: None)
     return fake
 
 
@@ -95,7 +93,7 @@ def test_gpus_that_work_are_watched(clock, monkeypatch):
 
     gpu = [SimpleNamespace(local_hardware_id=k, platform="gpu") for k in (2, 3)]
     monkeypatch.setattr(jax, "local_devices", lambda: gpu)
-    monkeypatch.setattr(telemetry, "watch", Watch)
+    monkeypatch.setattr(nvml, "watch", Watch)
     take(call_lasting(clock, [1.0], []))
     take(call_lasting(clock, [1.0], []), devices=gpu[1:])
     assert seen == [[2, 3], [3]]
@@ -103,7 +101,7 @@ def test_gpus_that_work_are_watched(clock, monkeypatch):
 
 def test_cpus_are_not_watched(clock, monkeypatch):
     """A node may have a GPU that does nothing here; its figures would mislead."""
-    monkeypatch.setattr(telemetry, "library", lambda: pytest.fail("asked for GPUs"))
+    monkeypatch.setattr(nvml, "library", lambda: pytest.fail("asked for GPUs"))
     assert take(call_lasting(clock, [1.0], []))["gpu"] == {}
 
 
@@ -202,7 +200,7 @@ def test_a_case(capsys):
         (raising(measure.UnsupportedError("no float8")), "skipped", "no float8"),
         (raising(MemoryError()), "failed", "it needs more memory than a device has free: "),
         (raising(ValueError("no such\nthing")), "failed", "ValueError: no such"),
-        (lambda: harness.fail("a: b"), "failed", "a: b"),
+        (lambda: runtime.fail("a: b"), "failed", "a: b"),
     ],
 )
 def test_a_case_without_a_value(capsys, find, what, reason):
@@ -229,7 +227,7 @@ def test_only_the_first_process_prints(monkeypatch, capsys):
 
 
 def test_a_result(tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "provenance", lambda args: {"jax": "1"})
+    monkeypatch.setattr(runtime, "provenance", lambda args: {"jax": "1"})
     args = argparse.Namespace(out=tmp_path / "out.json")
     log = tmp_path / "out.json.nccl-0.log"
     log.write_text("NCCL INFO Channel 00/0 : 0[0] -> 1[1] via P2P/CUMEM/read\n")

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pandas
-import prepare_data
 import pytest
 import train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -38,7 +37,10 @@ def results(tmp_path_factory):
         "data_record": "data.json", "state": "state", "out": out,
     }  # fmt: skip
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in arguments.items()]
-    for command in ([prepare_data.__file__, *words, "--out=data.json"], [train.__file__, *flags]):
+    for command in (
+        ["-m", "jaxway", "prepare-data", *words, "--out=data.json"],
+        [train.__file__, *flags],
+    ):
         subprocess.run([sys.executable, *command], cwd=folder, check=True)
     return folder
 

@@ -1,12 +1,11 @@
 import functools
 
-import flops
 import jax
 import jax.numpy as jnp
-import model
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
+from jaxway_job import flops, model
 
 CONFIG = model.Config(layers=2, width=32, heads=2, ngram=3)
 apply = jax.jit(model.logits, static_argnums=0)

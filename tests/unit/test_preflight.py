@@ -9,17 +9,14 @@ from subprocess import CompletedProcess
 from types import SimpleNamespace
 from typing import Any
 
-import configuration
 import jax
-import model
-import preflight
-import pull
 import pytest
-import registry
-import slurm
 import tokenizers
-import verify_container
-from preflight import FAULT, NOTE, OK
+from jaxway import configuration, preflight
+from jaxway.container import pull, registry, verify
+from jaxway.preflight import FAULT, NOTE, OK
+from jaxway.slurm import commands
+from jaxway_job import model
 
 UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00"
 JOB = {"nodes": 1, "gpus_per_node": 4, "walltime": 30, "partition": "gpu"}
@@ -218,7 +215,7 @@ def test_silence_is_no_fault(machine, monkeypatch, silent) -> None:
     def ask(*words: str, **more: Any) -> CompletedProcess[str]:
         said = answer(*words)
         if words[0] == silent:
-            said = CompletedProcess(words, slurm.SILENT, "", f"{silent} has not answered")
+            said = CompletedProcess(words, commands.SILENT, "", f"{silent} has not answered")
         return said
 
     monkeypatch.setattr(preflight, "ask", ask)
@@ -251,15 +248,18 @@ def test_commands_are_asked_whatever_the_user_sets(monkeypatch) -> None:
     monkeypatch.setenv("SACCT_FORMAT", "jobid")
     monkeypatch.setenv("SINFO_ALL", "yes")
     monkeypatch.setenv("SLURM_TIME_FORMAT", "%s")
-    shown = slurm.ask("sh", "-c", "echo $SACCT_FORMAT-$SINFO_ALL-$SLURM_TIME_FORMAT").stdout
+    shown = commands.ask("sh", "-c", "echo $SACCT_FORMAT-$SINFO_ALL-$SLURM_TIME_FORMAT").stdout
     assert shown == "--standard\n"
-    said = slurm.ask("sleep", "9", seconds=0.1)
-    assert (said.returncode, slurm.reason(said)) == (
-        *(slurm.SILENT, "sleep has not answered within 0.1 s"),
+    said = commands.ask("sleep", "9", seconds=0.1)
+    assert (said.returncode, commands.reason(said)) == (
+        *(commands.SILENT, "sleep has not answered within 0.1 s"),
     )
-    assert slurm.reason(slurm.ask("no-such")) == "there is no no-such in PATH"
-    assert slurm.reason(slurm.ask("/dev/null")) == "/dev/null cannot be started: Permission denied"
-    assert slurm.reason(slurm.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
+    assert commands.reason(commands.ask("no-such")) == "there is no no-such in PATH"
+    assert (
+        commands.reason(commands.ask("/dev/null"))
+        == "/dev/null cannot be started: Permission denied"
+    )
+    assert commands.reason(commands.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
 
 
 # ------------------------------------------------------------------------------------- container
@@ -270,8 +270,8 @@ def test_image(tmp_path) -> None:
     container = {"sif": str(sif)}
     assert preflight.image(name, container, False)[1].text.startswith(f"{name} is going to be made")
     sif.write_text("a container")
-    record = {"image": name, "digest": "sha256:1", **verify_container.measures(sif)}
-    verify_container.record_of(sif).write_text(json.dumps(record))
+    record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
+    verify.record_of(sif).write_text(json.dumps(record))
     whole = (0, (OK, "image", f"{sif}, as it was pulled"))
     assert preflight.image(name, container, False) == whole
     other = "docker-archive:two.tar"
@@ -310,8 +310,8 @@ def plan(machine, monkeypatch, tmp_path) -> Callable[..., list[tuple[str, str]]]
     monkeypatch.setattr(pull, "apptainer_version", lambda: ("1.4", ""))
     sif, name = tmp_path / "jax.sif", "docker-archive:one.tar"
     sif.write_text("a container")
-    record = {"image": name, "digest": "sha256:1", **verify_container.measures(sif)}
-    verify_container.record_of(sif).write_text(json.dumps(record))
+    record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
+    verify.record_of(sif).write_text(json.dumps(record))
     about = site(tmp_path, shared=["/"], small_home=True, launcher="srun", sif=str(sif))
     about |= {"container_build": True, "cores_per_node": 128, "budget_command": None}
     config: Any = {"image": name, "packages": {}, "temporary": None, "account": "training"}

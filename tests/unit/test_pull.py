@@ -7,12 +7,10 @@ import json
 import os
 import random
 
-import pull
 import pytest
-import registry
 import requests
 import urllib3
-import verify_container
+from jaxway.container import pull, registry, verify
 
 DIGEST = f"sha256:{12:064}"
 
@@ -198,8 +196,8 @@ def sif(tmp_path):
     """A file with the record that pull would leave."""
     file = tmp_path / "jax.sif"
     file.write_bytes(bytes(1000))
-    record = {"image": "docker://h.org/a", "date": "today", **verify_container.measures(file)}
-    verify_container.record_of(file).write_text(json.dumps(record))
+    record = {"image": "docker://h.org/a", "date": "today", **verify.measures(file)}
+    verify.record_of(file).write_text(json.dumps(record))
     return file
 
 
@@ -210,33 +208,33 @@ def flip_a_bit(file):
 
 
 def test_whole_container_has_no_problem(sif):
-    assert verify_container.problem(sif, full=False) == ""
-    assert verify_container.problem(sif, full=True) == ""
+    assert verify.problem(sif, full=False) == ""
+    assert verify.problem(sif, full=True) == ""
     sif.touch()
-    assert verify_container.problem(sif, full=False) == ""
+    assert verify.problem(sif, full=False) == ""
 
 
 def test_one_flipped_bit_is_found(sif):
     made = sif.stat()
     flip_a_bit(sif)
-    assert "has changed" in verify_container.problem(sif, full=False)
+    assert "has changed" in verify.problem(sif, full=False)
     os.utime(sif, ns=(made.st_atime_ns, made.st_mtime_ns))
-    assert verify_container.problem(sif, full=False) == ""  # cheap: the time is the recorded one
-    assert "has changed" in verify_container.problem(sif, full=True)
+    assert verify.problem(sif, full=False) == ""  # cheap: the time is the recorded one
+    assert "has changed" in verify.problem(sif, full=True)
 
 
 def test_pinned_image_is_the_same_also_with_packages_on_top():
     base = {"image": "docker://h.org/a:tag", "digest": DIGEST}
     packaged = base | {"digest": f"sha256:{13:064}", "base": base}
     for record in (base, packaged):
-        assert verify_container.same_image("docker://h.org/a:tag", record)
-        assert verify_container.same_image(f"docker://h.org/a@{DIGEST}", record)
-        assert not verify_container.same_image(f"docker://h.org/a@sha256:{13:064}", record)
+        assert verify.same_image("docker://h.org/a:tag", record)
+        assert verify.same_image(f"docker://h.org/a@{DIGEST}", record)
+        assert not verify.same_image(f"docker://h.org/a@sha256:{13:064}", record)
 
 
 def test_other_size_and_missing_record_are_found(sif):
     with sif.open("ab") as file:
         file.write(b"more")
-    assert "has 1004 bytes, but was made with 1000" in verify_container.problem(sif, full=False)
-    verify_container.record_of(sif).unlink()
-    assert f"`rm {sif}`" in verify_container.problem(sif, full=False)
+    assert "has 1004 bytes, but was made with 1000" in verify.problem(sif, full=False)
+    verify.record_of(sif).unlink()
+    assert f"`rm {sif}`" in verify.problem(sif, full=False)

@@ -11,13 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import drawing
-import findings
-import history
 import pytest
-import report
-import stats
 import yaml
+from jaxway.analysis import history, stats
+from jaxway.report import benchmarks, page, plots
 
 PROVENANCE = {
     "time": "2026-11-22T16:51:39Z",
@@ -194,14 +191,14 @@ class Results:
         command += [f"--site={self.site}", f"--history={self.history}", *self.more]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", command)
-            report.main()
+            page.main()
         assert not list(self.folder.glob("*.part"))
         text = out.read_text()
-        page = WellFormed()
-        page.feed(text)
-        assert not page.open
-        assert len(page.ids) == len(set(page.ids))
-        assert all(a[0] == "#" and a[1:] in page.ids for a in page.addresses)
+        html = WellFormed()
+        html.feed(text)
+        assert not html.open
+        assert len(html.ids) == len(set(html.ids))
+        assert all(a[0] == "#" and a[1:] in html.ids for a in html.addresses)
         # Nothing comes from elsewhere, in CSS either, and every colour of a plot is a variable.
         assert not re.search(r"url\(|@import|xmlns", text)
         body = text[text.index("<body") :]
@@ -221,7 +218,7 @@ def changed(**changes):
 
 def test_runs_as_a_program_on_empty_lists(results):
     out = results.folder / "new" / "report.html"
-    command = [sys.executable, "-W", "error", report.__file__, f"--out={out}"]
+    command = [sys.executable, "-W", "error", "-m", "jaxway", "report", f"--out={out}"]
     command += [f"--smoke-test={results.smoke_test}", "--train", "--benchmark"]
     command += [f"--site={results.site}", f"--history={results.history}"]
     subprocess.run(command, check=True)
@@ -318,12 +315,12 @@ def test_several_runs_share_a_plot(results):
 
 def test_curve_of_many_steps_is_averaged(results):
     results.add_run(losses=[8 - 6 * k / 99999 for k in range(100000)])
-    curve = report.load_curve(results.train[0].with_name("metrics.jsonl"), RUN["data"])
-    assert curve.shape == (2, drawing.POINTS)
+    curve = page.load_curve(results.train[0].with_name("metrics.jsonl"), RUN["data"])
+    assert curve.shape == (2, plots.POINTS)
     assert curve[1].mean() == pytest.approx(5)
     # A token of four bytes costs four times as much as each of them.
     tokens = RUN["data"] | {"train_tokens": RUN["data"]["train_bytes"] / 4}
-    assert 4 * report.load_curve(results.train[0].with_name("metrics.jsonl"), tokens)[
+    assert 4 * page.load_curve(results.train[0].with_name("metrics.jsonl"), tokens)[
         1
     ].mean() == pytest.approx(5)
     assert len(results.report()) < 50_000
@@ -506,9 +503,9 @@ def test_thousand_cases(results):
 
 
 def test_many_groups_are_not_all_plotted(results):
-    found = [measurement({"k": k}, quantity=f"q{k}") for k in range(findings.PLOTS + 5)]
+    found = [measurement({"k": k}, quantity=f"q{k}") for k in range(benchmarks.PLOTS + 5)]
     results.add(benchmark("io", found))
-    assert results.report().count("<svg") == findings.PLOTS
+    assert results.report().count("<svg") == benchmarks.PLOTS
 
 
 def test_collectives_are_curves(results):
@@ -801,4 +798,4 @@ def test_unwritable_page_gives_a_sentence(results):
     ],
 )
 def test_number(value, text):
-    assert drawing.number(value) == text
+    assert plots.number(value) == text

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import run_benchmarks
+from jaxway import run_benchmarks
 
 # Notes its start in the log, and then does what the round's word says.
 PROGRAM = """
@@ -304,7 +304,7 @@ def test_a_round_that_the_deadline_cuts_is_no_failure(job, run, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_all(job, number):
     job.hang("a")
-    program = [sys.executable, run_benchmarks.__file__, *job.flags()]
+    program = [sys.executable, "-m", "jaxway", "run-benchmarks", *job.flags()]
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
     until(job.pids.exists)
     process.send_signal(number)

@@ -5,13 +5,13 @@ import sys
 
 import benchmark_collective
 import benchmark_compute
-import harness
 import jax
 import numpy as np
 import pytest
 import smoke_test
 from jax.sharding import Mesh
-from test_harness import launch
+from jaxway_job import runtime
+from test_runtime import launch
 
 NAMES = ["devices", *(check.__name__ for check in smoke_test.ON_DEVICES + smoke_test.ON_HOST)]
 
@@ -71,8 +71,8 @@ def test_wrong_number_of_devices(smoke):
 
 def test_fallback_to_the_cpu(smoke, monkeypatch):
     """Even if JAX starts on the CPU without a word."""
-    mesh = Mesh(np.array(jax.devices()), (harness.AXIS,))
-    monkeypatch.setattr(harness, "start", lambda args: mesh)
+    mesh = Mesh(np.array(jax.devices()), (runtime.AXIS,))
+    monkeypatch.setattr(runtime, "start", lambda args: mesh)
     message, _, passed = smoke("--platform", "cuda")
     assert f"devices: {mesh.size} cpu devices, but expected {mesh.size} cuda devices" in message
     assert [name for name, ok in passed.items() if not ok] == ["devices"]

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-import stats
+from jaxway.analysis import stats
 
 TRIALS = 3000
 

@@ -11,15 +11,11 @@ import sys
 import time
 from pathlib import Path
 
-import checkpoints
-import harness
-import model
 import numpy as np
 import orbax.checkpoint as ocp
-import prepare_data
 import pytest
 import train
-import watch
+from jaxway_job import checkpoints, model, runtime, watchdog
 
 PROGRAM = Path(train.__file__)
 STEPS = 100
@@ -37,7 +33,7 @@ def record(tmp_path_factory):
     file = tmp_path_factory.mktemp("data") / "data.json"
     command = ["--data", folder, "--validation-bytes=1500", "--tokenizer=bytes"]
     command += [f"--folder={file.parent / 'shards'}", f"--out={file}"]
-    subprocess.run([sys.executable, prepare_data.__file__, *command], check=True)
+    subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
     return file
 
 
@@ -172,7 +168,7 @@ def test_training_learns_and_says_so(undisturbed):
     kept = [int(path.name) for path in (undisturbed / "state/checkpoints").iterdir()]
     assert len(kept) == 2 and max(kept) == STEPS
     assert (undisturbed / "state/step").read_text() == f"{STEPS}\n"
-    lines = train.states.read_lines(undisturbed / "out/metrics.jsonl")
+    lines = train.training_state.read_lines(undisturbed / "out/metrics.jsonl")
     assert lines[20]["tokens_per_second"] == pytest.approx(16 * 64 / lines[20]["step_seconds"])
     assert lines[20]["peak_memory_bytes"] > 50e6 and lines[20]["mfu"] is None
     seconds = {
@@ -207,7 +203,7 @@ def safe(state):
 
 def logged(state):
     """Steps whose metrics are written."""
-    return len(train.states.read_lines(state / "metrics.jsonl"))
+    return len(train.training_state.read_lines(state / "metrics.jsonl"))
 
 
 def wait_for(condition, process):
@@ -319,10 +315,13 @@ def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
 
 def test_it_stops_while_there_is_time_to_save(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    for left, wish in ((3 * 5 + 2 * 7 + 30.1, watch.GO_ON), (3 * 5 + 2 * 7 + 29.9, watch.STOP)):
+    for left, wish in (
+        (3 * 5 + 2 * 7 + 30.1, watchdog.GO_ON),
+        (3 * 5 + 2 * 7 + 29.9, watchdog.STOP),
+    ):
         monkeypatch.setenv("JAXWAY_DEADLINE", str(1000 + left))
-        alone = harness.Place(1, 0, [0], "")
-        assert watch.Watch(tmp_path, alone, 10, 10).wish(5, 7) == wish
+        alone = runtime.Place(1, 0, [0], "")
+        assert watchdog.Watch(tmp_path, alone, 10, 10).wish(5, 7) == wish
 
 
 def test_a_checksum_finds_every_flipped_bit():

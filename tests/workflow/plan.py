@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import verify_container
 import yaml
+from jaxway.container import verify
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"  # the default
@@ -100,7 +100,7 @@ class Plan:
         """Leave what pull makes."""
         self.sif.parent.mkdir(parents=True, exist_ok=True)
         self.sif.write_text("a container")
-        record = {"image": IMAGE, "digest": DIGEST, **verify_container.measures(self.sif)}
+        record = {"image": IMAGE, "digest": DIGEST, **verify.measures(self.sif)}
         self.record.write_text(json.dumps(record))
         self.digest.write_text(f"{DIGEST}\n")
 

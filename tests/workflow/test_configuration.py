@@ -3,8 +3,8 @@
 import os
 import subprocess
 
-import configuration
 import pytest
+from jaxway import configuration
 from plan import ROOT
 
 BROKEN = {

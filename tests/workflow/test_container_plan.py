@@ -4,8 +4,8 @@ import os
 import subprocess
 import sys
 
-import configuration
 import pytest
+from jaxway import configuration
 from plan import DIGEST, IMAGE, ROOT, Plan
 
 PACKAGES = {"python": ["einops==0.8.0"]}
@@ -156,7 +156,7 @@ def test_other_packages_make_another_container(builds):
 
 def step_in(plan: Plan, *words: str) -> subprocess.CompletedProcess[str]:
     """Run container.py with JURECA's profile."""
-    program = [sys.executable, ROOT / "workflow/container.py"]
+    program = [sys.executable, ROOT / "workflow/jaxway", "shell"]
     options = ["--profile", ROOT / "profiles/jureca", "--configfile", "config.yaml"]
     return subprocess.run(
         [*map(str, [*program, *options]), *words],

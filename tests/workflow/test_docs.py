@@ -17,10 +17,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import configuration
-import history
 import pytest
 import yaml
+from jaxway import configuration
+from jaxway.analysis import history
 from plan import IMAGE, ROOT, Plan
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -50,7 +50,7 @@ ELSEWHERE = {
     "TMPDIR=$SCRATCH/jureca_containers apptainer pull $SCRATCH/jureca_containers/jax.sif "
     f"{IMAGE}": "test_jax_processes_on_two_nodes_add_up",
     "jaxway/.venv/bin/snakemake --profile jaxway/profiles/jureca": "test_plans_the_same_chain",
-    "jaxway/.venv/bin/python jaxway/workflow/follow.py --profile jaxway/profiles/jureca "
+    "jaxway/.venv/bin/jaxway follow --profile jaxway/profiles/jureca "
     "--configfile=config.yaml": "test_a_module_can_be_followed",
     **dict.fromkeys(("tests/cluster/cluster up", "time tests/cluster/cluster up"), UP),
     "tests/cluster/cluster down": UP,

@@ -59,7 +59,7 @@ def test_a_module_can_be_followed(foreign):
     """By the configuration below its key."""
     foreign.configure(train={"mine": TRAINING | {"stps": 1}})
     foreign.use_stubs()
-    command = [sys.executable, "jaxway/workflow/follow.py", "--configfile=config.yaml"]
+    command = [sys.executable, "jaxway/workflow/jaxway", "follow", "--configfile=config.yaml"]
     command += ["--profile", foreign.profiles / "jureca"]
 
     def said():

@@ -21,9 +21,7 @@ try:
 except ImportError:  # JAX 0.4.33
     from jax.experimental.shard_map import shard_map  # type: ignore[no-redef]
 
-import harness
-import measure
-import transport
+from jaxway_job import measure, nccl_log, runtime
 
 OPTIONS = {
     "operations": {
@@ -54,7 +52,7 @@ LARGEST = {"cpu": 2**12, "gpu": 2**20}
 
 def body(operation: str, n: int, x: jax.Array) -> jax.Array:
     """What every device does with its part ``x``."""
-    axis = harness.AXIS
+    axis = runtime.AXIS
     if operation == "all_reduce":
         return jax.lax.psum(x, axis)
     if operation == "all_gather":
@@ -89,7 +87,7 @@ def expected(operation: str, n: int, device: jax.Array, size: int) -> jax.Array:
 
 def on_each(mesh: Mesh, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The jitted ``function`` of a device's parts of arrays, which gives its part of another."""
-    spec = P(harness.AXIS)
+    spec = P(runtime.AXIS)
     return jax.jit(shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
 
 
@@ -100,7 +98,7 @@ def collective(mesh: Mesh, operation: str) -> Callable[[jax.Array], jax.Array]:
 
 def numbered(mesh: Mesh) -> jax.Array:
     """Each device's number, on that device."""
-    sharding = NamedSharding(mesh, P(harness.AXIS))
+    sharding = NamedSharding(mesh, P(runtime.AXIS))
     numbers = np.arange(mesh.size, dtype=np.int32)
     return jax.make_array_from_callback(numbers.shape, sharding, lambda index: numbers[index])
 
@@ -131,8 +129,8 @@ def factor(operation: str, n: int) -> float:
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    transport.start(args.out)
-    mesh = harness.start(args)
+    nccl_log.start(args.out)
+    mesh = runtime.start(args)
     n = mesh.size
     largest = args.largest or LARGEST[jax.default_backend()]
     sizes = [args.smallest * 4**i for i in range(20) if args.smallest * 4**i <= largest]

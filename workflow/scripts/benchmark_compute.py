@@ -9,11 +9,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import harness
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
+from jaxway_job import measure, runtime
 
 OPTIONS = {
     "dtypes": {
@@ -95,7 +94,7 @@ def refuse_missing(dtype: str) -> None:
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    harness.start(args)
+    runtime.start(args)
 
     def find(dtype: str, words: str) -> measure.Measurement:
         refuse_missing(dtype)

@@ -16,16 +16,15 @@ import shutil  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from functools import partial  # noqa: E402
 
-import harness  # noqa: E402
+from jaxway_job import runtime  # noqa: E402
 
 IMPORTED = time.time()  # harness imports JAX
 
-import checkpoints  # noqa: E402
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
-import measure  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+from jaxway_job import checkpoints, measure  # noqa: E402
 
 OPTIONS = {
     "repeats": {
@@ -68,7 +67,7 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
     """Seconds to write and to read a checkpoint whose arrays are split over all devices, its bytes,
     and how many numbers are wrong after that."""
     size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
-    sharding = NamedSharding(mesh, PartitionSpec(harness.AXIS))
+    sharding = NamedSharding(mesh, PartitionSpec(runtime.AXIS))
     count = size // 4 // ARRAYS // mesh.size * mesh.size
     fill = jax.jit(
         lambda key: [jax.random.bits(k, (count,)) for k in jax.random.split(key, ARRAYS)],
@@ -78,7 +77,7 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
     state = jax.block_until_ready(fill(jax.random.key(0)))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
     folder = args.scratch.absolute() / f"benchmark_io-{os.environ.get('SLURM_JOB_ID', os.getpid())}"
-    if harness.first_process():
+    if runtime.first_process():
         shutil.rmtree(folder, ignore_errors=True)  # of a round that was ended
     multihost_utils.sync_global_devices("nothing left")
     # If a checkpoint is damaged, users are told to delete the folder above.
@@ -98,14 +97,14 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
             wrong += int(different(state, found))
     finally:
         multihost_utils.sync_global_devices("checkpoints read")
-        if harness.first_process():
+        if runtime.first_process():
             shutil.rmtree(folder, ignore_errors=True)
     return {"seconds": times, "bytes": 4 * ARRAYS * count, "wrong": wrong}
 
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    mesh = harness.start(args)
+    mesh = runtime.start(args)
     once = functools.cache(partial(checkpoint, args, mesh))
 
     def bandwidth(what: str) -> measure.Measurement:

@@ -7,11 +7,10 @@ As in STREAM, the read of an array that many CPUs make before they write it is n
 from collections.abc import Callable
 from functools import partial
 
-import harness
 import jax
 import jax.numpy as jnp
-import measure
 import numpy as np
+from jaxway_job import measure, runtime
 
 OPTIONS = {
     "megabytes": {
@@ -51,7 +50,7 @@ def operands(n: int) -> tuple[jax.Array, ...]:
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    harness.start(args)
+    runtime.start(args)
     size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
 
     def kernel(name: str) -> measure.Measurement:

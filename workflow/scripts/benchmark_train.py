@@ -9,15 +9,12 @@ import argparse
 import math
 from functools import partial
 
-import flops
-import harness
 import jax
-import measure
-import model
 import numpy as np
 import optax
 import train
 from jax.sharding import Mesh, NamedSharding
+from jaxway_job import flops, measure, model, runtime
 
 OPTIONS = {
     "presets": {
@@ -70,7 +67,7 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
     layers, width, heads, context, ngram = (int(size) for size in model.PRESETS[preset][:5])
     batch = args.global_batch or args.batch_per_device * mesh.size
     if batch % mesh.size:
-        harness.fail(f"global_batch {batch} is not a multiple of {mesh.size} devices")
+        runtime.fail(f"global_batch {batch} is not a multiple of {mesh.size} devices")
     config = model.Config(
         layers=layers,
         width=width,
@@ -110,7 +107,7 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
     taken = measure.take(call, args)
     last = float(metrics["loss"])
     if not last < loss:  # also when it is not a number
-        harness.fail(f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}")
+        runtime.fail(f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}")
     speed = batch * context / float(np.median(taken["seconds"]))
     peak = flops.peak(jax.devices()[0].device_kind)
     full, causal = (flops.per_token(config, context, causal) for causal in (False, True))
@@ -132,8 +129,8 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
     if args.devices % args.fsdp:
-        harness.fail(f"fsdp {args.fsdp} does not divide {args.devices} devices")
-    mesh = Mesh(harness.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
+        runtime.fail(f"fsdp {args.fsdp} does not divide {args.devices} devices")
+    mesh = Mesh(runtime.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
     presets = args.presets or [DEFAULTS[jax.default_backend()][0]]
     measure.write(args, (measure.case(partial(find, args, mesh, x), preset=x) for x in presets))
 

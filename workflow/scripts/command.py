@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import harness
-import state
+from jaxway_job import runtime, training_state
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "command": {
@@ -33,13 +32,13 @@ class Progress:
     """Follows the step that the program says is safe."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
-        self.folder, self.step = folder, state.safe_step(folder) or 0
+        self.folder, self.step = folder, training_state.safe_step(folder) or 0
         began = time.perf_counter()
-        self.segment = state.Segment(folder, self.step, began, harness.origin(args))
+        self.segment = training_state.Segment(folder, self.step, began, runtime.origin(args))
 
     def look(self, child: Any = None) -> None:
         """Note the step that is safe, if it is another one."""
-        step = state.safe_step(self.folder)
+        step = training_state.safe_step(self.folder)
         if step is not None and step != self.step:
             self.step = step
             self.segment.note(step)
@@ -47,12 +46,12 @@ class Progress:
     def summary(self) -> dict[str, Any]:
         """The part of the summary that all programs share."""
         self.segment.note(self.step)
-        return self.segment.summary() | {"steps": state.safe_step(self.folder)}
+        return self.segment.summary() | {"steps": training_state.safe_step(self.folder)}
 
 
 def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Environment of a program that shall see its devices, and only those."""
-    here = harness.place(args)
+    here = runtime.place(args)
     result = {**os.environ, "JAXWAY_STATE": str(folder)}
     if args.platform:
         result["JAX_PLATFORMS"] = args.platform
@@ -83,7 +82,7 @@ def run(
         # It inherits the lock, and so keeps it if this program is killed alone.
         child = subprocess.Popen(words, env=environment, close_fds=False, **options)
     except OSError as error:
-        harness.fail(f"cannot run {words[0]}: {error.strerror}")
+        runtime.fail(f"cannot run {words[0]}: {error.strerror}")
     try:
         while child.poll() is None:
             while received:
@@ -104,39 +103,39 @@ def run(
 def check_metrics(folder: Path) -> None:
     """End the program if the metrics, which are the user's, are not what the report needs."""
     try:
-        lines = state.read_lines(folder / "metrics.jsonl")
+        lines = training_state.read_lines(folder / "metrics.jsonl")
         whole = all(isinstance(line["step"], int) for line in lines)
     except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        harness.fail(f"{folder}/metrics.jsonl: a line is no JSON object with an integer `step`")
+        runtime.fail(f"{folder}/metrics.jsonl: a line is no JSON object with an integer `step`")
 
 
 def main() -> None:
     """Run the program, and end as it does."""
-    parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
-    state.add_argument(parser)
+    parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
+    training_state.add_argument(parser)
     args = parser.parse_args()
     try:
-        words = shlex.split(args.command or "") or harness.fail("set `command`, what to run")
+        words = shlex.split(args.command or "") or runtime.fail("set `command`, what to run")
     except ValueError as error:
-        harness.fail(f"command: {error}")
-    harness.check_container(args)
-    with state.opened(args) as folder:
-        if state.finished(folder, args.out):
+        runtime.fail(f"command: {error}")
+    runtime.check_container(args)
+    with training_state.opened(args) as folder:
+        if training_state.finished(folder, args.out):
             return
         check_metrics(folder)
         progress = Progress(args, folder)
         code, _ = run(words, environment(args, folder), progress.look)
-        if code == state.TO_BE_CONTINUED:
-            state.to_be_continued("the command says so")
+        if code == training_state.TO_BE_CONTINUED:
+            training_state.to_be_continued("the command says so")
         if code in SIGNALS:
             sys.exit(code)
         if code:
-            harness.fail(f"the command ended with exit code {code}; see the log")
+            runtime.fail(f"the command ended with exit code {code}; see the log")
         check_metrics(folder)
         summary = {"program": "command", "command": words, **progress.summary()}
-        state.finish(folder, args.out, summary)
+        training_state.finish(folder, args.out, summary)
 
 
 if __name__ == "__main__":

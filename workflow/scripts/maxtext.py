@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import command
-import harness
-import state
+from jaxway_job import runtime, training_state
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "model_name": {
@@ -96,7 +95,7 @@ def entry_point() -> tuple[list[str], Path, Path | None]:
     sys.path[:] = [path for path in sys.path if not Path(path, "maxtext.py").exists()]
     package = importlib.util.find_spec("maxtext")
     if not package or not package.submodule_search_locations:
-        harness.fail(f"there is no MaxText here: neither {HOME}/MaxText nor a package maxtext")
+        runtime.fail(f"there is no MaxText here: neither {HOME}/MaxText nor a package maxtext")
     base = Path(package.submodule_search_locations[0], "configs/base.yml")
     return [sys.executable, "-m", "maxtext.trainers.pre_train.train", str(base)], base, None
 
@@ -107,7 +106,7 @@ def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
         "run_name": RUN,
         "base_output_directory": folder,
         "jax_cache_dir": folder / "compilation_cache",  # its default is in the home folder
-        "hardware": "gpu_multiprocess" if harness.place(args).processes > 1 else "gpu",
+        "hardware": "gpu_multiprocess" if runtime.place(args).processes > 1 else "gpu",
         "model_name": args.model_name,
         "steps": args.steps,
         "per_device_batch_size": args.per_device_batch_size,
@@ -127,11 +126,11 @@ def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
     try:
         words = shlex.split(args.settings)
     except ValueError as error:
-        harness.fail(f"settings: {error}")
+        runtime.fail(f"settings: {error}")
     for word in words:
         key, equals, _ = word.partition("=")
         if not equals or key in ours:
-            harness.fail(f"settings: {word} is " + ("set already" if equals else "no key=value"))
+            runtime.fail(f"settings: {word} is " + ("set already" if equals else "no key=value"))
     known = {line.partition(":")[0] for line in base.read_text().splitlines()}
     return [f"{key}={value}" for key, value in ours.items() if key in known] + words
 
@@ -142,7 +141,7 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     Only with it does SIGTERM make MaxText save and end.
     """
     result = command.environment(args, folder)
-    here = harness.place(args)
+    here = runtime.place(args)
     if here.processes == 1:
         with socket.create_server(("localhost", 0)) as server:
             port = server.getsockname()[1]
@@ -173,12 +172,12 @@ class Log:
         self.step = 0
         self.note_checkpoint()
         self.progress = command.Progress(args, folder)
-        self.stop = (state.deadline() or math.inf) - MARGIN
+        self.stop = (training_state.deadline() or math.inf) - MARGIN
 
     def note_checkpoint(self) -> None:
         step = saved_steps(self.folder)
-        if step != state.safe_step(self.folder):
-            state.write(self.folder / "step", f"{step}\n")
+        if step != training_state.safe_step(self.folder):
+            training_state.write(self.folder / "step", f"{step}\n")
 
     def look(self, child: Any) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -201,8 +200,8 @@ class Log:
         self.step = int(found[1]) + 1
         seconds, tflops, tokens, loss = map(float, found.groups()[1:])
         if not math.isfinite(loss):
-            harness.fail(f"the loss is {loss} at step {self.step}")
-        if harness.first_process():
+            runtime.fail(f"the loss is {loss} at step {self.step}")
+        if runtime.first_process():
             metrics = {
                 "step": self.step,
                 "loss": loss,
@@ -216,13 +215,13 @@ class Log:
 
 def main() -> None:
     """Run MaxText, and end as it does."""
-    parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
-    state.add_argument(parser)
+    parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
+    training_state.add_argument(parser)
     args = parser.parse_args()
-    harness.check_container(args)
+    runtime.check_container(args)
     start, base, home = entry_point()
-    with state.opened(args) as folder:
-        if state.finished(folder, args.out):
+    with training_state.opened(args) as folder:
+        if training_state.finished(folder, args.out):
             return
         log = Log(args, folder)
         words = start + settings(args, folder, base)
@@ -230,12 +229,12 @@ def main() -> None:
             output = {"stdout": log.write, "stderr": subprocess.STDOUT, "cwd": home}
             code, told = command.run(words, environment(args, folder), log.look, **output)
             if told and log.step < args.steps:
-                state.to_be_continued(f"MaxText was told to end, with exit code {code}")
+                training_state.to_be_continued(f"MaxText was told to end, with exit code {code}")
             if code in command.SIGNALS:
                 sys.exit(code)
             if code:
-                harness.fail(f"MaxText ended with exit code {code}; see the log")
-        metrics = state.read_lines(folder / "metrics.jsonl")
+                runtime.fail(f"MaxText ended with exit code {code}; see the log")
+        metrics = training_state.read_lines(folder / "metrics.jsonl")
         rates = [line["tokens_per_second"] for line in metrics]
         summary = {
             "program": "maxtext",
@@ -245,7 +244,7 @@ def main() -> None:
             "loss": metrics[-1]["loss"] if metrics else None,
             "tokens_per_second": statistics.median(rates) if rates else None,
         }
-        state.finish(folder, args.out, summary)
+        training_state.finish(folder, args.out, summary)
 
 
 if __name__ == "__main__":

@@ -15,12 +15,12 @@ from typing import Any
 
 import benchmark_collective
 import benchmark_compute
-import harness
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from jaxway_job import runtime
 
 OPTIONS = {
     "memory_mb": {
@@ -40,7 +40,7 @@ def devices(args: argparse.Namespace) -> tuple[Mesh | None, Outcome]:
     """Start JAX: the mesh, unless the devices are not those expected."""
     expected = f"{args.devices} {args.platform or 'default'} devices"
     try:
-        mesh = harness.start(args)
+        mesh = runtime.start(args)
     except SystemExit as stop:
         return None, (str(stop.code).partition(": ")[2], expected, False)
     kind = mesh.devices.flat[0].platform
@@ -159,7 +159,7 @@ def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
         try:
             result[check.__name__] = check(args, mesh)  # type: ignore[arg-type]
         except Exception as error:
-            message = f"{type(error).__name__}: {harness.first_line(error)}"
+            message = f"{type(error).__name__}: {runtime.first_line(error)}"
             result[check.__name__] = (message, "no error", False)
     return result
 
@@ -185,7 +185,7 @@ def versions() -> dict[str, str | None]:
 
 
 def main() -> None:
-    parser = harness.parser(__doc__, OPTIONS)
+    parser = runtime.parser(__doc__, OPTIONS)
     parser.add_argument("--scratch", type=Path, required=True, help="folder to write a file in")
     args = parser.parse_args()
 
@@ -198,10 +198,10 @@ def main() -> None:
         check = {"name": name, "passed": not failing, "measured": measured, "expected": expected}
         checks.append(check | {"meaning": MEANING[name]} if failing else check)
     failed = [check for check in checks if not check["passed"]]
-    provenance = harness.provenance(args) if "jit" in outcome else None
+    provenance = runtime.provenance(args) if "jit" in outcome else None
     software = versions() | {k: provenance and provenance[k] for k in ("backend", "driver")}
 
-    if harness.first_process():
+    if runtime.first_process():
         for check in checks:
             verdict = "ok" if check["passed"] else "FAILED"
             print(f"{check['name']:18}{verdict:8}{check['measured']} ({check['expected']})")
@@ -213,10 +213,10 @@ def main() -> None:
         "checks": checks,
         "versions": software,
     }
-    harness.write_json(args.out, result)
+    runtime.write_json(args.out, result)
     if failed:
         first = failed[0]
-        harness.fail(
+        runtime.fail(
             f"{first['name']}: {first['measured']}, but expected {first['expected']}. "
             f"{first['meaning']}"
         )

@@ -15,20 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import data
-import flops
-import harness
 import jax
 import jax.numpy as jnp
-import measure
-import model
 import numpy as np
 import optax
-import state as states
-from checkpoints import Checkpoints
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from watch import GO_ON, STOP, Watch
+from jaxway_job import dataset, flops, measure, model, runtime, training_state
+from jaxway_job.checkpoints import Checkpoints
+from jaxway_job.watchdog import GO_ON, STOP, Watch
 
 # "same" is false where a training may go on with another value: its results stay the same.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -218,7 +213,7 @@ def read_json(path: Path) -> Tree:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        harness.fail(f"{path} cannot be read: {error}")
+        runtime.fail(f"{path} cannot be read: {error}")
 
 
 def check_settings(folder: Path, args: argparse.Namespace, record: Tree) -> None:
@@ -229,11 +224,11 @@ def check_settings(folder: Path, args: argparse.Namespace, record: Tree) -> None
     before = read_json(path) if path.exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
-            harness.fail(
+            runtime.fail(
                 f"state {folder} has {name} {before.get(name)}, not {value}; "
                 "delete that folder to start over"
             )
-    harness.write_json(path, settings)
+    runtime.write_json(path, settings)
 
 
 def peak_memory() -> int:
@@ -263,7 +258,7 @@ class Training:
 
     def __init__(self, args: argparse.Namespace, folder: Path, mesh: Mesh, laps: Laps) -> None:
         self.args, self.folder, self.laps = args, folder, laps
-        self.data = data.load(read_json(args.data_record))
+        self.data = dataset.load(read_json(args.data_record))
         check_settings(folder, args, self.data.record)
         device = mesh.devices.flat[0]
         self.config = model.Config(
@@ -291,7 +286,7 @@ class Training:
         peak = flops.peak(device.device_kind)
         self.peak = peak and peak * mesh.size
         self.checkpoints = Checkpoints(folder / "checkpoints", args.keep_checkpoints)
-        self.watch = Watch(folder, harness.place(args), args.checkpoint_minutes, args.hang_minutes)
+        self.watch = Watch(folder, runtime.place(args), args.checkpoint_minutes, args.hang_minutes)
         # Since the last line of metrics.
         self.steps, self.step_seconds, self.waited, self.blocked, self.clock = 0, 0.0, 0.0, 0.0, 0.0
         laps.lap("data")
@@ -311,13 +306,13 @@ class Training:
         done, state = self.checkpoints.restore(like)
         if not done:
             state = jax.jit(self.initial, out_shardings=self.shardings)()
-        provenance = harness.provenance(self.args)
-        self.segment = states.Segment(self.folder, done, self.laps.began, provenance)
-        self.metrics = states.read_lines(self.folder / "metrics.jsonl")
+        provenance = runtime.provenance(self.args)
+        self.segment = training_state.Segment(self.folder, done, self.laps.began, provenance)
+        self.metrics = training_state.read_lines(self.folder / "metrics.jsonl")
         earlier = (segment.get("save_seconds", 0.0) for segment in self.segment.earlier)
         self.checkpoints.longest = max(earlier, default=0.0)
         self.note(done)
-        if harness.first_process():
+        if runtime.first_process():
             doing = f"goes on from step {done}" if done else "starts"
             print(f"{doing}, {self.args.steps} steps in all; state {self.folder}", flush=True)
         self.laps.lap("state")
@@ -325,17 +320,17 @@ class Training:
 
     def note(self, step: int) -> None:
         """Write down that all up to a step is safe."""
-        states.write(self.folder / "step", f"{step}\n")
+        training_state.write(self.folder / "step", f"{step}\n")
         self.segment.note(step, startup=self.laps, save_seconds=self.checkpoints.longest)
 
     def batch(self, step: int) -> jax.Array:
         """Tokens Bx(T+1) of a step; every process reads the rows of its own devices."""
         size, context = self.args.global_batch, self.args.context
-        starts = data.starts(self.data, self.args.seed, step, size, context)
+        starts = dataset.starts(self.data, self.args.seed, step, size, context)
         return jax.make_array_from_callback(
             (size, context + 1),
             self.by_batch,
-            lambda index: data.rows(self.data, starts[index[0]], context),  # type: ignore[index]
+            lambda index: dataset.rows(self.data, starts[index[0]], context),  # type: ignore[index]
         )
 
     def run(self) -> None:
@@ -377,7 +372,8 @@ class Training:
                     self.look(*earlier)
                 pending = []
                 begin = time.perf_counter()
-                states.sync(self.folder / "metrics.jsonl")  # not to be lost where the steps are not
+                # Its lines are not to be lost where the steps are not.
+                training_state.sync(self.folder / "metrics.jsonl")
                 checkpoints.save(step, state)
                 watch.saved = time.monotonic()
                 watch.begin(step)
@@ -387,7 +383,9 @@ class Training:
             if checkpoints.finished():
                 self.note(checkpoints.newest())
             if wish == STOP and step < args.steps:
-                states.to_be_continued(f"{watch.why()}; step {step} of {args.steps} is safe")
+                training_state.to_be_continued(
+                    f"{watch.why()}; step {step} of {args.steps} is safe"
+                )
         watch.begin(args.steps)
         self.finish(state["params"])
 
@@ -399,11 +397,11 @@ class Training:
             if "RESOURCE_EXHAUSTED" in str(error):
                 raise
             # A process is gone.
-            self.watch.give_up(f"step {step} failed ({harness.first_line(error)})")
+            self.watch.give_up(f"step {step} failed ({runtime.first_line(error)})")
         loss, norm = float(values["loss"]), float(values["gradient_norm"])
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self.checkpoints.finish()
-            harness.fail(
+            runtime.fail(
                 f"loss {loss} and gradient norm {norm} at step {step}; the newest checkpoint is of "
                 f"step {self.checkpoints.newest()}"
             )
@@ -438,7 +436,7 @@ class Training:
             **mfu,
         }
         self.metrics.append(line)
-        if harness.first_process():
+        if runtime.first_process():
             print(" ".join(f"{k} {v:.4g}" for k, v in line.items() if v is not None), flush=True)
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -447,7 +445,7 @@ class Training:
         """Nats that the held-out text costs."""
         args, total = self.args, 0.0
         score = jax.jit(partial(model.loss, self.config))
-        windows, weights = data.scoring_windows(self.data.validation, args.context)
+        windows, weights = dataset.scoring_windows(self.data.validation, args.context)
         for i in range(0, len(windows), args.global_batch):
             rows = slice(i, i + args.global_batch)
             missing = [(0, args.global_batch - len(windows[rows])), (0, 0)]
@@ -472,7 +470,7 @@ class Training:
         # The last tenth of training, as one batch is a small sample.
         loss = statistics.mean(x["loss"] for x in self.metrics if x["step"] > 0.9 * args.steps)
         self.note(args.steps)
-        states.finish(
+        training_state.finish(
             self.folder,
             args.out,
             {
@@ -499,8 +497,8 @@ class Training:
 def main() -> None:
     """Check what can be checked at once, then train."""
     laps = Laps()
-    parser = harness.parser(__doc__.splitlines()[0], OPTIONS)
-    states.add_argument(parser)
+    parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
+    training_state.add_argument(parser)
     parser.add_argument(
         "--data-record", type=Path, required=True, help="record that prepare_data wrote (JSON)"
     )
@@ -509,14 +507,14 @@ def main() -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     check(args)
-    with states.opened(args) as folder:
-        if states.finished(folder, args.out):
+    with training_state.opened(args) as folder:
+        if training_state.finished(folder, args.out):
             return
         # Before JAX 0.5 the first parameters would depend on how they are split.
         jax.config.update("jax_threefry_partitionable", True)
         if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
             jax.config.update("jax_compilation_cache_dir", str(folder / "compilation_cache"))
-        devices = harness.start(args).devices
+        devices = runtime.start(args).devices
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         laps.lap("devices")
         with measure.memory_for(f"this training ({ADVICE})"):
@@ -544,7 +542,7 @@ def check(args: argparse.Namespace) -> None:
     }
     for sentence, broken in rules.items():
         if broken:
-            harness.fail(sentence)
+            runtime.fail(sentence)
 
 
 if __name__ == "__main__":

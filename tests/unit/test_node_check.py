@@ -1,0 +1,162 @@
+import json
+import sys
+
+import pytest
+from jaxway.analysis import history, node_check
+from test_references import REFERENCE, allocation, benchmark, measured
+
+FAST = [1400.0] * 3
+
+
+def of_node(node, rounds, **more):
+    """Result of a node whose memory has this bandwidth."""
+    return allocation(benchmark(measured(rounds, **more), nodes=node), node=node)
+
+
+@pytest.fixture
+def vetting(tmp_path, monkeypatch, capsys):
+    """Vet nodes by their results: what is found, and the lines for a person."""
+
+    def run(*results, references=(), missing=()):
+        files = [tmp_path / f"{k}.json" for k in range(len(results))]
+        for file, result in zip(files, results, strict=True):
+            file.write_text(json.dumps(result))
+        (tmp_path / "site.yaml").write_text(json.dumps({"references": [*references]}))
+        flags = {"out": "out.json", "history": "history", "site": "site.yaml"}
+        words = [f"--{name}={tmp_path / file}" for name, file in flags.items()]
+        nodes = [result["allocation"]["node"] for result in results]
+        words += ["--nodes", *nodes, *missing, "--results", *map(str, files)]
+        monkeypatch.setattr(sys, "argv", ["vet.py", *words])
+        node_check.main()
+        return json.loads((tmp_path / "out.json").read_text()), capsys.readouterr().out.split("\n")
+
+    return run
+
+
+def remember(folder, *results):
+    for k, result in enumerate(results):
+        (folder / "result.json").write_text(json.dumps(result, indent=k))
+        history.add(folder / "history", folder / "result.json")
+
+
+def nodes(*values):
+    return [of_node(f"n{k}", [value] * 3) for k, value in enumerate(values, 1)]
+
+
+def test_one_slow_node_of_three(vetting):
+    found, lines = vetting(*nodes(1400.0, 1120.0, 1410.0))
+    assert found["exclude"] == "--exclude=n2"
+    (problem,) = found["nodes"]["n2"]
+    assert problem["slower_by"] == pytest.approx(0.2)
+    assert lines == [
+        "n1               nothing found",
+        "n2               bench triad                              20% slower than usual",
+        "n3               nothing found",
+        "--exclude=n2",
+        "",
+    ]
+
+
+def test_two_slow_nodes_of_five(vetting):
+    found, _ = vetting(*nodes(700.0, 1400.0, 1410.0, 800.0, 1405.0))
+    assert found["exclude"] == "--exclude=n1,n4"
+
+
+def test_equal_nodes(vetting):
+    found, lines = vetting(*nodes(1400.0, 1390.0, 1410.0))
+    assert found["exclude"] == ""
+    assert lines[-2] == "No node to exclude."
+
+
+def test_less_is_better(vetting):
+    seconds = [2.0, 2.5, 2.01]
+    results = [of_node(f"n{k}", [s], higher_is_better=False) for k, s in enumerate(seconds)]
+    assert vetting(*results)[0]["exclude"] == "--exclude=n1"
+
+
+def test_two_nodes_are_too_few(vetting):
+    found, lines = vetting(*nodes(1400.0, 700.0))
+    assert found["exclude"] == ""
+    assert "A slow node shows among 3 values or more, and here are 2: " in lines[-2]
+    assert "No node to exclude." not in lines
+
+
+def test_two_nodes_and_earlier_runs(vetting, tmp_path):
+    remember(tmp_path, *[of_node("n9", [1400.0 + k] * 3) for k in range(3)])
+    found, lines = vetting(*nodes(1400.0, 700.0))
+    assert found["exclude"] == lines[-2] == "--exclude=n2"
+    assert sorted(found["values"][0]["earlier"]) == [1400, 1401, 1402]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"digest": "sha256:cd"},
+        {"device_kind": "NVIDIA A100-SXM4-80GB"},
+        {"site": "elsewhere"},
+        {"devices": 1},
+        {"options": {"megabytes": 7}},
+        {"program": "compute"},
+    ],
+)
+def test_other_earlier_runs_say_nothing(vetting, tmp_path, other):
+    earlier = allocation(benchmark(measured([700.0]), **other))
+    remember(tmp_path, *[earlier] * 4)
+    found, _ = vetting(*nodes(1400.0, 1400.0, 700.0))
+    assert found["values"][0]["earlier"] == []
+    assert found["exclude"] == "--exclude=n3"
+
+
+def test_a_node_is_not_compared_with_itself(vetting, tmp_path):
+    """Its result may be in the history already."""
+    results = nodes(1400.0, 700.0)
+    vetting(*results)
+    for k in range(len(results)):
+        history.add(tmp_path / "history", tmp_path / f"{k}.json")
+    found, _ = vetting(*results)
+    assert found["values"][0]["earlier"] == []
+
+
+def test_a_node_whose_job_died(vetting):
+    found, lines = vetting(*nodes(1400.0, 1400.0, 1400.0), missing=["n4"])
+    assert found["exclude"] == "--exclude=n4"
+    assert any(line.split()[0] == "n4" and "its job left no result" in line for line in lines[:-1])
+
+
+def test_one_slow_gpu_of_four(vetting):
+    """The median of all GPUs is as it is on the other nodes."""
+    slow = of_node("n1", FAST, per_device=[1400.0, 1400.0, 700.0, 1400.0])
+    equal = [of_node(f"n{k}", FAST, per_device=[1400.0] * 4) for k in (2, 3)]
+    found, _ = vetting(slow, *equal)
+    assert found["exclude"] == "--exclude=n1"
+    assert found["nodes"]["n1"][0]["slower_by"] == pytest.approx(0.5)
+
+
+def test_a_benchmark_that_fails(vetting):
+    broken = allocation(benchmark(failed="it broke", provenance=None), node="n1")
+    found, lines = vetting(broken, *nodes(1400.0, 1400.0, 1400.0)[1:])
+    assert found["exclude"] == "--exclude=n1"
+    assert lines[0].split(maxsplit=2) == ["n1", "bench", "failed: it broke"]
+
+
+def test_a_case_that_fails(vetting):
+    """A check that finds a wrong number is of one case."""
+    broken = allocation(benchmark({"case": {"kernel": "triad"}, "failed": "wrong"}), node="n1")
+    found, lines = vetting(broken, *nodes(1400.0, 1400.0, 1400.0)[1:])
+    assert found["exclude"] == "--exclude=n1"
+    assert lines[0].split(maxsplit=3) == ["n1", "bench", "triad", "failed: wrong"]
+
+
+def test_all_are_slow_against_a_reference(vetting):
+    found, lines = vetting(*nodes(700.0, 700.0, 700.0), references=[REFERENCE])
+    assert found["exclude"] == "--exclude=n1,n2,n3"
+    assert lines[0].endswith("slow: 700 GB/s, where 1285 to 1555 are due")
+
+
+def test_a_value_that_is_too_good_excludes_nobody(vetting):
+    assert vetting(*nodes(1600.0, 1600.0, 1600.0), references=[REFERENCE])[0]["exclude"] == ""
+
+
+def test_no_node(vetting):
+    with pytest.raises(SystemExit, match="no node to vet: name some as"):
+        vetting()

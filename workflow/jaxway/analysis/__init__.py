@@ -1,0 +1,1 @@
+"""Statistics of measurements, their references, history, and the comparison of nodes."""

@@ -1,0 +1,1 @@
+"""The container: fetched from a registry, verified, extended, and entered."""

@@ -1,0 +1,484 @@
+"""Look, before anything is submitted, for what would stop the plan.
+
+Asks the machine itself: Slurm for its limits, the registry for the image's size, file systems for
+their room. Changes nothing there. Knows nothing of Snakemake.
+"""
+
+import functools
+import getpass
+import math
+import os
+import platform
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxway_shared import records
+
+from jaxway.configuration import Settings, literal, short_hash
+from jaxway.container import pull, registry, verify
+from jaxway.data import prepare
+from jaxway.slurm import accounting
+from jaxway.slurm.commands import MISSING, SILENT, ask, reason
+
+OK, NOTE, FAULT = "ok", "note", "FAIL"
+PATIENCE = 5  # seconds for the registry's answer
+# What Slurm says when it is not there, and of jobs that it takes but cannot start now.
+TROUBLE = "Unable to contact|timed out|Connection refused"
+LATER = "not available|are busy|maintenance|is down|not responding"
+CACHES = ("APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME")
+
+
+class Finding(NamedTuple):
+    """What one check has found: ``verdict`` is OK, NOTE (not known, or good to know) or FAULT."""
+
+    verdict: str
+    subject: str
+    text: str
+
+
+Findings = Iterator[Finding]
+
+
+def findings(
+    config: Settings, site: Settings, containers: list[Settings], pulls: bool, jobs: Settings
+) -> Findings:
+    """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
+
+    ``containers``: as pulled, and with the packages, by configuration.container(); none, where jobs
+    run without one. ``pulls``: the plan makes them anew.
+    """
+    fetched, sif = 0, None
+    if containers:
+        pulled, own = containers
+        yield from checked("apptainer", apptainer)
+        looked_at = pulled if pulls or not Path(own["sif"]).exists() else own
+        fetched, finding = image(config["image"], looked_at, pulls)
+        yield finding
+        sif = Path(pulled["sif"])
+    if jobs and site["launcher"]:
+        payer = config["account"]
+        found = checked("account", account, payer, jobs, site) if payer else []
+        yield from found
+        paid = FAULT not in [finding.verdict for finding in found]
+        for name in dict.fromkeys(job["partition"] for job in jobs.values()):
+            mine = {label: job for label, job in jobs.items() if job["partition"] == name}
+            found = checked("partition", partition, name, mine)
+            yield from found
+            if paid and all(finding.verdict == OK for finding in found):
+                yield from checked("queue", queue, mine, payer)
+        yield from checked(
+            "nodes", nodes, [job["node"] for job in jobs.values() if job.get("node")]
+        )
+    made = pulls or not all(Path(each["made"]).exists() for each in containers)
+    yield from checked("folders", folders, site, sif.parent if sif and made else None)
+    trainings = {label: job for label, job in jobs.items() if job.get("program") == "train"}
+    yield from checked("room", room, site, trainings, sif, fetched, config["temporary"])
+    yield from checked("data", texts, trainings)
+    if jobs:
+        yield from checked("shared", seen_by_nodes, site)
+        if site["small_home"]:
+            yield from checked("home", home, config["environment"])
+
+
+def checked(subject: str, check: Callable[..., Findings], *about: Any) -> list[Finding]:
+    """What a check finds. One that stumbles stops nothing, and what it had found counts."""
+    found: list[Finding] = []
+    try:
+        for finding in check(*about):
+            found.append(finding)
+    except Exception as error:
+        found.append(Finding(NOTE, subject, f"could not be checked: {error!r}"))
+    return found
+
+
+# ------------------------------------------------------------------------------------- container
+
+
+def apptainer() -> Findings:
+    version, problem = pull.apptainer_version()
+    yield Finding(FAULT if problem else OK, "apptainer", problem or version)
+
+
+def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
+    """Bytes to fetch, and whether the container is there as it was pulled, or can be."""
+    sif = Path(container["sif"])
+    if sif.exists() and not pulls:
+        problem = verify.problem(sif, full=False, image=name)
+        return 0, Finding(FAULT if problem else OK, "image", problem or f"{sif}, as it was pulled")
+    if not (parsed := pull.parse(name)):
+        return 0, Finding(OK, "image", f"{name} is going to be made into {sif}")
+    host, repository, reference = parsed
+    found: list[registry.Image] = []
+    problems: list[str] = []
+
+    def look() -> None:
+        try:
+            architecture = pull.ARCHITECTURES.get(platform.machine(), platform.machine())
+            asked = registry.Repository(host, repository, lambda line: None)
+            found.append(asked.image(reference, architecture))
+        except Exception as error:
+            problems.append(str(error) or repr(error))
+
+    looking = threading.Thread(target=look, daemon=True)  # it tries for longer than we wait
+    looking.start()
+    looking.join(PATIENCE)
+    if problems:
+        return 0, Finding(FAULT, "image", problems[0])
+    if not found:
+        return 0, Finding(NOTE, "image", f"{host} has not answered within {PATIENCE} s")
+    size = sum(layer["size"] for layer in found[0].layers)
+    return size, Finding(OK, "image", f"{name}: {size / 1e9:.1f} GB to pull")
+
+
+# ----------------------------------------------------------------------------------------- Slurm
+
+
+def account(name: str, jobs: Settings, site: Settings) -> Findings:
+    """Whether this user may charge the account, and what is left of it, where Slurm knows."""
+    who = ("show", "associations", f"user={getpass.getuser()}", "format=account")
+    said = ask("sacctmgr", "--noheader", "--parsable2", *who)
+    known = {*said.stdout.split()}
+    if said.returncode or not known:
+        yield Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
+        return
+    if name.lower() not in {each.lower() for each in known}:
+        yield Finding(
+            FAULT,
+            "account",
+            f"{name} is no account that you may charge: set `account` or $SBATCH_ACCOUNT to one of "
+            + ", ".join(sorted(known)),
+        )
+        return
+    left, needed = budget(name), accounting.node_hours(jobs) * (site["cores_per_node"] or 1)
+    told = f"{name} has {left or 0:,.0f} CPU-h left"
+    if left is None:
+        command = site["budget_command"]
+        instead = f"; `{command}` does" if command else ""
+        text = f"{name}; what is left of its budget Slurm does not tell{instead}"
+        yield Finding(OK, "account", text)
+    elif left <= 0:
+        spent = f"{told}, and its jobs would wait: use another one, or ask for more"
+        yield Finding(FAULT, "account", spent)
+    elif left < needed:
+        yield Finding(NOTE, "account", f"{told}, less than this may take")
+    else:
+        yield Finding(OK, "account", told)
+
+
+def budget(name: str) -> float | None:
+    """CPU-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
+    form = "--format=User,GrpTRESMins,GrpTRESRaw"
+    said = ask("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
+    for line in said.stdout.splitlines():
+        user, limit, used = (*line.split("|"), "", "")[:3]
+        granted, taken = (re.search(r"\bcpu=(\d+)", text) for text in (limit, used))
+        if not user and granted:  # the account's own, of all its users
+            return (int(granted[1]) - (int(taken[1]) if taken else 0)) / 60
+    return None
+
+
+def minutes(limit: str) -> float:
+    """A time as Slurm writes it, [days-]hours:minutes:seconds, in minutes."""
+    if not (match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)):
+        return math.inf  # UNLIMITED
+    days, hours, minutes_, seconds = (int(part or 0) for part in match.groups())
+    return (days * 24 + hours) * 60 + minutes_ + seconds / 60
+
+
+def open_partitions() -> str:
+    """The end of a sentence about a partition that cannot be used: those that can."""
+    said = ask("sinfo", "--noheader", "--format=%a %R").stdout.splitlines()
+    names = dict.fromkeys(line.split()[1] for line in said if line.startswith("up "))
+    return f"; open are {', '.join(names)}" if names else ""
+
+
+def partition(name: str | None, jobs: Settings) -> Findings:
+    """Whether a partition takes these jobs: its state, and its limits by Slurm's own word.
+
+    Without a name, the one that Slurm takes by default.
+    """
+    if name is None:
+        shown = ask("sinfo", "--noheader", "--format=%P").stdout.split()
+        name = next((each[:-1] for each in shown if each.endswith("*")), None)
+        if name is None:
+            return
+    said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
+    groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
+    if "not found" in reason(said):
+        problem = f"{next(iter(jobs))}.partition: {reason(said)}{open_partitions()}"
+        yield Finding(FAULT, "partition", problem)
+        return
+    for failed in (said, groups):
+        if failed.returncode:
+            yield Finding(NOTE, "partition", f"{name}: Slurm does not tell ({reason(failed)})")
+            return
+    limits = dict(re.findall(r"(\w+)=(\S*)", said.stdout))
+    sizes = [(0, 0)]  # nodes, and the GPUs of each
+    for line in groups.stdout.splitlines():
+        count, _, gres = line.partition(" ")
+        sizes.append((int(count), sum(map(int, re.findall(r"gpu:(?:[^,(]+:)?(\d+)", gres)))))
+    most, longest = max(gpus for _, gpus in sizes), minutes(limits["MaxTime"])
+    faults: dict[str, list[str]] = {}
+    if limits["State"] not in ("UP", "DOWN"):
+        closed = f".partition: {name} is {limits['State']} and starts no job{open_partitions()}"
+        faults[closed] = [*jobs]
+    for label, job in jobs.items():
+        wanted, gpus = job["nodes"], job["gpus_per_node"]
+        enough = sum(count for count, has in sizes if has >= gpus)
+        if limits["MaxNodes"].isdecimal():
+            enough = min(enough, int(limits["MaxNodes"]))
+        if gpus > most:
+            fault = f".gpus_per_node: a node of {name} has {most}, not {gpus}"
+            faults.setdefault(fault, []).append(label)
+        elif wanted > enough:
+            fault = f".nodes: {name} gives at most {enough} to a job, not {wanted}"
+            faults.setdefault(fault, []).append(label)
+        if job["walltime"] > longest:
+            fault = f".walltime: {name} allows {longest:g} minutes, not {job['walltime']}"
+            faults.setdefault(fault, []).append(label)
+    for fault, labels in faults.items():
+        more = f" (and {len(labels) - 1} more)" if labels[1:] else ""
+        yield Finding(FAULT, "partition", f"{labels[0]}{fault}{more}")
+    if not faults and limits["State"] == "DOWN":
+        yield Finding(NOTE, "partition", f"{name} is down, and jobs wait there until it is up")
+    elif not faults:
+        hours = "without a limit of time" if longest == math.inf else f"at most {longest / 60:g} h"
+        total = sum(count for count, _ in sizes)
+        yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
+
+
+def queue(jobs: Settings, account: str | None) -> Findings:
+    """Whether Slurm would take each kind of job, and when it could start: it only looks."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for label, job in jobs.items():
+        if not job.get("node"):
+            options = [f"--nodes={job['nodes']}", f"--gres=gpu:{job['gpus_per_node']}"]
+            options += [f"--time={job['walltime']}"]
+            options += [f"--partition={job['partition']}"] if job["partition"] else []
+            options += [f"--account={account}"] if account else []
+            kinds.setdefault(tuple(options), []).append(label)
+    for kind, labels in kinds.items():
+        what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
+        said = ask("sbatch", "--test-only", *kind, "--wrap=true")
+        problem = re.sub(r".*(error|failure): ", "", reason(said))
+        silent = said.returncode in (SILENT, MISSING) or re.search(TROUBLE, problem)
+        if silent or (said.returncode and re.search(LATER, problem)):
+            yield Finding(NOTE, "queue", f"{what}: Slurm does not tell when: {problem}")
+            if silent:
+                return
+        elif said.returncode:
+            yield Finding(FAULT, "queue", f"{what}: Slurm would refuse it: {problem}")
+        elif start := re.search(r"to start at (\S+)", said.stderr):
+            wait = datetime.fromisoformat(start[1]) - datetime.now()
+            when = "now" if wait.total_seconds() < 60 else f"{start[1].replace('T', ' ')}"
+            yield Finding(OK, "queue", f"{what} could start {when}")
+
+
+def nodes(wanted: list[str]) -> Findings:
+    """Whether Slurm can start a job on each of the nodes to vet: it would wait without end."""
+    if not wanted:
+        return
+    names = f"--nodes={','.join(wanted)}"
+    said = ask("sinfo", "--all", "--noheader", "--Node", "--format=%N %T", names)
+    if said.returncode:
+        yield Finding(NOTE, "nodes", f"Slurm does not tell ({reason(said)})")
+        return
+    states = dict(line.split() for line in said.stdout.splitlines())
+    never = r"down|drain|fail|unknown|\*"
+    states = {node: states.get(node, "unknown") for node in sorted(set(wanted))}
+    absent = [f"{node} ({state})" for node, state in states.items() if re.search(never, state)]
+    if absent:
+        what = f"vetting.nodes: no job can start on {', '.join(absent)}; take these out"
+        yield Finding(FAULT, "nodes", what)
+    else:
+        yield Finding(OK, "nodes", f"all {len(states)} to vet can start a job")
+
+
+# --------------------------------------------------------------------------------------- folders
+
+
+def standing(path: str) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(Path(p) for p in (path, *map(str, Path(path).parents)) if os.path.exists(p))
+
+
+def folders(site: Settings, containers: Path | None) -> Findings:
+    """Whether what has to be written can be. ``containers``: where one is going to be made."""
+    for name in site["required_variables"]:
+        if os.environ[name].startswith("/") and not os.path.isdir(os.environ[name]):
+            problem = f"${name}: there is no folder {os.environ[name]} on this node"
+            yield Finding(FAULT, "folders", f"{problem}; try another login node")
+            return
+    places = [site["scratch"], *([str(containers)] if containers else []), "."]
+    refused = [place for place in places if not os.access(standing(place), os.W_OK | os.X_OK)]
+    for place in refused:
+        yield Finding(FAULT, "folders", f"{standing(place)}: you cannot write there")
+    if not refused:
+        yield Finding(OK, "folders", f"{', '.join(places[:-1])} and this one can be written")
+
+
+def room(
+    site: Settings, trainings: Settings, sif: Path | None, fetched: int, temporary: str | None
+) -> Findings:
+    """Whether there is room for what is coming, in bytes and inodes.
+
+    ``fetched``: bytes to pull into ``sif``, by a work folder in ``temporary``, if that is set.
+    """
+    needs = []
+    if sif and fetched:
+        work_size = pull.work_needed(fetched)
+        needs.append((str(sif.parent), fetched, 5))
+        works = pull.work_folders(sif, Path(temporary) if temporary else None)
+        works = works[: 1 if temporary else None]
+        rooms = [pull.room(work) for work in works if work.parent.is_dir()]
+        if not any(free > work_size and inodes > pull.INODES for free, inodes in rooms):
+            what = f"{work_size / 1e9:,.1f} GB and {pull.INODES:,} inodes, which a pull may take"
+            where = ", ".join(str(work.parent) for work in works)
+            yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `temporary`")
+    folder = site["scratch"]
+    for label, job in trainings.items():
+        if [*Path(folder).glob(f"train/{label.partition('.')[2]}-{job['id']}*/step")]:
+            continue  # it goes on, where it has its checkpoints
+        kept = job["options"]["keep_checkpoints"] + 1  # one is written before one goes
+        processes = job["nodes"] * job["processes_per_node"]
+        needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
+    for job in {short_hash(job["data"]): job for job in trainings.values()}.values():
+        if not record_of(job):
+            needs.append((folder, sum(size for _, size in files_of(*job["data"]["data"])), 5))
+    disks: dict[int, list[Any]] = {}
+    for place, size, files in needs:
+        there = standing(place)
+        disk = disks.setdefault(there.stat().st_dev, [there, 0, 0])
+        disk[1] += size
+        disk[2] += files
+    for there, size, files in disks.values():
+        status = os.statvfs(there)
+        free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+        told = f"{there}: {free / 1e9:,.1f} GB and {inodes:,} inodes free"
+        coming = f"{size / 1e9:,.1f} GB and {files:,} inodes are coming"
+        # A file system without inodes has no number of them.
+        short = free < size or (status.f_files and inodes < files)
+        advice = ": make room there" if short else ""
+        yield Finding(FAULT if short else OK, "room", f"{told}, {coming}{advice}")
+
+
+def checkpoint_bytes(job: Settings) -> int:
+    """A checkpoint: the model's parameters, float32, and AdamW's two moments of each."""
+    parts, tokenizer = settled(job), job["data"]["tokenizer"]
+    vocabulary = 256 if tokenizer == "bytes" else vocabulary_of(tokenizer)[0]
+    grams = (parts["ngram"] - 1) * 2 ** literal("jaxway_job/model", "NGRAM_BITS")
+    width = parts["width"]
+    # As model.init() has them; its module imports JAX, which takes seconds.
+    return 12 * width * (12 * parts["layers"] * width + 2 * vocabulary + grams)
+
+
+@functools.cache
+def vocabulary_of(tokenizer: str) -> tuple[int, str]:
+    """Size of a tokenizer's vocabulary, and why it cannot be used."""
+    try:
+        return prepare.load_tokenizer(tokenizer).tokenizer.get_vocab_size(), ""
+    except SystemExit as end:
+        return 0, str(end).partition(": ")[2]
+
+
+def settled(job: Settings) -> Settings:
+    """A training's options, with what its preset says where they are null."""
+    preset = literal("jaxway_job/model", "PRESETS")[job["options"]["preset"]]
+    parts = zip(literal("jaxway_job/model", "PARTS"), preset, strict=True)
+    return job["options"] | {k: v for k, v in parts if job["options"][k] is None}
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+def record_of(job: Settings) -> records.Record | None:
+    """Record of a training's data, if they have been prepared and are there."""
+    return records.prepared(Path(f"results/data/{short_hash(job['data'])}.json"))
+
+
+@functools.cache
+def files_of(*sources: str) -> list[tuple[Path, int]]:
+    """Files that entries of ``data`` name, and their bytes. There may be many, so once a run."""
+    files = [file for source in sources for file in prepare.find_files(source)]
+    return [(file, file.stat().st_size) for file in dict.fromkeys(files)]
+
+
+def texts(jobs: Settings) -> Findings:
+    """Whether the data of trainings are there and enough, and how often they are read."""
+    groups: dict[str, list[str]] = {}
+    for label, job in jobs.items():
+        groups.setdefault(short_hash(job["data"]), []).append(label)
+    for labels in groups.values():
+        data_, who = jobs[labels[0]]["data"], labels[0]
+        options = [settled(jobs[label]) for label in labels]
+        if data_["tokenizer"] != "bytes" and (problem := vocabulary_of(data_["tokenizer"])[1]):
+            yield Finding(FAULT, "data", f"{who}: {problem}")
+            continue
+        context = max(each["context"] for each in options)
+        wanted = max(each["steps"] * each["global_batch"] * each["context"] for each in options)
+        if record := record_of(jobs[who]):
+            there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
+        else:
+            files, held = files_of(*data_["data"]), data_["validation_bytes"]
+            if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):
+                yield Finding(FAULT, "data", f"{who}.data: {closed} cannot be read by this user")
+                continue
+            if not files:
+                nothing = f"{who}.data: no file in {', '.join(data_['data'])}"
+                yield Finding(FAULT, "data", nothing)
+                continue
+            size = sum(size for _, size in files)
+            # A file is either held out or trained on.
+            there, what = (
+                size - held if files[1:] else 0,
+                f"{size / 1e6:,.1f} MB in {len(files)} files",
+            )
+            if there <= context:
+                problem = f"{who}.data: {what} are too short for {held:,} bytes of validation"
+                yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
+                continue
+        if record or data_["tokenizer"] == "bytes":
+            times = math.ceil(wanted / there)
+            what += f", read {f'{times:,} times' if times > 1 else 'once'} at most"
+        more = f" and {len(labels) - 1} more" if labels[1:] else ""
+        yield Finding(OK, "data", f"{who}{more}: {what}")
+
+
+# -------------------------------------------------------------------------- where things are kept
+
+
+def seen_by_nodes(site: Settings) -> Findings:
+    """Whether compute nodes see the environment, the workflow and this folder."""
+    if not site["shared"]:
+        return
+    places = {"Python's environment": sys.prefix, "the workflow": __file__, "this folder": "."}
+    shared = [Path(folder).resolve() for folder in site["shared"]]
+    hidden = [
+        f"{what}, {Path(place).resolve()}"
+        for what, place in places.items()
+        if not any(Path(place).resolve().is_relative_to(folder) for folder in shared)
+    ]
+    for what in hidden:
+        where = " or ".join(site["shared"])
+        yield Finding(FAULT, "shared", f"{what}, is on this node only: move it to {where}")
+    if not hidden:
+        yield Finding(OK, "shared", "compute nodes see the environment, the workflow, this folder")
+
+
+def home(environment: Settings) -> Findings:
+    """Whether caches stay out of $HOME. A container's home is the folder of the run."""
+    known, house = os.environ | environment, Path.home().resolve()
+    below = {"this folder": "."} | {f"${name}": known.get(name, "") for name in CACHES}
+    inside = [k for k, v in below.items() if v and Path(v).resolve().is_relative_to(house)]
+    for what in inside:
+        # A variable may be of something that no job does.
+        verdict = FAULT if what == "this folder" else NOTE
+        text = f"{what} is in $HOME, whose quota is small and fills: move it to $PROJECT"
+        yield Finding(verdict, "home", text)
+    if not inside:
+        yield Finding(OK, "home", "caches stay out of $HOME")

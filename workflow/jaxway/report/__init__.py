@@ -1,0 +1,1 @@
+"""The report: page, tables and plots."""

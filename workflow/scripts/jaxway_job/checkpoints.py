@@ -1,0 +1,135 @@
+"""Checkpoints of a training: written by Orbax while training goes on, and checked when read."""
+
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxway_job import runtime
+
+
+@jax.jit
+def checksums(tree: Any) -> Any:
+    """For each array, of 4-byte numbers, the sum of its bits as integers modulo 2**32.
+
+    Exact, so the same for every way of splitting an array over devices. A flipped bit changes it.
+    """
+    return jax.tree.map(
+        lambda x: jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32), dtype=jnp.uint32), tree
+    )
+
+
+class Checkpoints:
+    """The newest ``keep`` checkpoints of a training, each in a folder that its step names."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self.manager = ocp.CheckpointManager(folder, options=options)
+        self.saving = False
+        self.began, self.longest = 0.0, 0.0  # seconds, of the last save and that the longest took
+
+    def restore(self, like: Any) -> tuple[int, Any]:
+        """Step and content of the newest checkpoint that is whole; 0 and None where there is none.
+
+        ``like`` is a tree of jax.ShapeDtypeStruct with shardings, not necessarily those of the
+        processes that wrote it. Newer ones, which are damaged, are named and moved aside. Ends the
+        program if there are checkpoints, and none is whole.
+        """
+        damaged, aside = [], self.folder.with_name("damaged")
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            content, problem = self.read(step, like)
+            if not problem:
+                break
+            damaged.append(step)
+            if runtime.first_process():
+                print(f"checkpoint of step {step} is damaged: {problem}", flush=True)
+        else:
+            if damaged:  # or whole, and something else is wrong: so they stay
+                runtime.fail(
+                    f"no checkpoint in {self.folder} can be used, and it is said above what is "
+                    f"wrong with each: mend that, or delete {self.folder.parent} to start over"
+                )
+            return 0, None
+        if damaged:
+            if runtime.first_process():
+                aside.mkdir(exist_ok=True)
+                for number in damaged:
+                    shutil.rmtree(aside / str(number), ignore_errors=True)  # damaged before
+                    (self.folder / str(number)).rename(aside / str(number))
+            multihost_utils.sync_global_devices("damaged checkpoints moved")
+            self.manager.reload()
+        return step, content
+
+    def read(self, step: int, like: Any) -> tuple[Any, str]:
+        """Content of a checkpoint and what is wrong with it, found in all processes alike."""
+        restored: Any = None
+        problem = ""
+        mesh = jax.tree.leaves(like)[0].sharding.mesh
+        whole = partial(jax.ShapeDtypeStruct, (), jnp.uint32, sharding=NamedSharding(mesh, P()))
+        wanted = {"state": like, "checksums": jax.tree.map(lambda _: whole(), like)}
+        try:
+            restored = self.manager.restore(step, args=ocp.args.StandardRestore(wanted))
+        except Exception as error:  # whatever a file that was cut or changed makes Orbax raise
+            problem = runtime.first_line(error)
+        if np.any(multihost_utils.process_allgather(np.array(bool(problem)))):
+            return None, problem or "another process cannot read it"
+        # On the CPU these arrays may lie in memory that is not JAX's own, and training donates
+        # them: JAX 0.4.33 then corrupts the heap.
+        content = jax.tree.map(jnp.copy, restored["state"])
+        right = jax.tree.map(np.array_equal, checksums(content), restored["checksums"])
+        wrong = [path for path, ok in jax.tree_util.tree_leaves_with_path(right) if not ok]
+        return content, f"{jax.tree_util.keystr(wrong[0])} has changed" if wrong else ""
+
+    def save(self, step: int, content: Any) -> None:
+        """Begin to write a checkpoint; returns as soon as ``content`` may be donated.
+
+        Ends the program if this one, or one before it, cannot be written.
+        """
+        self.saving, self.began = True, time.perf_counter()
+        try:
+            # On the CPU it would be written from the very memory that is donated.
+            if jax.default_backend() == "cpu":
+                content = jax.tree.map(jnp.copy, content)
+            tree = {"state": content, "checksums": checksums(content)}
+            self.manager.save(step, args=ocp.args.StandardSave(tree))
+        except Exception as error:  # a full disk comes in many wrappings
+            self.fail(error)
+
+    def finished(self) -> bool:
+        """Whether a checkpoint has been finished since the last call."""
+        if not self.saving or self.manager.is_saving_in_progress():
+            return False
+        self.finish()
+        self.saving = False
+        self.longest = max(self.longest, time.perf_counter() - self.began)
+        return True
+
+    def newest(self) -> int:
+        """Step of the newest checkpoint that is finished; 0, there is none."""
+        steps = [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
+        return max(steps, default=0)
+
+    def finish(self) -> None:
+        """Wait until all is written. Ends the program if something cannot be."""
+        try:
+            self.manager.wait_until_finished()
+            self.manager.check_for_errors()
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End the program with the reason why a checkpoint was not written."""
+        runtime.fail(
+            f"checkpoint not written to {self.folder}: {runtime.first_line(error)}; the newest one "
+            f"is of step {self.newest()}"
+        )

@@ -1,0 +1,88 @@
+"""What training reads of the data that prepare_data wrote: windows of its token shards.
+
+Needs numpy only. N is a number of windows, T the context; a window is T+1 tokens, in the type that
+the record names. A place is a token's number in all shards one after the other.
+"""
+
+import math
+import sys
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from jaxway_shared.records import VALIDATION, Record, problem, shard, token_type
+
+
+class Data(NamedTuple):
+    """Prepared data: its record, the shards to train on, mapped to memory, and the held-out text.
+
+    All are flat arrays of tokens.
+    """
+
+    record: Record
+    shards: list[np.memmap]
+    validation: np.ndarray
+
+
+def fail(sentence: str) -> NoReturn:
+    """End the program with exit code 1 and one sentence on standard error."""
+    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
+
+
+def load(record: Record) -> Data:
+    """Open the data of a record. Ends the program when they are not what was prepared."""
+    if found := problem(record):
+        fail(f"{found}: run snakemake again, which prepares them")
+    folder, dtype = Path(record["folder"]), token_type(record)
+    files = [folder / shard(number) for number in range(len(record["shards"]))]
+    shards = [np.memmap(file, dtype, mode="r") for file in files]
+    return Data(record, shards, np.fromfile(folder / VALIDATION, dtype))
+
+
+def starts(data: Data, seed: int, step: int, global_batch: int, context: int) -> np.ndarray:
+    """Places N, int64, where a step's windows start, given by seed and step alone.
+
+    Each window that lies in one shard is as likely as any other. Ends the program when none does.
+    """
+    tokens = np.array(data.record["shards"])
+    windows = np.maximum(tokens - context, 0)
+    if not windows.any():
+        fail(
+            f"data: the longest of {len(tokens)} shards has {tokens.max()} tokens, too few for a "
+            f"context of {context}"
+        )
+    picks = np.random.default_rng((seed, step)).integers(0, windows.sum(), global_batch)
+    which = np.searchsorted(np.cumsum(windows), picks, side="right")
+    ends = tokens - windows  # tokens at the end of each shard at which no window starts
+    return picks + (np.cumsum(ends) - ends)[which]
+
+
+def rows(data: Data, starts: np.ndarray, context: int) -> np.ndarray:
+    """Windows Nx(T+1) that start at the given places; nothing else is read."""
+    tokens = np.array(data.record["shards"])
+    ends = np.cumsum(tokens)
+    which = np.searchsorted(ends, starts, side="right")
+    result = np.empty((len(starts), context + 1), data.validation.dtype)
+    places = zip(which.tolist(), (starts - (ends - tokens)[which]).tolist(), strict=True)
+    for row, (number, start) in zip(result, places, strict=True):
+        row[:] = data.shards[number][start : start + context + 1]
+    return result
+
+
+def scoring_windows(text: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows Nx(T+1) over a text, and weights NxT, float32, that count each of its tokens once.
+
+    A window starts half a context after the one before it and scores the tokens that this one did
+    not reach, so all but the first have at least half a context before them. The text's first
+    token comes after a newline if tokens are bytes, else after token 0.
+    """
+    stride = context // 2
+    count = 1 + math.ceil(max(0, len(text) - context) / stride)
+    starts = stride * np.arange(count)
+    padded = np.zeros(starts[-1] + context + 1, text.dtype)
+    padded[0] = ord("\n") if text.dtype == np.uint8 else 0
+    padded[1 : len(text) + 1] = text
+    position = starts[:, None] + np.arange(context)
+    new = (position >= starts[:, None] + context - stride) | (starts[:, None] == 0)
+    weights = new & (position < len(text))
+    return padded[starts[:, None] + np.arange(context + 1)], weights.astype(np.float32)

@@ -1,0 +1,246 @@
+"""What every program of this folder shares: command line, JAX processes, provenance, result files.
+
+A program declares its options as a literal dictionary ``OPTIONS`` of JSON-schema properties. The
+plan reads the same dictionary to check the configuration, so each option is defined once. Needs
+only what the container holds: Python 3.10, JAX 0.4.33 and numpy, or anything newer.
+"""
+
+import argparse
+import functools
+import json
+import operator
+import os
+import platform as machine
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import jaxlib
+import numpy as np
+from jax.sharding import Mesh
+from jaxway_shared.records import same_image
+
+TYPES = {"integer": int, "number": float, "string": str}
+BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
+AXIS = "data"  # name of the one mesh axis over all devices
+
+
+def fail(sentence: str) -> NoReturn:
+    """End the program with exit code 1 and one sentence on standard error."""
+    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
+
+
+def parser(description: str, options: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """Command line of a program: the standard arguments and one flag for each option."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    result.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
+    result.add_argument("--devices", type=int, default=1, help="devices in all processes together")
+    result.add_argument(
+        "--platform", choices=("cpu", "cuda"), help="JAX platform that must be used"
+    )
+    result.add_argument("--container-record", type=Path, help="record that pull wrote with the SIF")
+    result.add_argument("--image", help="image that the container must have been pulled from")
+    result.add_argument(
+        "--host-suffix", default="", help="appended to a node's name to reach its fast interconnect"
+    )
+    for name, schema in options.items():
+        flag = "--" + name.replace("_", "-")
+        default, text = schema["default"], schema["description"]
+        if default is None:
+            schema = schema | {"type": next(kind for kind in schema["type"] if kind != "null")}
+        if schema["type"] == "boolean":
+            action = argparse.BooleanOptionalAction
+            result.add_argument(flag, action=action, default=default, help=text)
+        elif schema["type"] == "array":
+            kind = converter(schema["items"])
+            result.add_argument(flag, type=kind, nargs="+", default=default, help=text)
+        else:
+            kind, choices = converter(schema), schema.get("enum")
+            result.add_argument(flag, type=kind, choices=choices, default=default, help=text)
+    return result
+
+
+def converter(schema: dict[str, Any]) -> Callable[[str], Any]:
+    """How a command-line word becomes a value of a schema's type, within its bounds."""
+
+    def convert(word: str) -> Any:
+        value = TYPES[schema["type"]](word)
+        for bound, holds in BOUNDS.items():
+            if bound in schema and not holds(value, schema[bound]):
+                raise argparse.ArgumentTypeError(f"{word} breaks the {bound} of {schema[bound]}")
+        return value
+
+    convert.__name__ = schema["type"]  # argparse names it when the word is not a number at all
+    return convert
+
+
+def first_host(nodelist: str) -> str:
+    """First host of a Slurm node list: ``jrc[0101-0103,0200]`` gives ``jrc0101``."""
+    hosts = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodelist)  # of each bracket, its first member
+    return hosts.split(",")[0]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process is among those of its Slurm step; alone, outside a step of several tasks.
+
+    ``local_devices`` are its devices among those of its node, ``coordinator`` the address at which
+    the first process waits for the others.
+    """
+
+    processes: int
+    process: int
+    local_devices: list[int]
+    coordinator: str
+
+
+def place(args: argparse.Namespace) -> Place:
+    """Find the place of this process. Ends the program if the devices cannot be shared equally.
+
+    Every process takes its equal share of its node's devices, in the order of its local id.
+    """
+    env = os.environ
+    processes = int(env["SLURM_NTASKS"]) if "SLURM_STEP_NODELIST" in env else 1
+    if args.devices < 1 or args.devices % processes:
+        fail(f"{args.devices} devices cannot be shared equally by {processes} processes")
+    share = args.devices // processes
+    if processes == 1:
+        return Place(1, 0, list(range(share)), "")
+    first = int(env["SLURM_LOCALID"]) * share
+    # JAX's own choice of port is the same for all steps of a job; this one is not.
+    port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
+    coordinator = f"{first_host(env['SLURM_STEP_NODELIST'])}{args.host_suffix}:{port}"
+    process = int(env["SLURM_PROCID"])
+    return Place(processes, process, list(range(first, first + share)), coordinator)
+
+
+def check_container(args: argparse.Namespace) -> None:
+    """End the program if it runs in another image than the configured one."""
+    record = container_record(args)
+    if record and args.image and not same_image(args.image, record):
+        fail(
+            f"the container is {record['image']}, not {args.image}: somebody else pulled it; "
+            "run `snakemake pull --forcerun pull`"
+        )
+
+
+def start(args: argparse.Namespace) -> Mesh:
+    """Join the processes of this Slurm step, and return a mesh over exactly ``args.devices``.
+
+    On the CPU the devices are virtual. Ends the program with a sentence when JAX does not see what
+    the plan expects; above all, it never falls back to the CPU when a GPU is expected.
+    """
+    check_container(args)
+    here = place(args)
+    share = len(here.local_devices)
+    # JAX reads all of this when the first device is asked for, not when it is imported.
+    count = f"--xla_force_host_platform_device_count={share}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
+    if args.platform:
+        jax.config.update("jax_platforms", args.platform)
+    if args.platform != "cpu":
+        visible = ",".join(map(str, here.local_devices))
+        jax.config.update("jax_cuda_visible_devices", visible)
+    if share > 1:
+        # With fewer threads than virtual CPU devices, queued collectives wait for each other for
+        # ever. Does nothing on a GPU.
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    try:
+        if here.processes > 1:
+            if args.platform != "cuda":
+                jax.config.update("jax_cpu_collectives_implementation", "gloo")
+                # A program for CPUs that comes from a compilation cache does its collectives in
+                # another order than one just compiled, and only the first process writes a cache.
+                jax.config.update("jax_enable_compilation_cache", False)
+            jax.distributed.initialize(
+                here.coordinator,
+                num_processes=here.processes,
+                process_id=here.process,
+                local_device_ids=here.local_devices,
+            )
+        seen = jax.devices()
+    except AssertionError:
+        fail(f"this installation of JAX knows no platform {args.platform}")
+    except RuntimeError as error:
+        fail(f"JAX cannot use its {args.platform or 'default'} devices: {first_line(error)}")
+    if len(seen) != args.devices:
+        kind = seen[0].platform
+        fail(f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}")
+    return Mesh(np.array(seen), (AXIS,))
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, for use in a sentence."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes and prints; known even when JAX cannot start."""
+    return os.environ.get("SLURM_PROCID", "0") == "0"
+
+
+def container_record(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What pull wrote about the container; None outside a container."""
+    return read_record(args.container_record) if args.container_record else None
+
+
+@functools.cache  # as it was at the start: a pull may replace it while this runs
+def read_record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def container_digest(args: argparse.Namespace) -> str:
+    """Hexadecimal digest of the container's image, or of its file if it came from no registry."""
+    record = container_record(args) or {}
+    return (record.get("digest") or record.get("sha256") or "").removeprefix("sha256:")
+
+
+def origin(args: argparse.Namespace) -> dict[str, Any]:
+    """The part of a provenance that is known without asking JAX for its devices."""
+    driver = Path("/proc/driver/nvidia/version")
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "container": container_record(args),
+        "commit": os.environ.get("JAXWAY_COMMIT"),
+        "site": os.environ.get("JAXWAY_SITE"),
+        "nodes": os.environ.get("SLURM_STEP_NODELIST", socket.gethostname()),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "processes": place(args).processes,
+        "devices": args.devices,
+        "platform": args.platform,
+        "device_kind": None,
+        "python": machine.python_version(),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "numpy": np.__version__,
+        "backend": None,
+        "driver": driver.read_text().splitlines()[0] if driver.exists() else None,
+        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+    }
+
+
+def provenance(args: argparse.Namespace) -> dict[str, Any]:
+    """Where a result comes from: image, code, nodes, devices, versions and configuration."""
+    device = jax.devices()[0]
+    return origin(args) | {
+        "platform": device.platform,
+        "device_kind": device.device_kind,
+        "backend": device.client.platform_version.replace("\n", " "),
+    }
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write a result file so that nobody ever sees half of it. Only the first process writes."""
+    if first_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        part.replace(path)

@@ -1,0 +1,55 @@
+"""Errors that a user can cause: each has a code, and a row in docs/troubleshooting.md.
+
+The code stands behind the sentence wherever that is printed: ``pull: no space left [JW103]``.
+"""
+
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+# What each code is about. A code never changes its meaning; one that is gone is not used again.
+CODES = {
+    # Configuration, sweeps and site: 001 to 099.
+    "JW001": "result file of another schema version",
+    #
+    # Container and packages: 100 to 179.
+    #
+    # Preparation of data: 180 to 199.
+    #
+    # Slurm, its executor, and a run as a whole: 200 to 299.
+    #
+    # Training programs and their state: 300 to 379.
+    #
+    # Devices and processes: 380 to 399.
+    #
+    # Smoke test: 400 to 449.
+    #
+    # Benchmarks, history and report: 450 to 499.
+    #
+    # Preflight: 500 to 549.
+    #
+    # The command line `jaxway`: 550 to 599.
+    #
+}
+
+
+class UserError(Exception):
+    """An error that a user can cause and mend; ``str()`` is one sentence, without the code."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+    def line(self) -> str:
+        """The sentence and its code, as it is printed."""
+        return with_code(self.code, str(self))
+
+
+def with_code(code: str, sentence: str) -> str:
+    """A sentence and its code, as it is printed."""
+    return f"{sentence} [{code}]"
+
+
+def fail(code: str, sentence: str) -> NoReturn:
+    """End the program with exit code 1 and one sentence on standard error."""
+    sys.exit(f"{Path(sys.argv[0]).name}: {with_code(code, sentence)}")

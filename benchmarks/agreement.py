@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("workflow/scripts", "tests/unit")]
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
-from test_harness import launch  # noqa: E402
+from test_runtime import launch  # noqa: E402
 
 PACKAGES = {"gcc": "gcc", "mpicc": "libopenmpi-dev", "mpirun": "openmpi-bin"}  # Debian's names
 SHAPES = ("256x256x256", "1024x1024x1024", "1024x3072x768", "2048x2048x2048")

@@ -58,7 +58,7 @@ def experiment(program: str, rounds: int, folder: Path) -> dict[str, list[list[f
     ]
     plan, out = folder / "plan.json", folder / "out.json"
     plan.write_text(json.dumps({"allocation": {}, "benchmarks": benchmarks}))
-    run = [sys.executable, SCRIPTS / "run_benchmarks.py", f"--plan={plan}", f"--out={out}"]
+    run = [sys.executable, "-m", "jaxway", "run-benchmarks", f"--plan={plan}", f"--out={out}"]
     subprocess.run(run, check=True, stdout=subprocess.DEVNULL)
     found = defaultdict(list)
     for benchmark in json.loads(out.read_text())["benchmarks"]:

@@ -30,7 +30,8 @@ OPERATIONS: Any = benchmark_collective.OPTIONS["operations"]["default"]
 # collective that does something else leaves behind.
 PROGRAMS = """
 import importlib, json, sys
-import benchmark_collective as collective, model
+import benchmark_collective as collective
+from jaxway_job import model
 from benchmark_collective import error, part
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax, numpy as np

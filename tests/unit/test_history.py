@@ -123,7 +123,7 @@ def test_without_a_container(store, add):
 
 
 def test_two_that_add_at_once_lose_nothing(store, tmp_path):
-    code = "import history, sys, pathlib; p = map(pathlib.Path, sys.argv[2:])\n"
+    code = "import sys, pathlib; from jaxway.analysis import history; p = map(pathlib.Path, sys.argv[2:])\n"
     code += "for result in p: history.add(pathlib.Path(sys.argv[1]), result)"
     files = [tmp_path / f"{k}.json" for k in range(6)]
     for k, file in enumerate(files):
@@ -141,8 +141,10 @@ def test_one_that_is_killed_leaves_nothing_half(store, add, tmp_path):
     add(benchmark(measured(USUAL)))
     file = tmp_path / "result.json"
     file.write_text(json.dumps(allocation(benchmark(measured(FASTER)))))
-    code = "import history, host, os, pathlib, sys\n"
-    code += "history.host.appear = lambda *_: os.kill(os.getpid(), 9)\n"
+    code = (
+        "import os, pathlib, sys\nfrom jaxway import files\nfrom jaxway.analysis import history\n"
+    )
+    code += "files.appear = lambda *_: os.kill(os.getpid(), 9)\n"
     code += "history.add(*map(pathlib.Path, sys.argv[1:]))"
     killed = subprocess.run([sys.executable, "-c", code, store, file])
     assert killed.returncode == -signal.SIGKILL

@@ -309,7 +309,7 @@ def test_signals_end_all(job, number):
     until(job.pids.exists)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (1, f"run_benchmarks.py: ended by {number.name}\n")
+    assert (process.returncode, said) == (1, f"jaxway run-benchmarks: ended by {number.name}\n")
     until(lambda: not job.alive())
     assert not [*job.out.parent.iterdir()]
 

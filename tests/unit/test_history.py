@@ -123,8 +123,9 @@ def test_without_a_container(store, add):
 
 
 def test_two_that_add_at_once_lose_nothing(store, tmp_path):
-    code = "import sys, pathlib; from jaxway.analysis import history; p = map(pathlib.Path, sys.argv[2:])\n"
-    code += "for result in p: history.add(pathlib.Path(sys.argv[1]), result)"
+    code = "import pathlib, sys\nfrom jaxway.analysis import history\n"
+    code += "store, *results = map(pathlib.Path, sys.argv[1:])\n"
+    code += "for result in results: history.add(store, result)"
     files = [tmp_path / f"{k}.json" for k in range(6)]
     for k, file in enumerate(files):
         file.write_text(json.dumps(allocation(benchmark(measured([k])))))

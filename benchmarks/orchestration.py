@@ -87,7 +87,7 @@ def through_profile(checkout: Checkout, environment: str = "") -> list[list[floa
     """For each job after the first, which waits for nobody, the seconds of each of PARTS."""
     checkout.cluster.run(f"cd {checkout.folder}; rm -rf results/nothing .snakemake calls")
     variables = f"PATH=$PWD/clock:$PATH CALLS=$PWD/calls SBATCH_ACCOUNT=training {environment}"
-    snakemake = "snakemake --profile profiles/jureca --snakefile nothing.smk"
+    snakemake = ".venv/bin/snakemake --profile profiles/jureca --snakefile nothing.smk"
     checkout.cluster.run(f"cd {checkout.folder}; {variables} {snakemake}", timeout=900)
     calls = [json.loads(line) for line in checkout.path("calls").read_text().splitlines()]
     submissions = [(began, ended) for name, began, ended in calls if name == "sbatch"]

@@ -14,6 +14,19 @@ COMMAND = Path(__file__).parent / "cluster"
 RUN = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
+# What `make setup` does in a checkout, with the nodes' packages in place of a download.
+MAKE_SETUP = """
+set -e
+python3 -m venv --without-pip $1
+packages=$(echo $1/lib/python3*/site-packages)
+printf '%s\\n' $PWD/workflow $PWD/workflow/scripts /p/software/jaxway/lib/python3*/site-packages \\
+  > $packages/jaxway.pth
+for name in snakemake jaxway; do
+  printf '#!%s\\nfrom %s.cli import main\\nmain()\\n' $(realpath -s $1)/bin/python3 $name > $1/bin/$name
+  chmod +x $1/bin/$name
+done
+"""
+
 
 class Cluster:
     """Runs commands on the nodes and puts faults into them."""
@@ -83,6 +96,13 @@ class Checkout:
         files = subprocess.run(pack, cwd=root, input=tracked, capture_output=True, check=True)
         unpack = cluster.argv(["tar", "--extract", "--directory", self.folder], user=user)
         subprocess.run(unpack, input=files.stdout, check=True)
+        self.make_setup(".venv")
+
+    def make_setup(self, environment: str) -> None:
+        """Makes a Python environment that finds the checkout's packages, and uses it from now on."""
+        self.environment = environment
+        script = f"cd {self.folder}; set {environment}; {MAKE_SETUP}"
+        self.cluster.run(script, user=self.user)
 
     def path(self, name: str) -> Path:
         """Where this machine has a file of the checkout."""
@@ -96,7 +116,8 @@ class Checkout:
 
     def start(self, config: str, *arguments: str, **environment: str) -> "Snakemake":
         """Starts Snakemake in the checkout, with the profile as it is."""
-        line = ["snakemake", "--profile", "profiles/jureca", f"--configfile={config}", *arguments]
+        line = [f"{self.environment}/bin/snakemake", "--profile", "profiles/jureca"]
+        line += [f"--configfile={config}", *arguments]
         variables = {"SBATCH_ACCOUNT": "training"} | environment
         return Snakemake(self, ["env", *(f"{k}={v}" for k, v in variables.items()), *line])
 

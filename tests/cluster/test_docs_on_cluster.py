@@ -49,7 +49,8 @@ def test_containers(cluster: Cluster) -> None:
         "snakemake --profile profiles/jureca pull --forcerun pull",
         ".venv/bin/jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=$SCRATCH/other.sif",  # noqa: E501
     ):
-        cluster.run(f"cd {checkout.folder}; export SBATCH_ACCOUNT=training; {command}", timeout=600)
+        settings = "PATH=$PWD/.venv/bin:$PATH; export SBATCH_ACCOUNT=training"
+        cluster.run(f"cd {checkout.folder}; {settings}; {command}", timeout=600)
     cluster.run(f"rm -r $SCRATCH/other.sif* {checkout.folder}")
     for before, command, after in (
         ("", "export APPTAINER_BIND=<folder>,<folder>", "apptainer exec jax.sif ls /p/software"),

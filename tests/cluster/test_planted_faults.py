@@ -115,17 +115,13 @@ def test_faults_of_the_machine(cluster: Cluster, alice: Checkout) -> None:
     and an Apptainer that this user may not start."""
     site, own = f"{alice.folder}/profiles/jureca/site.yaml", "/tmp/environment"
     cluster.run(["sed", "-i", "s/gpus_per_node: 4/gpus_per_node: 8/", site])
-    packages = "/p/software/jaxway/lib/python3*/site-packages"
-    other = f"echo {packages} > $(echo {own}/lib/python3*/site-packages)/other.pth"
-    cluster.run(f"python3 -m venv --without-pip {own} && {other}")
+    alice.make_setup(own)
     refused = "User alice is not in group container and hence not authorized to use apptainer"
-    for name, line in (
-        ("apptainer", f"echo {refused}; exit 1"),
-        ("snakemake", f'exec {own}/bin/python3 -m snakemake "$@"'),
-    ):
-        text = f"#!/bin/sh\n{line}\n"
-        cluster.run(f"cat > {own}/bin/{name} && chmod +x {own}/bin/{name}", input=text)
+    apptainer = f"#!/bin/sh\necho {refused}; exit 1\n"
+    file = f"{own}/bin/apptainer"
+    cluster.run(f"cat > {file} && chmod +x {file}", input=apptainer)
     text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=f"{own}/bin:/usr/bin:/bin")
+    alice.make_setup(".venv")
     for fault in (
         "FAIL apptainer you may not use Apptainer here yet",
         "FAIL partition train.one.gpus_per_node: a node of dc-gpu has 4, not 8",

@@ -53,7 +53,7 @@ rule benchmark_record:
         "Add {wildcards.name} to {params.history}"
     run:
         shell(
-            "{COMMAND} history --store={params.history:q} add {input.result:q}"
+            "{COMMAND} record --store={params.history:q} {input.result:q}"
             " > {log:q} 2>&1"
         )
 

@@ -32,9 +32,9 @@ def alice(cluster: Cluster) -> Checkout:
     return checkout
 
 
-def history(checkout: Checkout, *arguments: str) -> subprocess.CompletedProcess[str]:
+def history(checkout: Checkout, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What the history's program says on the login node."""
-    words = ["python", "workflow/jaxway", "history", f"--store={HISTORY}", *arguments]
+    words = ["python", "workflow/jaxway", command, f"--store={HISTORY}", *arguments]
     line = f'cd {checkout.folder} && exec "$@"'
     return checkout.cluster.run(["bash", "-lc", line, "bash", *words], user=checkout.user)
 
@@ -84,7 +84,7 @@ def test_killed_run_leaves_a_history_that_can_be_read(
     """Whatever it was doing: it is killed at ten moments between its start and its end."""
     before = runs(alice)
     result = json.loads(alice.path("results/benchmark/1x1.json").read_text())
-    add = f"cd {alice.folder} && python workflow/jaxway history --store={store} add new.json"
+    add = f"cd {alice.folder} && python workflow/jaxway record --store={store} new.json"
     finished = 0
     for number in range(10):
         alice.cluster.run(
@@ -94,7 +94,7 @@ def test_killed_run_leaves_a_history_that_can_be_read(
         killed = cluster.run(f"timeout -s KILL {seconds} bash -lc '{add}'", check=False)
         finished += killed.returncode == 0
         assert before + finished <= runs(alice) <= before + number + 1
-    history(alice, "add", "new.json")
+    history(alice, "record", "new.json")
     assert runs(alice) > before
 
 

@@ -65,27 +65,27 @@ def make_packages(checkout: Checkout) -> None:
     checkout.path(f"{OTHER}/config.yaml").write_text(text)
 
 
-def step_in(
+def in_container(
     checkout: Checkout, *words: str, profile: str = "profiles/jureca", config: str = "plain.yaml"
 ) -> subprocess.CompletedProcess[str]:
-    program = ["python3", "workflow/jaxway", "shell", "--profile", profile, "--configfile", config]
+    program = ["python3", "workflow/jaxway", "exec", "--profile", profile, "--configfile", config]
     shell = f'cd {checkout.folder}; export SBATCH_ACCOUNT=training; exec "$@"'
     line = ["bash", "-c", shell, "bash", *program, *words]
     return checkout.cluster.run(line, check=False)
 
 
-# ---------------------------------------------------------------------------------------- step in
+# -------------------------------------------------------------------------------------- shell, exec
 
 WHERE = "import jax, os, socket; print(socket.gethostname(), jax.__version__, os.getcwd())"
 
 
-def test_steps_in_on_a_gpu_node_or_here(cluster: Cluster, checkout: Checkout) -> None:
+def test_exec_runs_on_a_gpu_node_or_here(cluster: Cluster, checkout: Checkout) -> None:
     for words, node in (([], "jrc010"), (["--here"], cluster.login)):
-        done = step_in(checkout, *words, "python3", "-c", WHERE)
+        done = in_container(checkout, *words, "python3", "-c", WHERE)
         host, version, folder = done.stdout.split()
         assert host.startswith(node), done.stderr
         assert (version, folder) == ("0.4.33", checkout.folder)
-    assert step_in(checkout, "sh", "-c", "exit 7").returncode == 7
+    assert in_container(checkout, "sh", "-c", "exit 7").returncode == 7
 
 
 def test_shell_on_a_terminal(cluster: Cluster, checkout: Checkout) -> None:
@@ -118,9 +118,9 @@ def test_packages_in_a_folder(cluster: Cluster, checkout: Checkout) -> None:
     assert (folder / "hello_jaxway.py").exists()
     assert not (folder / "numpy").exists()  # which it needs, but the image has
     show = "import hello_jaxway, numpy; print(hello_jaxway.GREETING, hello_jaxway.__file__)"
-    done = step_in(checkout, "python3", "-c", show, config=config)
+    done = in_container(checkout, "python3", "-c", show, config=config)
     assert done.stdout.split() == ["hello", f"{CONTAINERS}/{folder.name}/hello_jaxway.py"]
-    touch = step_in(checkout, "touch", f"{CONTAINERS}/{folder.name}/new", config=config)
+    touch = in_container(checkout, "touch", f"{CONTAINERS}/{folder.name}/new", config=config)
     assert "Read-only file system" in touch.stderr
     assert "Nothing to be done" in checkout.run(config, "smoke_test", "--dry-run", timeout=60)
 
@@ -139,9 +139,9 @@ def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checko
     assert any(name.startswith("hello-jaxway @") for name in installed)
     assert "hello-debian=2.0" in installed
     show = "import hello_jaxway; print(hello_jaxway.__file__)"
-    done = step_in(checkout, "python3", "-c", show, profile=OTHER, config=config)
+    done = in_container(checkout, "python3", "-c", show, profile=OTHER, config=config)
     assert "dist-packages/hello_jaxway.py" in done.stdout, done.stderr
-    done = step_in(checkout, "ls", "/usr/share/hello-debian", profile=OTHER, config=config)
+    done = in_container(checkout, "ls", "/usr/share/hello-debian", profile=OTHER, config=config)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jaxway import cli
 from jaxway.analysis import history
 from test_references import DIGEST, allocation, benchmark, measured
 
@@ -26,10 +27,11 @@ def program(store, monkeypatch, capsys):
     """Run the program; what it prints, and what it ends with."""
 
     def run(*words):
-        command = ["history.py", f"--store={store}", *map(str, words)]
-        monkeypatch.setattr(sys, "argv", command)
+        monkeypatch.setattr(sys, "argv", ["history.py"])
+        command, *rest = map(str, words)
+        run, args = cli.parse([command, f"--store={store}", *rest])
         try:
-            history.main()
+            run(args)
         except SystemExit as stop:
             return capsys.readouterr().out, stop.code
         return capsys.readouterr().out, 0
@@ -321,7 +323,7 @@ def test_a_store_with_nothing_but_half_files(program, store):
 def test_query(program, add, tmp_path):
     file = tmp_path / "result.json"
     file.write_text(json.dumps(allocation(benchmark(measured(USUAL)))))
-    assert program("add", file, file) == ("", 0)
+    assert program("record", file, file) == ("", 0)
     text, code = program("query", "select nodes, median from history")
     assert "jrc0101" in text and "100.0" in text and code == 0
 
@@ -340,4 +342,4 @@ def test_sql_that_selects_nothing(program, add):
 
 def test_a_result_that_is_not_there(program):
     with pytest.raises(FileNotFoundError):  # host.run makes a sentence of it
-        program("add", "nothing.json")
+        program("record", "nothing.json")

@@ -439,14 +439,17 @@ def test_where_no_run_goes_on_it_says_so(folder):
 def test_missing_configuration_is_one_sentence(folder, options, sentence):
     done = run(folder, **options)
     assert done.returncode == 1
-    assert done.stderr.startswith("follow: ") and sentence in done.stderr
+    assert done.stderr.startswith("jaxway follow: ") and sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not done.stdout
 
 
 def test_missing_squeue_is_one_sentence(folder, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     done = run(folder)
-    assert (done.returncode, done.stderr) == (1, "follow: there is no squeue in PATH\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "jaxway follow: there is no squeue in PATH [JW552]\n",
+    )
 
 
 class Terminal:

@@ -151,12 +151,12 @@ def test_other_packages_make_another_container(builds):
     }
 
 
-# ---------------------------------------------------------------------------------------- step in
+# ------------------------------------------------------------------------------------ shell, exec
 
 
-def step_in(plan: Plan, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run container.py with JURECA's profile."""
-    program = [sys.executable, ROOT / "workflow/jaxway", "shell"]
+def enter(plan: Plan, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `jaxway shell` or `jaxway exec` with JURECA's profile."""
+    program = [sys.executable, ROOT / "workflow/jaxway", command]
     options = ["--profile", ROOT / "profiles/jureca", "--configfile", "config.yaml"]
     return subprocess.run(
         [*map(str, [*program, *options]), *words],
@@ -168,10 +168,10 @@ def step_in(plan: Plan, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_steps_in_where_and_as_the_smoke_test_runs(plan):
+def test_exec_runs_where_and_as_the_smoke_test_does(plan):
     plan.use_stubs()
     plan.make_container()
-    done = step_in(plan, "env")
+    done = enter(plan, "exec", "env")
     assert done.returncode == 0, done.stderr
     (srun,) = plan.calls("srun")
     in_container = [
@@ -193,26 +193,25 @@ def test_steps_in_where_and_as_the_smoke_test_runs(plan):
     assert "NCCL_SOCKET_IFNAME=ib0" in done.stdout.splitlines()
 
 
-def test_steps_in_here_and_without_a_command_into_a_shell(plan):
-    """Which costs nothing, so no account is wanted."""
+def test_shell_on_this_node_needs_no_account(plan):
     del plan.environment["SBATCH_ACCOUNT"]
     plan.use_stubs()
     plan.make_container()
-    step_in(plan, "--here")
+    enter(plan, "shell", "--here")
     (call,) = plan.calls("apptainer")
     assert (call[1], call[-1]) == ("shell", str(plan.sif))
 
 
-def test_exit_code_comes_through(plan):
+def test_exec_returns_the_exit_code_of_its_command(plan):
     plan.use_stubs()
     plan.make_container()
-    assert step_in(plan, "--here", "--", "sh", "-c", "exit 7").returncode == 7
+    assert enter(plan, "exec", "--here", "--", "sh", "-c", "exit 7").returncode == 7
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda plan: plan.sif.unlink(), "is not there: `snakemake --profile"),
+        (lambda plan: plan.sif.unlink(), "does not exist: `snakemake --profile"),
         (lambda plan: plan.configure(image="docker://h.org/mine"), "not docker://h.org/mine"),
         (flip_a_bit, "has changed since it was made"),
         (lambda plan: plan.environment.pop("SCRATCH"), "$SCRATCH is not set: run `jutil"),
@@ -220,11 +219,11 @@ def test_exit_code_comes_through(plan):
         (lambda plan: (plan.folder / "config.yaml").unlink(), "No such file"),
     ],
 )
-def test_what_keeps_one_out_is_one_sentence(plan, spoil, sentence):
+def test_no_container_to_enter_is_one_sentence(plan, spoil, sentence):
     plan.use_stubs()
     plan.make_container()
     spoil(plan)
-    done = step_in(plan, "true")
+    done = enter(plan, "exec", "true")
     assert done.returncode == 1
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -1,47 +1,172 @@
-"""The command `jaxway`: one subcommand for each thing that a user or a rule asks for."""
+"""The command `jaxway`: one subcommand for each thing that a user, or a rule, asks for.
 
-import contextlib
+A command's module has ``configure(parser)``, which declares its arguments, and ``run(args)``; where
+a module has several commands, ``configure_<command>`` and ``run_<command>``. It is imported only
+when its command is called: rich, duckdb and matplotlib take seconds. A command ends by returning
+(exit code 0), by `sys.exit(number)`, or by raising a UserError, whose sentence is printed here.
+"""
+
+import argparse
 import importlib
+import signal
 import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
-from jaxway import files
+from jaxway_shared.errors import UserError, with_code
 
-# Module and what it does. Imported only when it is called: some take seconds.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # those that end a command tidily
+
+
+class Command(NamedTuple):
+    """A subcommand: where it is, what it is for, and, for those that a user types, an example."""
+
+    module: str
+    summary: str
+    example: str = ""
+
+
+JURECA = "--profile profiles/jureca"
 COMMANDS = {
-    "pull": ("jaxway.container.pull", "fetch an image and make a container of it"),
-    "add-packages": ("jaxway.container.packages", "put packages on top of a container"),
-    "verify": ("jaxway.container.verify", "compare a container with its record"),
-    "shell": ("jaxway.container.shell", "enter the container, as jobs do"),
-    "prepare-data": ("jaxway.data.prepare", "turn text into shards of tokens"),
-    "follow": ("jaxway.monitor", "show what the run of this folder does"),
-    "cost": ("jaxway.slurm.accounting", "write what the jobs of this folder have used"),
-    "run-benchmarks": ("jaxway.run_benchmarks", "run the benchmarks of one allocation"),
-    "history": ("jaxway.analysis.history", "add to, compare and query the history of benchmarks"),
-    "check-references": (
-        "jaxway.analysis.references",
-        "compare results with the site's references",
+    "preflight": Command(
+        "jaxway.preflight",
+        "check whether the site would run all that the configuration asks for",
+        f"jaxway preflight {JURECA}",
     ),
-    "check-nodes": ("jaxway.analysis.node_check", "compare nodes with each other"),
-    "describe-config": ("jaxway.configuration", "print config/README.md"),
-    "report": ("jaxway.report.page", "write the report"),
+    "follow": Command(
+        "jaxway.monitor",
+        "show what each job of the run in this folder does",
+        f"jaxway follow {JURECA}",
+    ),
+    "shell": Command(
+        "jaxway.container.shell",
+        "open a shell in the container, on a GPU node, as jobs run",
+        f"jaxway shell {JURECA}",
+    ),
+    "exec": Command(
+        "jaxway.container.shell",
+        "run one command in the container, on a GPU node, as jobs run",
+        f"jaxway exec {JURECA} -- nvidia-smi -L",
+    ),
+    "pull": Command(
+        "jaxway.container.pull",
+        "fetch an image and make a container of it",
+        "jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=jax.sif",
+    ),
+    "compare": Command(
+        "jaxway.analysis.history",
+        "compare the benchmarks of two images, commits or months",
+        "jaxway compare 2026-10 2026-11",
+    ),
+    "query": Command(
+        "jaxway.analysis.history",
+        "ask the history of benchmarks in SQL",
+        "jaxway query 'select benchmark, median, unit from history'",
+    ),
+    "report": Command(
+        "jaxway.report.page",
+        "write the report of results that are there",
+        "jaxway report --help",
+    ),
+    # Rules call these.
+    "add-packages": Command("jaxway.container.packages", "put packages on top of a container"),
+    "verify": Command("jaxway.container.verify", "compare a container with its record"),
+    "prepare-data": Command("jaxway.data.prepare", "turn text into shards of tokens"),
+    "run-benchmarks": Command("jaxway.run_benchmarks", "run the benchmarks of one allocation"),
+    "record": Command("jaxway.analysis.history", "add results to the history of benchmarks"),
+    "check-references": Command(
+        "jaxway.analysis.references", "compare results with the site's references"
+    ),
+    "check-nodes": Command("jaxway.analysis.node_check", "compare nodes with each other"),
+    "cost": Command("jaxway.slurm.accounting", "write what the jobs of this folder have used"),
+    "describe-config": Command("jaxway.configuration", "print config/README.md"),
 }
 
 
+def overview() -> str:
+    """What the commands are for, in lines."""
+    lines = ["commands:"]
+    for name, command in COMMANDS.items():
+        if command.example:
+            lines += [f"  {name:10}{command.summary}", f"{'':12}{command.example}"]
+    lines += ["", "called by the workflow's rules:"]
+    lines += [f"  {n:18}{c.summary}" for n, c in COMMANDS.items() if not c.example]
+    return "\n".join(lines)
+
+
+def functions(name: str) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[..., None]]:
+    """What declares a command's arguments, and what runs it."""
+    module = importlib.import_module(COMMANDS[name].module)
+    suffix = f"_{name}".replace("-", "_")
+    if not hasattr(module, f"run{suffix}"):
+        suffix = ""
+    return getattr(module, f"configure{suffix}"), getattr(module, f"run{suffix}")
+
+
+def parse(words: Sequence[str]) -> tuple[Callable[..., None], argparse.Namespace]:
+    """The function that the command line names, and its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="jaxway",
+        usage="jaxway COMMAND ... (jaxway COMMAND --help says more)",
+        description="What goes with a run of the workflow, which `snakemake --profile "
+        "profiles/<site>` starts.",
+        epilog=overview(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    name = parser.parse_args(words[:1]).command
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        prog=f"jaxway {name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        epilog=f"example: {command.example}" if command.example else None,
+        allow_abbrev=False,
+    )
+    configure, run = functions(name)
+    configure(parser)
+    return run, parser.parse_args(words[1:])
+
+
 def main() -> None:
-    """Run the subcommand that the command line names."""
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items()]
-        usage = "\n".join(["usage: jaxway COMMAND ... (COMMAND --help says more)", *lines])
-        if sys.argv[1:] in (["--help"], ["-h"]):
-            print(usage)
+    """Run the subcommand that the command line names; whatever ends it, it can clean up."""
+    program = " ".join(["jaxway", *sys.argv[1:2]])
+
+    def fail(code: str, sentence: str) -> NoReturn:
+        sys.exit(f"{program}: {with_code(code, sentence)}")
+
+    def end(number: int, _: object) -> NoReturn:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)  # a second one does not stop the cleaning up
+        fail("JW550", f"ended by {signal.Signals(number).name}")
+
+    for number in SIGNALS:
+        signal.signal(number, end)
+    try:
+        if legacy(sys.argv[1:]):
             return
-        sys.exit(usage)
-    module, _ = COMMANDS[sys.argv[1]]
-    sys.argv[:2] = [f"jaxway {sys.argv[1]}"]
-    program = importlib.import_module(module).main
-    if module == "jaxway.monitor":  # Ctrl-C is how it is ended
-        with contextlib.suppress(KeyboardInterrupt):
-            program()
-    else:
-        files.run(program)
+        run, args = parse(sys.argv[1:])
+        run(args)
+    except UserError as error:
+        fail(error.code, str(error))
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        fail("JW551", reason)
+    except Exception as error:
+        if type(error).__name__ != "ConfigurationError":  # to become a UserError
+            raise
+        fail("JW002", str(error))
+
+
+def legacy(words: list[str]) -> bool:
+    """Run a module that has only ``main()`` yet. Goes, when all have configure() and run()."""
+    if not words or words[0] not in COMMANDS:
+        return False
+    module = importlib.import_module(COMMANDS[words[0]].module)
+    if any(name.startswith("configure") for name in vars(module)):
+        return False
+    sys.argv[:2] = [f"jaxway {words[0]}"]
+    if words[0] in ("record", "compare", "query"):
+        sys.argv[1:1] = ["add" if words[0] == "record" else words[0]]
+    module.main()
+    return True

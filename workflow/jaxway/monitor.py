@@ -1,7 +1,5 @@
 """Follow the run that goes on in this folder: a line for each of its jobs.
 
-    python workflow/follow.py --profile profiles/jureca [--configfile=FILE]
-
 Refreshed on a terminal until the run ends or Ctrl-C; elsewhere printed once.
 """
 
@@ -12,6 +10,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import statistics
 import sys
@@ -22,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxway_shared.errors import UserError
 from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
@@ -400,18 +400,16 @@ def follow(config: configuration.Settings, site: configuration.Settings) -> None
         print("the run has ended")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def configure(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
-    args = parser.parse_args()
-    try:
-        _, settings, site = configuration.read(args)
-        # Nothing is submitted, so it takes no account.
-        config = configuration.load(settings, site | {"account_variables": []})
-        if site["launcher"] and not shutil.which("squeue"):
-            raise configuration.ConfigurationError("there is no squeue in PATH")
-    except configuration.ConfigurationError as error:
-        sys.exit(f"follow: {error}")
-    follow(config, site)
+
+
+def run(args: argparse.Namespace) -> None:
+    _, settings, site = configuration.read(args)
+    # Nothing is submitted, so it takes no account.
+    config = configuration.load(settings, site | {"account_variables": []})
+    if site["launcher"] and not shutil.which("squeue"):
+        raise UserError("JW552", "there is no squeue in PATH")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):  # how it is ended on a terminal
+        follow(config, site)

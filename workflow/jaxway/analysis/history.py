@@ -1,19 +1,20 @@
-"""The history of all benchmarks: `add` appends results, `compare` two images, commits, dates, or
-two benchmarks that took turns.
+"""The history of all benchmarks, and the comparison of two images, commits, dates, or two
+benchmarks that took turns.
 
 A folder of Parquet files, one for each result, which appear by rename: two runs that append at
 once lose nothing, and a killed one leaves no half file. Ask it anything with DuckDB:
 
-    python workflow/scripts/history.py query 'select benchmark, "case", median from history'
+    jaxway query 'select benchmark, "case", median from history'
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -211,35 +212,52 @@ def compare(database: duckdb.DuckDBPyConnection, a: str, b: str, margin: float) 
     return slower
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--store", type=Path, default=Path("history"), help="folder of the history")
-    commands = parser.add_subparsers(dest="command", required=True)
-    adding = commands.add_parser("add", help="append results")
-    adding.add_argument("results", type=Path, nargs="+", help="results of benchmarks")
-    comparing = commands.add_parser("compare", help="compare two images, commits or dates")
+def configure_record(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("results", type=Path, nargs="+", help="results of benchmarks")
+
+
+def run_record(args: argparse.Namespace) -> None:
+    for result in args.results:
+        add(args.store, result)
+
+
+def configure_compare(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
     for name in ("a", "b"):
         text = "a benchmark's name, an image, or the beginning of its digest, a commit or a time"
-        comparing.add_argument(name, help=text)
-    comparing.add_argument("--margin", type=float, default=MARGIN, help="share that counts")
-    querying = commands.add_parser("query", help="run SQL on the table `history`")
-    querying.add_argument("sql")
-    args = parser.parse_args()
-    if args.command == "add":
-        for result in args.results:
-            add(args.store, result)
-        return
-    database = opened(args.store)
-    if not database:
-        files.fail(
-            f"nothing in {args.store} yet: run benchmarks first, or add results/benchmark/*.json"
-        )
-    try:
-        if args.command == "compare":
-            sys.exit(bool(compare(database, args.a, args.b, args.margin)))
+        parser.add_argument(name, help=text)
+    parser.add_argument("--margin", type=float, default=MARGIN, help="share that counts")
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    with reading(args.store) as database:
+        slower = compare(database, args.a, args.b, args.margin)
+    sys.exit(bool(slower))
+
+
+def configure_query(parser: argparse.ArgumentParser) -> None:
+    add_store(parser)
+    parser.add_argument("sql", help="a query of the table `history`")
+
+
+def run_query(args: argparse.Namespace) -> None:
+    with reading(args.store) as database:
         if found := database.sql(args.sql):
             found.show(max_rows=10**6, max_width=10**4)
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--store", type=Path, default=Path("history"), help="folder of the history")
+
+
+@contextlib.contextmanager
+def reading(store: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The history, of which there must be one; what DuckDB refuses ends the program."""
+    database = opened(store)
+    if not database:
+        files.fail(f"nothing in {store} yet: run benchmarks first, or add results/benchmark/*.json")
+    try:
+        yield database
     except duckdb.Error as error:
         files.fail(" ".join(str(error).split()))

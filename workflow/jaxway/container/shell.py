@@ -1,8 +1,6 @@
-"""Step into the container: a shell, or any command, where and as the jobs run.
+"""A shell, or one command, in the container, where and as the jobs run.
 
-    python workflow/container.py --profile profiles/jureca [--here] [COMMAND ...]
-
-On a site with Slurm it is on a GPU node, with the smoke test's partition, GPUs and time limit.
+At a site with Slurm that is on a GPU node, with the smoke test's partition, GPUs and time limit.
 """
 
 import argparse
@@ -11,11 +9,10 @@ import shutil
 import sys
 from pathlib import Path
 
-from jaxway import configuration
+from jaxway_shared.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "workflow/scripts"))
-from jaxway.container import verify  # noqa: E402
+from jaxway import configuration
+from jaxway.container import verify
 
 
 def launcher(config: configuration.Settings, site: configuration.Settings) -> list[str]:
@@ -29,45 +26,53 @@ def launcher(config: configuration.Settings, site: configuration.Settings) -> li
     return words + (["--pty"] if sys.stdin.isatty() else [])
 
 
-def command(args: argparse.Namespace) -> list[str]:
+def command_line(args: argparse.Namespace) -> list[str]:
     """The command line that steps in; sets the environment it needs."""
     profile, settings, site = configuration.read(args)
     # Here nobody has to pay.
     config = configuration.load(settings, site | {"account_variables": []} if args.here else site)
     container = configuration.container(config, site)
-    configuration.prepare_environment(ROOT, site, container)
+    configuration.prepare_environment(configuration.WORKFLOW.parent, site, container)
     os.environ.update(configuration.job_environment(config, container))
 
     sif = Path(container["sif"])
     for file in (sif, Path(container["made"])):
         if not file.exists():
-            raise configuration.ConfigurationError(
-                f"{file} is not there: `snakemake --profile {args.profile} "
-                f"--configfile={args.configfile} verify_container` makes it"
+            raise UserError(
+                "JW553",
+                f"{file} does not exist: `snakemake --profile {args.profile} "
+                f"--configfile={args.configfile} verify_container` makes it",
             )
     if problem := verify.problem(sif, full=False, image=config["image"]):
-        raise configuration.ConfigurationError(problem)
+        raise UserError("JW553", problem)
     words = launcher(config, site) if site["launcher"] and not args.here else []
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
     words += os.path.expandvars(profile.get("apptainer-args", "")).split()
     words += [str(sif), *args.command]
     if not shutil.which(words[0]):
-        raise configuration.ConfigurationError(f"there is no {words[0]} in PATH")
+        raise UserError("JW554", f"there is no {words[0]} in PATH")
     return words
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def configure_shell(parser: argparse.ArgumentParser) -> None:
     configuration.add_arguments(parser)
     parser.add_argument("--here", action="store_true", help="on this machine, without Slurm")
-    parser.add_argument("command", nargs=argparse.REMAINDER, help="none: a shell")
-    args = parser.parse_args()
+    parser.set_defaults(command=[])
+
+
+def configure_exec(parser: argparse.ArgumentParser) -> None:
+    configure_shell(parser)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
+
+
+def run_shell(args: argparse.Namespace) -> None:
+    words = command_line(args)
+    os.execvp(words[0], words)
+
+
+def run_exec(args: argparse.Namespace) -> None:
     if args.command[:1] == ["--"]:
         del args.command[0]
-    try:
-        words = command(args)
-    except configuration.ConfigurationError as error:
-        sys.exit(f"container: {error}")
-    os.execvp(words[0], words)
+    if not args.command:
+        raise UserError("JW555", "no command is given; `jaxway shell` opens a shell")
+    run_shell(args)

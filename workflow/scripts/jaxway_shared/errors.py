@@ -11,6 +11,7 @@ from typing import NoReturn
 CODES = {
     # Configuration, sweeps and site: 001 to 099.
     "JW001": "result file of another schema version",
+    "JW002": "configuration",
     #
     # Container and packages: 100 to 179.
     #
@@ -29,7 +30,12 @@ CODES = {
     # Preflight: 500 to 549.
     #
     # The command line `jaxway`: 550 to 599.
-    #
+    "JW550": "ended by a signal",
+    "JW551": "refused by the operating system",
+    "JW552": "no Slurm to follow",
+    "JW553": "no container to enter",
+    "JW554": "program to enter a container is missing",
+    "JW555": "no command for the container",
 }
 
 

@@ -1,0 +1,27 @@
+"""Provenance: where a result comes from. Part of every result file, so it has no version alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Image, code, nodes, devices, versions and arguments of the program that made a result."""
+
+    time: str  # when the program began; UTC, ISO 8601
+    container: dict[str, Any] | None  # the container's record; None outside a container
+    commit: str | None  # of this repository, with "-dirty" if tracked files had changed
+    site: str | None  # folder of the site's profile
+    nodes: str  # node list of the Slurm step, or the machine's name
+    job: str | None  # Slurm's id; None outside Slurm
+    processes: int
+    devices: int  # of all processes together
+    platform: str | None  # JAX's names of its devices; None, unknown: see runtime.origin()
+    device_kind: str | None
+    python: str
+    jax: str
+    jaxlib: str
+    numpy: str
+    backend: str | None  # version of JAX's runtime, with CUDA's
+    driver: str | None  # NVIDIA's kernel driver
+    arguments: dict[str, Any]  # of the program, defaults included

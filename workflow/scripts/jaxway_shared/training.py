@@ -1,0 +1,213 @@
+"""Files of a training: the state that survives its jobs, and the results.
+
+Programs write them through jaxway_job.training_state; the plan, the monitor, the accounting and
+the report read them here. A state is a folder with these files, a summary and metrics; the report
+gets copies of these two.
+
+The number in ``last_checkpoint_step`` decides whether the next job of a training is submitted: only
+if it has grown, and only if there is no file ``error``. That one holds the sentence with which the
+program gave up, since the next job would fail as well.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxway_shared import versioned
+from jaxway_shared.provenance import Provenance
+
+SCHEMA_VERSION = 2  # of summary.json and segments.json
+LAST_CHECKPOINT_STEP = "last_checkpoint_step"
+ERROR = "error"
+LOCK = "lock"
+SEGMENTS = "segments.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+LOCK_OWNER_RE = re.compile(r"host (.+), process (\d+), job (.+)")
+
+
+@dataclass(frozen=True)
+class LockOwner:
+    """The process that writes a state, as its lock file names it, also after its end."""
+
+    host: str
+    process: int
+    job: str  # Slurm's id; "none" outside Slurm
+
+    def __str__(self) -> str:
+        """Content of the lock file."""
+        return f"host {self.host}, process {self.process}, job {self.job}"
+
+    @classmethod
+    def parse(cls, text: str) -> "LockOwner | None":
+        """The owner that a lock file names; None, it names none."""
+        found = LOCK_OWNER_RE.fullmatch(text.strip())
+        return cls(found[1], int(found[2]), found[3]) if found else None
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What decides whether a training goes on in another job."""
+
+    folder: Path
+    last_checkpoint_step: int | None  # None, no checkpoint yet
+    error: str | None  # why the program gave up; None, it has not
+    lock_owner: LockOwner | None  # the last process that wrote this state; None, no process yet
+
+    @classmethod
+    def read(cls, folder: Path) -> "TrainingState":
+        """The state in a folder. OSError where a file cannot be read."""
+        step = text_of(folder / LAST_CHECKPOINT_STEP) or ""
+        error = text_of(folder / ERROR)
+        return cls(
+            folder=folder,
+            last_checkpoint_step=int(step) if step.isdecimal() else None,
+            # Left empty by a full disk.
+            error=error if error != "" else "it gave up, and its reason could not be written",
+            lock_owner=LockOwner.parse(text_of(folder / LOCK) or ""),
+        )
+
+    @classmethod
+    def newest(cls, base: Path) -> "TrainingState | None":
+        """The state of a training given ``--state base``, to which programs append an image's
+        digest; of several images, the one used last. None where there is none."""
+        folders = [*base.parent.glob(f"{base.name}*")]
+        folders.sort(key=lambda folder: folder.stat().st_mtime)
+        return cls.read(folders[-1]) if folders else None
+
+
+def text_of(path: Path) -> str | None:
+    """Content of a file without white space around it; None where there is no file."""
+    try:
+        return path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return None
+
+
+# --------------------------------------------------------------------------------------- segments
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one job of a training did, up to its newest checkpoint."""
+
+    first_step: int
+    last_step: int  # that of its newest checkpoint; below first_step, there is none
+    seconds: float  # from its start to that checkpoint
+    provenance: Provenance
+    startup: dict[str, float] | None = None  # seconds that each part of its start took
+    save_seconds: float | None = None  # that its longest checkpoint took
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Content of segments.json: a training's jobs, oldest first."""
+
+    segments: tuple[Segment, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of the file."""
+        return versioned.encode(self, SCHEMA_VERSION)
+
+
+def read_segments(folder: Path) -> tuple[Segment, ...]:
+    """The jobs of the training in this state. UserError where the file is not what it should be."""
+    try:
+        file = folder / SEGMENTS
+        return versioned.read_as(Segments, file, "list of segments", SCHEMA_VERSION).segments
+    except FileNotFoundError:
+        return ()
+
+
+# ---------------------------------------------------------------------------------------- metrics
+
+
+@dataclass(frozen=True)
+class MetricsLine:
+    """A line of metrics.jsonl: what readers use of it, and all numbers that it has.
+
+    A program of the user's own writes what it likes, with ``step``, so a line has no version.
+    """
+
+    step: int
+    numbers: dict[str, float]
+
+    @classmethod
+    def parse(cls, text: str) -> "MetricsLine":
+        """A line. ValueError unless it is an object of JSON with an integer ``step``."""
+        content = json.loads(text)
+        if not isinstance(content, dict) or type(content.get("step")) is not int:
+            raise ValueError("a line is no JSON object with an integer `step`")
+        numbers = {
+            name: value
+            for name, value in content.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        return cls(content["step"], numbers)
+
+
+def metrics_text(file: Path) -> list[str]:
+    """Lines of metrics as they are written, without a last one that a kill cut short."""
+    try:
+        lines = file.read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [line for line in lines if line.endswith("\n")]
+
+
+def read_metrics(file: Path) -> list[MetricsLine]:
+    """All lines of metrics. ValueError where one is none."""
+    return [MetricsLine.parse(line) for line in metrics_text(file)]
+
+
+# ---------------------------------------------------------------------------------------- summary
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What every training comes to."""
+
+    program: str
+    steps: int | None  # None: a program of the user's own that wrote none
+    seconds: float  # sum over the segments
+    tokens_per_second: float | None  # median over the lines of metrics
+    provenance: Provenance  # of the last segment
+    segments: tuple[Segment, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of summary.json."""
+        return versioned.encode(self, SCHEMA_VERSION)
+
+
+@dataclass(frozen=True)
+class ProgramSummary(TrainingSummary):
+    """What a training by a program that is not ours comes to."""
+
+    command: tuple[str, ...]  # the words that were run
+    loss: float | None  # of the last line of metrics; None, not known
+
+
+@dataclass(frozen=True)
+class ModelSummary(TrainingSummary):
+    """What a training by train.py comes to; docs/output.md has units and meanings."""
+
+    parameters: int
+    flops_per_token: int
+    data: dict[str, Any]  # record of the prepared data
+    train_bits_per_byte: float
+    validation_bits_per_byte: float
+    unigram_bits_per_byte: float
+    gzip_bits_per_byte: float
+    mfu: float | None
+    mfu_causal: float | None
+    sample: str | None  # text that the model wrote; None with a tokenizer
+
+
+def read_summary(file: Path) -> ModelSummary | ProgramSummary:
+    """A training's summary. UserError where the file is none; OSError where there is no file."""
+    kind = "training's summary"
+    if versioned.read(file, kind, SCHEMA_VERSION).get("program") == "train":
+        return versioned.read_as(ModelSummary, file, kind, SCHEMA_VERSION)
+    return versioned.read_as(ProgramSummary, file, kind, SCHEMA_VERSION)

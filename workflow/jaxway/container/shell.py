@@ -18,7 +18,7 @@ from jaxway.container import verify
 def launcher(config: configuration.Settings, site: configuration.Settings) -> list[str]:
     """How one process gets onto a node of the site, as the smoke test's would."""
     job = config["smoke_test"]["smoke_test"]
-    words = site["launcher"].split()
+    words: list[str] = site["launcher"].split()
     words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={site['cores_per_node'] or 1}"]
     words += [f"--gres=gpu:{job['gpus_per_node']}", f"--time={job['walltime']}"]
     words += [f"--partition={job['partition']}"] if job["partition"] else []

@@ -123,8 +123,8 @@ def submitted(*options):
     """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
     if not SITE["launcher"]:
         return []
-    queue = commands.ask(
-        "squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, seconds=60
+    queue = commands.run_query(
+        "squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, timeout_s=60
     )
     fields = [line.split(maxsplit=3) for line in queue.stdout.splitlines()]
     return [f[:3] for f in fields if len(f) == 4 and f[2][:5] == "rule_" and f[3] == os.getcwd()]

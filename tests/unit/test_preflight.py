@@ -47,7 +47,7 @@ def machine(monkeypatch) -> dict[str, str]:
         failed = answer.startswith("!")
         return CompletedProcess(words, failed, "" if failed else answer, answer.removeprefix("!"))
 
-    monkeypatch.setattr(preflight, "ask", ask)
+    monkeypatch.setattr(preflight, "run_query", ask)
     return says
 
 
@@ -210,15 +210,15 @@ def test_many_jobs_with_one_fault_are_one_line(machine) -> None:
 @pytest.mark.parametrize("silent", ["scontrol", "sinfo", "sbatch"])
 def test_silence_is_no_fault(machine, monkeypatch, silent) -> None:
     """Of a Slurm that has much to do; the other answers are those of a healthy one."""
-    answer = preflight.ask
+    answer = preflight.run_query
 
     def ask(*words: str, **more: Any) -> CompletedProcess[str]:
         said = answer(*words)
         if words[0] == silent:
-            said = CompletedProcess(words, commands.SILENT, "", f"{silent} has not answered")
+            said = CompletedProcess(words, commands.EXIT_TIMEOUT, "", f"{silent} has not answered")
         return said
 
-    monkeypatch.setattr(preflight, "ask", ask)
+    monkeypatch.setattr(preflight, "run_query", ask)
     for found in (
         preflight.partition("gpu", {"train.a": JOB}),
         preflight.queue({"train.a": JOB}, "training"),
@@ -242,24 +242,6 @@ def test_what_keeps_slurm_from_saying_when_is_no_fault(machine, said) -> None:
     machine["sbatch --test-only"] = f"!sbatch: error: allocation failure: {said}"
     (finding,) = preflight.queue({"train.a": JOB}, "training")
     assert finding.verdict == NOTE
-
-
-def test_commands_are_asked_whatever_the_user_sets(monkeypatch) -> None:
-    monkeypatch.setenv("SACCT_FORMAT", "jobid")
-    monkeypatch.setenv("SINFO_ALL", "yes")
-    monkeypatch.setenv("SLURM_TIME_FORMAT", "%s")
-    shown = commands.ask("sh", "-c", "echo $SACCT_FORMAT-$SINFO_ALL-$SLURM_TIME_FORMAT").stdout
-    assert shown == "--standard\n"
-    said = commands.ask("sleep", "9", seconds=0.1)
-    assert (said.returncode, commands.reason(said)) == (
-        *(commands.SILENT, "sleep has not answered within 0.1 s"),
-    )
-    assert commands.reason(commands.ask("no-such")) == "there is no no-such in PATH"
-    assert (
-        commands.reason(commands.ask("/dev/null"))
-        == "/dev/null cannot be started: Permission denied"
-    )
-    assert commands.reason(commands.ask("sh", "-c", "echo a; echo b >&2; exit 1")) == "b"
 
 
 # ------------------------------------------------------------------------------------- container

@@ -86,9 +86,9 @@ class Entry(NamedTuple):
 
 def squeue(*options: str) -> list[str]:
     """What squeue answers; OSError, if it does not."""
-    said = commands.ask("squeue", "--noheader", *options, seconds=60)
+    said = commands.run_query("squeue", "--noheader", *options, timeout_s=60)
     if said.returncode:
-        raise OSError(commands.reason(said))
+        raise OSError(commands.error_message(said))
     return said.stdout.splitlines()
 
 

@@ -23,7 +23,7 @@ from jaxway.configuration import Settings, literal, short_hash
 from jaxway.container import pull, registry, verify
 from jaxway.data import prepare
 from jaxway.slurm import accounting
-from jaxway.slurm.commands import MISSING, SILENT, ask, reason
+from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT, error_message, run_query
 
 OK, NOTE, FAULT = "ok", "note", "FAIL"
 PATIENCE = 5  # seconds for the registry's answer
@@ -141,10 +141,10 @@ def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
 def account(name: str, jobs: Settings, site: Settings) -> Findings:
     """Whether this user may charge the account, and what is left of it, where Slurm knows."""
     who = ("show", "associations", f"user={getpass.getuser()}", "format=account")
-    said = ask("sacctmgr", "--noheader", "--parsable2", *who)
+    said = run_query("sacctmgr", "--noheader", "--parsable2", *who)
     known = {*said.stdout.split()}
     if said.returncode or not known:
-        yield Finding(NOTE, "account", f"{name}: Slurm does not tell ({reason(said)})")
+        yield Finding(NOTE, "account", f"{name}: Slurm does not tell ({error_message(said)})")
         return
     if name.lower() not in {each.lower() for each in known}:
         yield Finding(
@@ -173,7 +173,7 @@ def account(name: str, jobs: Settings, site: Settings) -> Findings:
 def budget(name: str) -> float | None:
     """CPU-hours left of an account's limit (GrpTRESMins); None, it has none or nobody tells."""
     form = "--format=User,GrpTRESMins,GrpTRESRaw"
-    said = ask("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
+    said = run_query("sshare", "--noheader", "--parsable2", f"--accounts={name}", form)
     for line in said.stdout.splitlines():
         user, limit, used = (*line.split("|"), "", "")[:3]
         granted, taken = (re.search(r"\bcpu=(\d+)", text) for text in (limit, used))
@@ -192,7 +192,7 @@ def minutes(limit: str) -> float:
 
 def open_partitions() -> str:
     """The end of a sentence about a partition that cannot be used: those that can."""
-    said = ask("sinfo", "--noheader", "--format=%a %R").stdout.splitlines()
+    said = run_query("sinfo", "--noheader", "--format=%a %R").stdout.splitlines()
     names = dict.fromkeys(line.split()[1] for line in said if line.startswith("up "))
     return f"; open are {', '.join(names)}" if names else ""
 
@@ -203,19 +203,21 @@ def partition(name: str | None, jobs: Settings) -> Findings:
     Without a name, the one that Slurm takes by default.
     """
     if name is None:
-        shown = ask("sinfo", "--noheader", "--format=%P").stdout.split()
+        shown = run_query("sinfo", "--noheader", "--format=%P").stdout.split()
         name = next((each[:-1] for each in shown if each.endswith("*")), None)
         if name is None:
             return
-    said = ask("scontrol", "--all", "--oneliner", "show", "partition", name)
-    groups = ask("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
-    if "not found" in reason(said):
-        problem = f"{next(iter(jobs))}.partition: {reason(said)}{open_partitions()}"
+    said = run_query("scontrol", "--all", "--oneliner", "show", "partition", name)
+    groups = run_query("sinfo", "--noheader", f"--partition={name}", "--format=%D %G")
+    if "not found" in error_message(said):
+        problem = f"{next(iter(jobs))}.partition: {error_message(said)}{open_partitions()}"
         yield Finding(FAULT, "partition", problem)
         return
     for failed in (said, groups):
         if failed.returncode:
-            yield Finding(NOTE, "partition", f"{name}: Slurm does not tell ({reason(failed)})")
+            yield Finding(
+                NOTE, "partition", f"{name}: Slurm does not tell ({error_message(failed)})"
+            )
             return
     limits = dict(re.findall(r"(\w+)=(\S*)", said.stdout))
     sizes = [(0, 0)]  # nodes, and the GPUs of each
@@ -264,9 +266,9 @@ def queue(jobs: Settings, account: str | None) -> Findings:
             kinds.setdefault(tuple(options), []).append(label)
     for kind, labels in kinds.items():
         what = labels[0] + (f" and {len(labels) - 1} more" if labels[1:] else "")
-        said = ask("sbatch", "--test-only", *kind, "--wrap=true")
-        problem = re.sub(r".*(error|failure): ", "", reason(said))
-        silent = said.returncode in (SILENT, MISSING) or re.search(TROUBLE, problem)
+        said = run_query("sbatch", "--test-only", *kind, "--wrap=true")
+        problem = re.sub(r".*(error|failure): ", "", error_message(said))
+        silent = said.returncode in (EXIT_TIMEOUT, EXIT_NOT_FOUND) or re.search(TROUBLE, problem)
         if silent or (said.returncode and re.search(LATER, problem)):
             yield Finding(NOTE, "queue", f"{what}: Slurm does not tell when: {problem}")
             if silent:
@@ -284,9 +286,9 @@ def nodes(wanted: list[str]) -> Findings:
     if not wanted:
         return
     names = f"--nodes={','.join(wanted)}"
-    said = ask("sinfo", "--all", "--noheader", "--Node", "--format=%N %T", names)
+    said = run_query("sinfo", "--all", "--noheader", "--Node", "--format=%N %T", names)
     if said.returncode:
-        yield Finding(NOTE, "nodes", f"Slurm does not tell ({reason(said)})")
+        yield Finding(NOTE, "nodes", f"Slurm does not tell ({error_message(said)})")
         return
     states = dict(line.split() for line in said.stdout.splitlines())
     never = r"down|drain|fail|unknown|\*"

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from jaxway.configuration import Settings
-from jaxway.slurm.commands import ask, reason
+from jaxway.slurm.commands import error_message, run_query
 
 FIELDS = "JobIDRaw,JobName,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
 ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")
@@ -109,11 +109,13 @@ def used(logs: Path, scratch: Path) -> list[Job]:
         return []
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
     command += [f"--format={FIELDS}", f"--jobs={','.join(sorted(names, key=int))}"]
-    said = ask(*command, seconds=30)
-    if said.returncode:
-        raise CostError(f"Slurm's accounting does not tell what jobs have used: {reason(said)}")
+    result = run_query(*command, timeout_s=30)
+    if result.returncode:
+        raise CostError(
+            f"Slurm's accounting does not tell what jobs have used: {error_message(result)}"
+        )
     advanced, jobs = useful(scratch), []
-    for line in said.stdout.splitlines():
+    for line in result.stdout.splitlines():
         job, run, state, submit, start, elapsed, nodes, limit = line.split("|")
         state = state.split()[0]  # CANCELLED by 1000
         jobs.append(

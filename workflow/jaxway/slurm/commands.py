@@ -3,27 +3,28 @@
 import os
 import subprocess
 
-SETTINGS = ("SACCT_", "SINFO_", "SQUEUE_")  # variables that stand for options
-MISSING, SILENT = 127, 124  # exit codes as a shell and `timeout` give them
+OPTION_VARIABLES = ("SACCT_", "SINFO_", "SQUEUE_")  # they stand for options of these commands
+EXIT_NOT_FOUND, EXIT_TIMEOUT = 127, 124  # as a shell and `timeout` give them
 
 
-def ask(*command: str, seconds: float = 10) -> subprocess.CompletedProcess[str]:
-    """What a command says; one that is missing or silent has failed, with a sentence for it."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(SETTINGS)}
+def run_query(*command: str, timeout_s: float = 10) -> subprocess.CompletedProcess[str]:
+    """A command's result; one that is missing or does not end has failed, with a sentence why."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(OPTION_VARIABLES)}
     environment["SLURM_TIME_FORMAT"] = "standard"
     try:
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=seconds
+            command, env=environment, capture_output=True, text=True, timeout=timeout_s
         )
     except FileNotFoundError:
-        code, problem = MISSING, f"there is no {command[0]} in PATH"
+        code, message = EXIT_NOT_FOUND, f"there is no {command[0]} in PATH"
     except OSError as error:
-        code, problem = MISSING, f"{command[0]} cannot be started: {error.strerror}"
+        code, message = EXIT_NOT_FOUND, f"{command[0]} cannot be started: {error.strerror}"
     except subprocess.TimeoutExpired:
-        code, problem = SILENT, f"{command[0]} has not answered within {seconds:g} s"
-    return subprocess.CompletedProcess(command, code, "", problem)
+        code, message = EXIT_TIMEOUT, f"{command[0]} did not answer within {timeout_s:g} s"
+    return subprocess.CompletedProcess(command, code, "", message)
 
 
-def reason(said: subprocess.CompletedProcess[str]) -> str:
+def error_message(result: subprocess.CompletedProcess[str]) -> str:
     """Why a command has failed, by its last line."""
-    return (said.stderr.strip() or said.stdout.strip() or "no reason given").splitlines()[-1]
+    lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
+    return lines[-1] if lines else "no reason given"

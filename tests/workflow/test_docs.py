@@ -97,8 +97,8 @@ def commands(page: Path) -> list[str]:
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     typed = [] if page == ROOT / FOLLOWED else "".join(blocks).replace("\\\n", " ").splitlines()
     typed += [line for line in re.findall(r"^    (\S.*)", text, re.MULTILINE) if " -> " not in line]
-    for table in re.findall(r"^\| it says \|.*\n(?:\|.*\n?)+", text, re.MULTILINE):
-        said = r"^\|(?:[^|\\]|\\.)*\|"  # the first column is no command, but what is seen
+    for table in re.findall(r"^\| (?:code \| )?it says \|.*\n(?:\|.*\n?)+", text, re.MULTILINE):
+        said = r"^\|( \| | JW[^|]*\|)?(?:[^|\\]|\\.)*\|"  # no command, but what is seen
         text = text.replace(table, re.sub(said, "|", table, flags=re.MULTILINE))
     codes = [code for _, code in re.findall(r"(?s)(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text)]
     typed += [code for code in codes if PROGRAM.match(" ".join(code.split()))]

@@ -130,9 +130,7 @@ def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checko
     packages = {"python": [wheel], "debian": [f"{checkout.folder}/hello.deb"]}
     config = checkout.configure("built", {"packages": packages})
     profile = f"--profile={OTHER}"
-    line = (
-        f"cd {checkout.folder}; SBATCH_ACCOUNT=training .venv/bin/snakemake {profile} --configfile={config}"
-    )
+    line = f"cd {checkout.folder}; SBATCH_ACCOUNT=training .venv/bin/snakemake {profile} --configfile={config}"
     cluster.run(f"{line} smoke_test", timeout=300)
     record = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
     installed = record["container"]["installed"]

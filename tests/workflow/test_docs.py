@@ -32,7 +32,7 @@ PLACEHOLDERS = {
 }
 SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
 PROGRAM = re.compile(
-    r"(\w+=\S+ |time )*(\S*/)?(snakemake|python3?|pytest|make|cluster|ruff|history\.py|jutil|git|"
+    r"(\w+=\S+ |time )*(\S*/)?(snakemake|(?<=/)jaxway|python3?|pytest|make|cluster|ruff|history\.py|jutil|git|"
     rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
 )
 ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
@@ -85,7 +85,7 @@ SMALLER = {  # as the documents have it, it takes minutes
     "benchmarks/train_speed.py 512": "benchmarks/train_speed.py 64",
 }
 HERE = re.compile(
-    r"(\.venv/bin/)?(snakemake|ruff|make|source|tensorboard|pip|python (workflow|benchmarks)/\S*)"
+    r"(\.venv/bin/)?(snakemake|jaxway|ruff|make|source|tensorboard|pip|python (workflow|benchmarks)/\S*)"
     r"( |$)"
 )
 

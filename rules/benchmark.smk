@@ -21,10 +21,10 @@ rule benchmark_run:
     log:
         "logs/benchmark/{name}.log",
     wildcard_constraints:
-        name=names("allocation"),
-    threads: threads_of("allocation")
+        name=names("allocations"),
+    threads: threads_of("allocations")
     resources:
-        **resources_of("allocation"),
+        **resources_of("allocations"),
     params:
         plan=lambda w: plan(w.name),
     message:
@@ -45,10 +45,10 @@ rule benchmark_record:
     log:
         "logs/record/{name}.log",
     wildcard_constraints:
-        name=names("allocation"),
+        name=names("allocations"),
     localrule: True
     params:
-        history=CONFIG["history"],
+        history=CONFIG.history,
     message:
         "Add {wildcards.name} to {params.history}"
     run:
@@ -61,7 +61,7 @@ rule benchmark_record:
 rule verdict:
     input:
         results=expand(rules.benchmark_run.output.result, name=PLACES),
-        site=SITE["file"],
+        site=SITE.file,
         script=ROOT / "workflow/jaxway/analysis/references.py",
     output:
         passed=touch("results/.benchmarks_passed"),
@@ -87,7 +87,7 @@ rule vet:
 rule vet_nodes:
     input:
         results=expand(rules.benchmark_run.output.result, name=VETTED),
-        site=SITE["file"],
+        site=SITE.file,
         script=ROOT / "workflow/jaxway/analysis/node_check.py",
     output:
         result="results/vetting.json",

@@ -1,5 +1,5 @@
 # What each job from this folder has used. Slurm's accounting knows; without Slurm nothing is paid.
-if SITE["launcher"]:
+if SITE.launcher:
 
     rule cost:
         input:
@@ -7,7 +7,7 @@ if SITE["launcher"]:
             rules.train.input,
             rules.verdict.input.results,
             vetting="results/vetting.json" if VETTED else [],
-            site=SITE["file"],
+            site=SITE.file,
             script=ROOT / "workflow/jaxway/slurm/accounting.py",
         output:
             "results/cost.json",
@@ -15,7 +15,7 @@ if SITE["launcher"]:
             "logs/cost.log",
         localrule: True
         params:
-            scratch=SITE["scratch"],
+            scratch=SITE.scratch,
         message:
             "What the jobs have used"
         run:
@@ -29,12 +29,12 @@ rule report:
     input:
         smoke_test=rules.smoke_test.output.result,
         train=rules.train.input,
-        metrics=expand("results/train/{name}/metrics.jsonl", name=CONFIG["train"]),
+        metrics=expand("results/train/{name}/metrics.jsonl", name=CONFIG.train),
         benchmark=rules.verdict.input.results,
-        site=SITE["file"],
+        site=SITE.file,
         recorded=expand("results/benchmark/.{name}.recorded", name=PLACES),
         vetting="results/vetting.json" if VETTED else [],
-        cost="results/cost.json" if SITE["launcher"] else [],
+        cost="results/cost.json" if SITE.launcher else [],
         script=ROOT / "workflow/jaxway/report/page.py",
         templates=expand(ROOT / "workflow/report/report.{kind}", kind=["html.j2", "css"]),
     output:
@@ -43,7 +43,7 @@ rule report:
         "logs/report.log",
     localrule: True
     params:
-        history=CONFIG["history"],
+        history=CONFIG.history,
         more=lambda w, input: [f"--{x}={input[x]}" for x in ("vetting", "cost") if input[x]],
     message:
         "Report {output.html}"

@@ -35,7 +35,7 @@ def around(schedule):
 
         sys.stderr.write(said)
         sys.stderr.flush()
-        if not fit and CONFIG["preflight"]:
+        if not fit and CONFIG.preflight:
             sys.exit(
                 "The plan cannot run, see FAIL above; nothing was submitted. (Where a check errs, "
                 "`--config preflight=False` lets it pass.)"
@@ -69,17 +69,22 @@ def planned(*names):
 
 def placements():
     """Placements of the jobs to submit, by label; for the target `preflight`, all configured ones."""
-    sections = {"smoke_test": "smoke_test", "train_run": "train", "benchmark_run": "allocation"}
+    sections = {
+        "smoke_test": {"smoke_test": CONFIG.smoke_test},
+        "train_run": CONFIG.train,
+        "benchmark_run": CONFIG.allocations,
+    }
     if planned("preflight"):
-        pairs = [(section, name) for section in sections.values() for name in CONFIG[section]]
+        pairs = [(rule, name) for rule, section in sections.items() for name in section]
     else:
-        pairs = [(s, j.wildcards.get("name", s)) for r, s in sections.items() for j in planned(r)]
+        pairs = [(r, j.wildcards.get("name", r)) for r in sections for j in planned(r)]
     found = {}
-    for section, name in sorted(pairs):
-        job = CONFIG[section][name]
-        label = name if section == "smoke_test" else f"{section}.{name}"
-        if section == "allocation":
-            label = f"benchmark.{job['benchmarks'][0]}" + (f" on {name}" if job["node"] else "")
+    for rule, name in sorted(pairs, key=lambda pair: (pair[0] != "benchmark_run", pair)):
+        job = sections[rule][name]
+        label = name if rule == "smoke_test" else f"train.{name}"
+        if rule == "benchmark_run":
+            label = f"benchmark.{job.benchmarks[0]}"
+            label += f" on {name}" if job.placement.node else ""
         found[label] = job
     return found
 
@@ -91,24 +96,22 @@ def look_ahead():
     jobs, whole = placements(), workflow.dryrun or planned("preflight")
     if not jobs and not planned("pull"):
         return "", True
-    # Any job may get further attempts from Snakemake, a training from its allocations.
-    attempts = {"allocations": 1 + workflow.execution_settings.retries}
-    jobs = {label: attempts | job for label, job in jobs.items()}
+    retries = workflow.execution_settings.retries
     containers = [PULLED, CONTAINER] if CONTAINED else []
-    findings = [*preflight.findings(CONFIG, SITE, containers, bool(planned("pull")), jobs)]
+    findings = [*preflight.findings(CONFIG, SITE, containers, bool(planned("pull")), jobs, retries)]
     faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
     shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
     lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
-    costs = accounting.foretold(jobs, SITE["cores_per_node"]) if SITE["launcher"] else []
+    costs = accounting.foretold(jobs, retries, SITE.cores_per_node) if SITE.launcher else []
     lines += [f"{'':5}{'cost':11}{line}" for line in (costs if whole else costs[-1:])]
     return "".join(f"{line}\n" for line in lines), not faults
 
 
 def print_cost(began):
     """Print what the jobs of this run have used, as Slurm has booked it."""
-    if SITE["launcher"]:
+    if SITE.launcher:
         try:
-            jobs = accounting.booked(Path(LOGS), Path(SITE["scratch"]))
+            jobs = accounting.booked(Path(LOGS), Path(SITE.scratch))
         except accounting.CostError as error:
             print(error, file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # a second one, of somebody who does not want to wait
@@ -116,12 +119,12 @@ def print_cost(began):
         else:
             now = [job for job in jobs if datetime.fromisoformat(job["submitted"]) >= began]
             if now:
-                print(accounting.told(now, SITE["cores_per_node"]), file=sys.stderr, flush=True)
+                print(accounting.told(now, SITE.cores_per_node), file=sys.stderr, flush=True)
 
 
 def submitted(*options):
     """Id, state and comment of each job that was submitted from this folder, as Slurm lists them."""
-    if not SITE["launcher"]:
+    if not SITE.launcher:
         return []
     queue = commands.run_query(
         "squeue", "--me", "--noheader", "--format=%i %T %k %Z", *options, timeout_s=60
@@ -149,16 +152,16 @@ def check_container():
     if not CONTAINED or not planned(*users):
         return
     makers = {"pull": (PULLED, PULL)}
-    if CONFIG["packages"]:
+    if CONFIG.packages:
         makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
     for maker, (container, command) in makers.items():
-        if planned(maker) or not Path(container["digest"]).exists():
+        if planned(maker) or not Path(container.digest).exists():
             continue
-        if not Path(container["made"]).exists():
-            print(f"{container['made']} is gone: making it again", flush=True)
+        if not Path(container.output).exists():
+            print(f"{container.output} is gone: making it again", flush=True)
             if subprocess.run(command, shell=True).returncode:
-                sys.exit(f"{container['made']} is gone, and cannot be made again: see above")
-        found = verify.problem(Path(container["sif"]), full=False, image=CONFIG["image"])
+                sys.exit(f"{container.output} is gone, and cannot be made again: see above")
+        found = verify.problem(Path(container.sif), full=False, image=CONFIG.image)
         if found:
             sys.exit(found)
 
@@ -201,7 +204,7 @@ def restarts(job):
     before = before if folder == earlier else 0
     comment = f"rule_{job.rule.name}_wildcards_{job.wildcards.name}"
     states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
-    allowed = job_of("train", job.wildcards)["allocations"]
+    allowed = job_of("train", job.wildcards).max_jobs
     if reason:
         why = reason
     elif states and states[-1] == "CANCELLED":

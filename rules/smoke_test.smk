@@ -16,7 +16,7 @@ rule smoke_test:
     params:
         launch=launcher("smoke_test"),
         arguments=arguments("smoke_test"),
-        scratch=SITE["scratch"],
+        scratch=SITE.scratch,
     message:
         "Smoke test"
     shell:

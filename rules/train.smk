@@ -1,6 +1,6 @@
 rule train:
     input:
-        expand("results/train/{name}/summary.json", name=CONFIG["train"]),
+        expand("results/train/{name}/summary.json", name=CONFIG.train),
 
 
 rule prepare_data:
@@ -27,7 +27,7 @@ rule train_run:
         **container_input(),
         smoke_test=rules.smoke_test.output.passed,
         # An edited program does not undo a training.
-        script=ancient(lambda w: script(job_of("train", w)["program"])),
+        script=ancient(lambda w: script(job_of("train", w).program)),
     output:
         summary="results/train/{name}/summary.json",
         metrics="results/train/{name}/metrics.jsonl",
@@ -44,7 +44,7 @@ rule train_run:
         launch=launcher("train"),
         arguments=arguments("train"),
         data=lambda w, input: f"--data-record={input.data}" if input.get("data") else "",
-        state=lambda w: f"{SITE['scratch']}/train/{w.name}-{job_of('train', w)['id']}",
+        state=lambda w: f"{SITE.scratch}/train/{w.name}-{job_of('train', w).id}",
     message:
         "Train {wildcards.name}"
     shell:

@@ -119,7 +119,7 @@ def test_slow_node_is_named(cluster: Cluster, alice: Checkout, store: str) -> No
     """One job at a time: the nodes share this machine's cores."""
     settings = {
         "benchmark": {"quick": QUICK | {"rounds": 3}},
-        "vetting": {"nodes": ["jrc[0101-0102]"]},
+        "node_check": {"nodes": ["jrc[0101-0102]"]},
         "history": store + "/vetting",
     }
     config = alice.configure("vet", settings)
@@ -137,7 +137,7 @@ def test_slow_node_is_named(cluster: Cluster, alice: Checkout, store: str) -> No
 
 def test_node_that_is_drained_is_said(cluster: Cluster, alice: Checkout) -> None:
     drain = "scontrol update nodename=jrc0102 reason=test state="
-    settings = {"benchmark": {"quick": QUICK}, "vetting": {"nodes": ["jrc[0101-0103]"]}}
+    settings = {"benchmark": {"quick": QUICK}, "node_check": {"nodes": ["jrc[0101-0103]"]}}
     cluster.run(drain + "drain", user="root")
     try:
         with alice.start(alice.configure("drained", settings), "vet") as snakemake:

@@ -26,9 +26,9 @@ SMALL = {
 }
 # Long enough to be caught between its first checkpoint and its end, and soon done when resumed.
 SLOW = SMALL | {"steps": 1500, "log_every": 10, "gpus_per_node": 1, "walltime": 10}
-LONG = SLOW | {"log_every": 1, "steps": 2000, "allocations": 20}
+LONG = SLOW | {"log_every": 1, "steps": 2000, "max_jobs": 20}
 DEFAULT = yaml.safe_load(Path("config/config.yaml").read_text())
-SCORED = {"validation_bytes": 20000, "allocations": 1}  # enough for many batches
+SCORED = {"validation_bytes": 20000, "max_jobs": 1}  # enough for many batches
 CHAIN: dict[str, dict[str, Any]] = {
     "train": {
         "one_node": SMALL | SCORED,

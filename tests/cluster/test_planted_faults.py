@@ -43,7 +43,7 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
     settings = {
         "train": {"one": SMALL, "two": SMALL | {"nodes": 2}},
         "benchmark": {"memory": {}},
-        "vetting": {"nodes": list(cluster.compute)},
+        "node_check": {"nodes": list(cluster.compute)},
     }
     text = said(alice, settings, SCRATCH=SCRATCH)
     assert "note" not in text

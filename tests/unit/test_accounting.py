@@ -7,20 +7,27 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from examples import make_job, make_placement, make_training
+from jaxway.config.jobs import SubmittedJob
 from jaxway.slurm import accounting
 
-JOB = {"nodes": 2, "walltime": 90}  # 3 node-h
+LONG = make_placement(nodes=2, walltime=90)  # 3 node-h
 
 
 def test_what_is_foretold_counts_every_allocation() -> None:
-    jobs = {"smoke_test": {"nodes": 1, "walltime": 6}, "train.a": JOB | {"allocations": 10}}
-    jobs["train.b"] = JOB | {"nodes": 1, "walltime": 60}
-    assert accounting.foretold(jobs, 128) == [
+    short = make_placement(walltime=60)
+    jobs: dict[str, SubmittedJob] = {
+        "smoke_test": make_job(walltime=6),
+        "train.a": make_training(placement=LONG, max_jobs=10),
+        "train.b": make_training(placement=short, max_jobs=1),
+    }
+    assert accounting.foretold(jobs, 0, 128) == [
         "smoke_test: 1 job, each 1 node and 6 minutes at most: 0.1 node-h = 12.8 core-h",
         "train: 2 to 11 jobs, each 2 nodes and 90 minutes at most: 31 node-h = 3,968.0 core-h",
         "at most 31.1 node-h = 3,980.8 core-h in all",
     ]
-    assert accounting.foretold({"train.b": jobs["train.b"]}, None)[-1] == "at most 1 node-h in all"
+    assert accounting.foretold({"b": jobs["train.b"]}, 0, None)[-1] == "at most 1 node-h in all"
+    assert accounting.node_hours([jobs["smoke_test"]], retries=2) == pytest.approx(0.3)
 
 
 BOOKED = """\

@@ -21,6 +21,7 @@ import train
 from benchmark_collective import part
 from jax.sharding import Mesh
 from jaxway_job import measure, model, runtime
+from jaxway_shared import presets
 from test_runtime import launch
 
 QUICK = ["--platform=cpu", "--warmup=1", "--repeats=3"]
@@ -35,6 +36,7 @@ from jaxway_job import model
 from benchmark_collective import error, part
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import jax, numpy as np
+from jaxway_shared import presets
 
 def do(operation, size=64):
     return collective.collective(mesh, operation)(collective.operand(mesh, size))
@@ -53,7 +55,7 @@ def wrong(operation, size=64):
     results = [jax.device_put(x.astype(np.float32), spread) for x in [*changed, each]]
     return [error(operation, mesh, x, size) for x in results]
 
-model.PRESETS["tiny"] = (1, 16, 2, 16, 1, 1e-2)
+presets.PRESETS["tiny"] = presets.Preset(1, 16, 2, 16, 1, 1e-2)
 for out, words in json.loads(sys.argv[1]):
     program, *flags = words.split()
     sys.argv = [program + ".py", "--out", out, *flags]
@@ -450,4 +452,4 @@ def test_devices_that_cannot_share_parameters(run):
 def test_presets_are_the_models():
     """OPTIONS must be literal, so their names stand there once more."""
     options: Any = benchmark_train.OPTIONS
-    assert options["presets"]["items"]["enum"] == list(model.PRESETS)
+    assert options["presets"]["items"]["enum"] == list(presets.PRESETS)

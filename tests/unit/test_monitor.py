@@ -15,12 +15,19 @@ import time
 from pathlib import Path
 
 import pytest
-from jaxway import configuration, monitor
+from examples import make_config, make_site
+from jaxway import monitor
+from jaxway.config.load import add_arguments
 
 ROOT = Path(__file__).parents[2]
-SITE = {"launcher": "srun", "scratch": "scratch"}
-LOCAL = {"launcher": None, "scratch": "scratch"}
-CONFIG = {"train": {"gpt": {"options": {"steps": 10000}}, "mine": {"options": {"command": "x"}}}}
+SITE = make_site()
+LOCAL = make_site(launcher=None)
+CONFIG = make_config(
+    train={
+        "gpt": {"program": "maxtext", "steps": 10000},
+        "mine": {"program": "command", "command": "x"},
+    }
+)
 LINE = {"step": 1200, "loss": 1.9312, "tokens_per_second": 152_345.6, "step_seconds": 0.28}
 TRAINED = "step 1200 of 10000, loss 1.93, 152k tokens/s, 41 min left"
 
@@ -509,7 +516,7 @@ def test_on_a_terminal_it_ends_with_the_run(folder):
 
 def test_defaults_are_those_of_this_repository(folder):
     parser = argparse.ArgumentParser()
-    configuration.add_arguments(parser)
+    add_arguments(parser)
     args = parser.parse_args([])
     assert args.profile == ROOT / "profiles/local"
     assert args.configfile == ROOT / "config/config.yaml"

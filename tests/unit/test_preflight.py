@@ -12,14 +12,19 @@ from typing import Any
 import jax
 import pytest
 import tokenizers
-from jaxway import configuration, preflight
+from examples import make_config, make_job, make_placement, make_site, make_training
+from jaxway import preflight
+from jaxway.config import containers, jobs
+from jaxway.config.site import Site
 from jaxway.container import pull, registry, verify
 from jaxway.preflight import FAULT, NOTE, OK
 from jaxway.slurm import commands
 from jaxway_job import model
+from jaxway_shared import presets
 
 UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00"
-JOB = {"nodes": 1, "gpus_per_node": 4, "walltime": 30, "partition": "gpu"}
+JOB = make_job()
+NONE = containers.Container("/none", "/none")
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +57,7 @@ def machine(monkeypatch) -> dict[str, str]:
 
 
 def partition(**job: Any) -> list[preflight.Finding]:
-    return [*preflight.partition("gpu", {"train.big": JOB | job})]
+    return [*preflight.partition("gpu", {"train.big": make_job(**job)})]
 
 
 def test_healthy_partition(machine) -> None:
@@ -117,7 +122,7 @@ def test_controller_that_does_not_answer_is_no_fault(machine) -> None:
 
 
 def test_without_a_name_it_is_the_default_one(machine) -> None:
-    (finding,) = preflight.partition(None, {"train.big": JOB | {"nodes": 3}})
+    (finding,) = preflight.partition(None, {"train.big": make_job(nodes=3)})
     assert finding.verdict == FAULT
     assert "gpu gives at most 2 to a job" in finding.text
     machine["sinfo --noheader --format=%P"] = "gpu\nother"
@@ -140,8 +145,8 @@ def test_time_limits(limit, minutes) -> None:
 
 
 def account(name: str = "training") -> preflight.Finding:
-    site = {"cores_per_node": 128, "budget_command": "jutil"}
-    (finding,) = preflight.account(name, {"train.big": JOB}, site)
+    site = make_site(cores_per_node=128, budget_command="jutil")
+    (finding,) = preflight.account(name, 0.5, site)
     return finding
 
 
@@ -177,8 +182,8 @@ def test_budget(machine, used, verdict, said) -> None:
 
 
 def test_queue_says_when_or_why_not(machine) -> None:
-    jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": JOB | {"walltime": 5}}
-    jobs["benchmark.c"] = JOB | {"node": "jrc0101", "walltime": 7}  # its node is checked instead
+    jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": make_job(walltime=5)}
+    jobs["benchmark.c"] = make_job(node="jrc0101", walltime=7)  # its node is checked instead
     kinds = "sbatch --test-only --nodes=1 --gres=gpu:4 --time="
     del machine["sbatch --test-only"]
     machine[f"{kinds}30 --partition=gpu --account=training"] = (
@@ -202,7 +207,7 @@ def test_nodes_to_vet(machine) -> None:
 
 
 def test_many_jobs_with_one_fault_are_one_line(machine) -> None:
-    jobs = {f"train.{k}": JOB | {"nodes": 3} for k in range(1000)}
+    jobs = {f"train.{k}": make_job(nodes=3) for k in range(1000)}
     (finding,) = preflight.partition("gpu", jobs)
     assert finding.text.startswith("train.0.nodes: gpu gives at most 2 to a job, not 3 (and 999")
 
@@ -249,7 +254,7 @@ def test_what_keeps_slurm_from_saying_when_is_no_fault(machine, said) -> None:
 
 def test_image(tmp_path) -> None:
     sif, name = tmp_path / "jax.sif", "docker-archive:one.tar"
-    container = {"sif": str(sif)}
+    container = containers.Container(str(sif), str(sif))
     assert preflight.image(name, container, False)[1].text.startswith(f"{name} is going to be made")
     sif.write_text("a container")
     record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
@@ -267,7 +272,7 @@ def test_image(tmp_path) -> None:
 
 def test_image_of_no_registry() -> None:
     """`.invalid` never has an address (RFC 2606)."""
-    (_, finding) = preflight.image("docker://registry.invalid/jax:1", {"sif": "/none"}, True)
+    (_, finding) = preflight.image("docker://registry.invalid/jax:1", NONE, True)
     assert finding.verdict == FAULT
     assert "registry.invalid is not known here" in finding.text
 
@@ -276,7 +281,7 @@ def test_registry_that_is_silent_is_not_waited_for(monkeypatch) -> None:
     waiting = threading.Event()
     monkeypatch.setattr(preflight, "PATIENCE", 0.1)
     monkeypatch.setattr(registry.Repository, "image", lambda *_: waiting.wait(60))
-    size, finding = preflight.image("docker://h.org/jax:1", {"sif": "/none"}, True)
+    size, finding = preflight.image("docker://h.org/jax:1", NONE, True)
     waiting.set()
     assert (size, finding.verdict) == (0, NOTE)
 
@@ -294,15 +299,12 @@ def plan(machine, monkeypatch, tmp_path) -> Callable[..., list[tuple[str, str]]]
     sif.write_text("a container")
     record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
     verify.record_of(sif).write_text(json.dumps(record))
-    about = site(tmp_path, shared=["/"], small_home=True, launcher="srun", sif=str(sif))
-    about |= {"container_build": True, "cores_per_node": 128, "budget_command": None}
-    config: Any = {"image": name, "packages": {}, "temporary": None, "account": "training"}
-    config["environment"] = {}
+    about = site(tmp_path, shared=["/"], small_home=True, sif=str(sif), cores_per_node=128)
 
     def found(jobs: Any, **settings: Any) -> list[tuple[str, str]]:
-        both = config | {"packages": {}}, config | settings
-        containers = [configuration.container(each, about) for each in both]
-        checks = preflight.findings(config | settings, about, containers, False, jobs)
+        config = make_config(about, **{"image": name, "account": "training"} | settings)
+        both = [containers.container(each, about) for each in ({}, config.packages)]
+        checks = preflight.findings(config, about, both, False, jobs)
         return [(finding.verdict, finding.subject) for finding in checks]
 
     return found
@@ -315,7 +317,7 @@ PLACES = [(OK, "room"), (OK, "data"), (OK, "shared"), (OK, "home")]
 def test_checks_of_a_plan(plan, machine) -> None:
     machine["sbatch --test-only"] = "Job 7 to start at 2020-01-01T10:00:00 using 128 processors"
     machine["sinfo --all --noheader --Node"] = "n1 idle"
-    jobs = {"train.a": training(context=10), "benchmark.b": JOB | {"node": "n1"}}
+    jobs = {"train.a": make_training(context=10), "benchmark.b": make_job(node="n1")}
     asked = [(OK, each) for each in ("account", "partition", "queue", "nodes", "folders")]
     assert plan(jobs) == [*CONTAINER, *asked, *PLACES]
 
@@ -326,10 +328,10 @@ def test_a_pull_needs_no_slurm(plan) -> None:
 
 def test_what_is_refused_already_is_not_asked_again(plan, machine) -> None:
     machine["sbatch --test-only"] = "!Invalid account"
-    jobs = {"train.a": training(context=10)}
+    jobs = {"train.a": make_training(context=10)}
     assert (FAULT, "queue") in plan(jobs)
     assert "queue" not in dict(map(reversed, plan(jobs, account="forbidden")))
-    jobs["train.a"]["nodes"] = 3
+    jobs = {"train.a": make_training(context=10, placement=make_placement(nodes=3))}
     assert "queue" not in dict(map(reversed, plan(jobs)))
 
 
@@ -337,7 +339,7 @@ def test_image_with_packages_is_the_one_looked_at(plan, tmp_path) -> None:
     """Where it is still to be made, its base; no registry is asked for that."""
     packages = {"python": ["einops"]}
     assert plan({}, packages=packages) == [*CONTAINER, (OK, "folders")]
-    made = tmp_path / f"jax-{configuration.short_hash(packages)}.sif"
+    made = tmp_path / f"jax-{jobs.short_hash(packages)}.sif"
     made.write_text("of nothing known")
     assert plan({}, packages=packages)[1] == (FAULT, "image")
 
@@ -354,9 +356,9 @@ def test_check_that_stumbles_stops_nothing(plan, monkeypatch) -> None:
 # --------------------------------------------------------------------------------------- folders
 
 
-def site(tmp_path: Path, **more: Any) -> configuration.Settings:
-    there = {"scratch": str(tmp_path / "alice/jaxway"), "required_variables": {"SCRATCH": ""}}
-    return there | {"shared": [], "small_home": False, **more}
+def site(tmp_path: Path, **more: Any) -> Site:
+    variables = {"SCRATCH": ""}
+    return make_site(scratch=str(tmp_path / "alice/jaxway"), required_variables=variables, **more)
 
 
 def test_folders(tmp_path, monkeypatch) -> None:
@@ -379,31 +381,21 @@ def test_folders(tmp_path, monkeypatch) -> None:
     assert finding.text.startswith(f"$SCRATCH: there is no folder {tmp_path / 'gone'}")
 
 
-def training(**more: Any) -> configuration.Settings:
-    """A training as configuration.load() makes it."""
-    options = {"preset": "tiny", "keep_checkpoints": 2, "steps": 10, "global_batch": 4}
-    options |= dict.fromkeys(model.PARTS)
-    data = {"data": ["python"], "tokenizer": "bytes", "validation_bytes": 1000}
-    place = JOB | {"processes_per_node": 1, "program": "train", "id": "0123"}
-    return place | {"options": options | more, "data": data}
-
-
 @pytest.mark.parametrize("preset", ["tiny", "124M", "7B"])
 def test_size_of_a_checkpoint_is_that_of_the_models_arrays(preset) -> None:
-    parts = dict(zip(model.PARTS, model.PRESETS[preset], strict=True))
-    shape: dict[str, Any] = {key: parts[key] for key in ("layers", "width", "heads", "ngram")}
+    sizes = presets.PRESETS[preset]
+    shape = {key: getattr(sizes, key) for key in ("layers", "width", "heads", "ngram")}
     params = jax.eval_shape(lambda: model.init(model.Config(**shape), jax.random.key(0)))
     size = 12 * sum(x.size for x in jax.tree.leaves(params))
-    assert preflight.checkpoint_bytes(training(preset=preset)) == size
+    assert preflight.checkpoint_bytes(make_training(preset=preset)) == size
 
 
 def test_checkpoint_holds_the_tokenizers_vocabulary(tmp_path) -> None:
     words = {f"w{number}": number for number in range(1000)}
     file = tmp_path / "tokenizer.json"
     tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0")).save(str(file))
-    small, large = training(ngram=1), training(ngram=1)
-    large["data"]["tokenizer"] = str(file)
-    width = preflight.settled(small)["width"]
+    small, large = make_training(ngram=1), make_training(ngram=1, tokenizer=str(file))
+    width = presets.PRESETS["tiny"].width
     more = preflight.checkpoint_bytes(large) - preflight.checkpoint_bytes(small)
     assert more == 12 * width * 2 * (1000 - 256)
 
@@ -415,20 +407,20 @@ def test_checkpoint_holds_the_tokenizers_vocabulary(tmp_path) -> None:
 def test_room(tmp_path, monkeypatch, free, inodes, verdict) -> None:
     status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=inodes or 0, f_files=inodes or 0)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    (finding,) = preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)
+    (finding,) = preflight.room(site(tmp_path), {"train.a": make_training()}, None, 0, None)
     assert finding.verdict == verdict
 
 
 def test_training_that_goes_on_has_its_room(tmp_path, monkeypatch) -> None:
     status = SimpleNamespace(f_bavail=10**6, f_frsize=1, f_favail=10, f_files=10)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    monkeypatch.setattr(preflight, "record_of", lambda job: {"train_tokens": 1})
+    monkeypatch.setattr(preflight, "record_of", lambda data: {"train_tokens": 1})
     step = tmp_path / "alice/jaxway/train/a-0123-feed/step"
     step.parent.mkdir(parents=True)
-    (finding,) = preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)
+    (finding,) = preflight.room(site(tmp_path), {"train.a": make_training()}, None, 0, None)
     assert finding.verdict == FAULT
     step.touch()
-    assert not [*preflight.room(site(tmp_path), {"train.a": training()}, None, 0, None)]
+    assert not [*preflight.room(site(tmp_path), {"train.a": make_training()}, None, 0, None)]
 
 
 def test_room_for_the_image(tmp_path, monkeypatch) -> None:
@@ -444,11 +436,11 @@ def test_room_for_the_image(tmp_path, monkeypatch) -> None:
 
 
 def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
-    one = preflight.checkpoint_bytes(training())
+    one = preflight.checkpoint_bytes(make_training())
     status = SimpleNamespace(f_bavail=6 * one, f_frsize=1, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    monkeypatch.setattr(preflight, "record_of", lambda job: {"train_tokens": 1})
-    trainings = {f"train.{name}": training() for name in "abc"}  # of 3 checkpoints each
+    monkeypatch.setattr(preflight, "record_of", lambda data: {"train_tokens": 1})
+    trainings = {f"train.{name}": make_training() for name in "abc"}  # of 3 checkpoints each
     for count, verdict in ((2, OK), (3, FAULT)):
         jobs = dict([*trainings.items()][:count])
         (finding,) = preflight.room(site(tmp_path), jobs, None, 0, None)
@@ -458,13 +450,12 @@ def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
 def test_data_that_are_prepared_need_no_room(tmp_path, monkeypatch) -> None:
     text = tmp_path / "a.txt"
     text.write_bytes(bytes(10**6))
-    job = training(layers=1, width=64, heads=1, ngram=1)
-    job["data"]["data"] = [str(text)]
+    job = make_training((str(text),), layers=1, width=64, heads=1, ngram=1)
     free = 3 * preflight.checkpoint_bytes(job)
     status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
     for record, verdict in ((None, FAULT), ({"train_tokens": 1}, OK)):
-        monkeypatch.setattr(preflight, "record_of", lambda job, record=record: record)
+        monkeypatch.setattr(preflight, "record_of", lambda data, record=record: record)
         (finding,) = preflight.room(site(tmp_path), {"train.a": job}, None, 0, None)
         assert finding.verdict == verdict
 
@@ -477,26 +468,24 @@ def test_data_are_counted_once_for_all_that_read_them(tmp_path, monkeypatch) -> 
     (tmp_path / "text").mkdir()
     for name in "ab":
         (tmp_path / f"text/{name}.txt").write_bytes(bytes(1000))
-    jobs = {"train.a": training(context=10), "train.b": training(context=100)}
-    for job in jobs.values():
-        job["data"]["data"] = ["text"]
+    text = ("text",)
+    jobs = {"train.a": make_training(text, context=10), "train.b": make_training(text, context=100)}
     # b reads 10 steps x 4 x 100 of the 1000 bytes that validation leaves.
     what = "train.a and 1 more: 0.0 MB in 2 files, read 4 times at most"
     assert [*preflight.texts(jobs)] == [(OK, "data", what)]
-    jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
+    jobs["train.b"] = make_training(text, context=1000)
     (finding,) = preflight.texts(jobs)
     assert finding.verdict == FAULT
     assert finding.text.startswith("train.a.data: 0.0 MB in 2 files are too short for 1,000 bytes")
-    jobs["train.b"] = training(context=10)
     (tmp_path / "empty").mkdir()
-    jobs["train.b"]["data"]["data"] = ["empty"]
+    jobs["train.b"] = make_training(("empty",), context=10)
     finding = [*preflight.texts(jobs)][-1]
     assert finding == (FAULT, "data", "train.b.data: no file in empty")
-    jobs["train.b"] = training(context=1000) | {"data": jobs["train.a"]["data"]}
+    jobs["train.b"] = make_training(text, context=1000)
     (tmp_path / "text/b.txt").unlink()
     (tmp_path / "text/a.txt").write_bytes(bytes(9999))
     preflight.files_of.cache_clear()
-    jobs["train.b"]["options"]["context"] = 10
+    jobs["train.b"] = make_training(text, context=10)
     (finding,) = preflight.texts(jobs)
     assert finding.verdict == FAULT  # it is held out
     assert "0.0 MB in 1 files are too short" in finding.text
@@ -507,8 +496,7 @@ def test_data_that_this_user_may_not_read(tmp_path, monkeypatch) -> None:
     text.mkdir()
     for name in "ab":
         (text / name).write_bytes(bytes(9999))
-    job = training(context=10)
-    job["data"]["data"] = [str(text)]
+    job = make_training((str(text),), context=10)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b")
     (finding,) = preflight.texts({"train.a": job})
     what = f"train.a.data: {text / 'b'} cannot be read by this user"
@@ -518,8 +506,7 @@ def test_data_that_this_user_may_not_read(tmp_path, monkeypatch) -> None:
 def test_broken_tokenizer_is_a_fault_of_its_training(tmp_path) -> None:
     file = tmp_path / "tokenizer.json"
     file.write_text("{")
-    job = training(context=10)
-    job["data"]["tokenizer"] = str(file)
+    job = make_training(tokenizer=str(file), context=10)
     (finding,) = preflight.texts({"train.a": job})
     assert finding.verdict == FAULT
     assert finding.text.startswith("train.a: tokenizer: ")
@@ -527,24 +514,24 @@ def test_broken_tokenizer_is_a_fault_of_its_training(tmp_path) -> None:
 
 def test_broken_record_is_none(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = training()
-    file = tmp_path / f"results/data/{configuration.short_hash(job['data'])}.json"
+    data = jobs.DataOptions(("python",), "bytes", 1000)
+    file = tmp_path / f"results/data/{data.id}.json"
     file.parent.mkdir(parents=True)
     for text in ("{", "{}", "[]"):
         file.write_text(text)
-        assert preflight.record_of(job) is None
+        assert preflight.record_of(data) is None
 
 
 def test_prepared_data_are_not_read_again(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    job = training(context=10)
-    job["data"]["data"] = ["gone"]
+    job = make_training(("gone",), context=10)
     (tmp_path / "train-00000.bin").write_bytes(bytes(50))
     (tmp_path / "validation.bin").write_bytes(bytes(5))
     record = {"folder": str(tmp_path), "shards": [50], "validation_tokens": 5, "dtype": "uint8"}
     record |= {"train_tokens": 50}
     (tmp_path / "data.json").write_text(json.dumps(record))
-    file = tmp_path / f"results/data/{configuration.short_hash(job['data'])}.json"
+    data = jobs.DataOptions(("gone",), "bytes", 1000)
+    file = tmp_path / f"results/data/{data.id}.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(record))
     (finding,) = preflight.texts({"train.a": job})

@@ -64,7 +64,7 @@ class Job:
 
     def add(self, name, command, rounds, minutes):
         plan = {"name": name, "program": "memory", "options": {"x": 1}}
-        plan |= {"command": command, "rounds": rounds, "minutes": minutes}
+        plan |= {"command": command, "rounds": rounds, "timeout_minutes": minutes}
         self.benchmarks.append(plan)
 
     def flags(self):

@@ -15,7 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import train
-from jaxway_job import checkpoints, model, runtime, watchdog
+from jaxway_job import checkpoints, runtime, watchdog
+from jaxway_shared import presets
 
 PROGRAM = Path(train.__file__)
 STEPS = 100
@@ -139,8 +140,8 @@ def test_options_can_be_read_without_running_the_program():
     )
     assert literal
     assert ast.literal_eval(literal) == train.OPTIONS
-    assert train.OPTIONS["preset"]["enum"] == list(model.PRESETS)
-    assert all(train.OPTIONS[name]["default"] is None for name in model.PARTS)
+    assert train.OPTIONS["preset"]["enum"] == list(presets.PRESETS)
+    assert all(train.OPTIONS[name]["default"] is None for name in presets.Preset._fields)
     for name, schema in train.OPTIONS.items():
         assert set(schema) >= {"type", "default", "description"}, name
 
@@ -441,12 +442,12 @@ def test_a_state_is_not_continued_with_other_settings(undisturbed, record, tmp_p
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"width": 36, "heads": 4}, "width 36 is not an even multiple of 4 heads"),
-        ({"warmup_steps": STEPS}, f"warmup_steps {STEPS} must be fewer than steps {STEPS}"),
-        ({"devices": 2, "global_batch": 9}, "global_batch 9 is not a multiple of 2"),
-        ({"devices": 4, "fsdp": 3}, "fsdp 3 x tensor 1 does not divide 4 devices"),
-        ({"devices": 4, "tensor": 4}, "2 heads are no multiple of tensor 4"),
-        ({"microbatches": 3}, "global_batch 16 is not a multiple of 3"),
+        ({"width": 36, "heads": 4}, "width must be an even multiple of heads, not 36"),
+        ({"warmup_steps": STEPS}, f"warmup_steps must be fewer than the {STEPS} steps"),
+        ({"devices": 2, "global_batch": 9}, "global_batch must be a multiple of 2"),
+        ({"devices": 4, "fsdp": 3}, "fsdp must be such that fsdp x tensor divides 4 GPUs, not 3"),
+        ({"devices": 4, "tensor": 4}, "heads must be a multiple of tensor 4, not 2"),
+        ({"microbatches": 3}, "global_batch must be a multiple of 3"),
     ],
 )
 def test_options_that_do_not_fit(record, tmp_path, monkeypatch, options, sentence):

@@ -33,7 +33,7 @@ class Chain:
     def run(self, *starts: tuple[int, int | str], allocations: int = 10):
         """Run it; returns the exit code, what was said, and how often it was started."""
         command = " ".join(["python3 script.py", *(f"{step}:{end}" for step, end in starts)])
-        training = {"program": "command", "command": command, "allocations": allocations}
+        training = {"program": "command", "command": command, "max_jobs": allocations}
         self.plan.configure(train={"mine": training})
         done = self.plan.snakemake("train", "--cores=1", profile="local", check=False)
         (state,) = (self.plan.folder / "scratch/train").iterdir()

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-from jaxway import configuration
 from plan import DIGEST, IMAGE, ROOT, Plan
 
 PACKAGES = {"python": ["einops==0.8.0"]}
@@ -132,23 +131,6 @@ def test_packages_need_a_container(plan):
     assert result.returncode == 1
     assert "packages: they are added to a container" in result.stderr
     assert "Traceback" not in result.stderr
-
-
-@pytest.mark.parametrize("builds", [True, False])
-def test_other_packages_make_another_container(builds):
-    site = {"name": "here", "sif": "/c/jax.sif", "container_build": builds}
-
-    def container(*packages: str):
-        return configuration.container({"packages": {"python": [*packages]}}, site)
-
-    a, b, nothing = container("a"), container("b"), configuration.container({"packages": {}}, site)
-    assert len({a["digest"], b["digest"], nothing["digest"]}) == 3
-    assert (a["sif"] == "/c/jax.sif") is (not builds)
-    assert bool(a["packages"]) is not builds
-    assert nothing == {
-        **{"sif": "/c/jax.sif", "record": "/c/jax.sif.json", "digest": "/c/jax.sif.digest"},
-        **{"made": "/c/jax.sif", "packages": None},
-    }
 
 
 # ------------------------------------------------------------------------------------ shell, exec

@@ -19,8 +19,9 @@ from typing import Any
 
 import pytest
 import yaml
-from jaxway import configuration
 from jaxway.analysis import history
+from jaxway.config.load import load
+from jaxway.config.site import load_site
 from plan import IMAGE, ROOT, Plan
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -133,7 +134,10 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
         settings: dict[str, Any] = {"platform": "cpu"}
         if site == "jureca":
             settings |= {"train": {"small": {"steps": 100, "global_batch": 8}}}
-            settings |= {"benchmark": {"memory": {"rounds": 1}}, "vetting": {"nodes": ["jrc0101"]}}
+            settings |= {
+                "benchmark": {"memory": {"rounds": 1}},
+                "node_check": {"nodes": ["jrc0101"]},
+            }
         (plan.folder / "config/config.yaml").write_text(yaml.safe_dump(settings))
         (plan.folder / "requirements.txt").touch()
         (plan.folder / ".venv").mkdir()  # a folder of links: `make setup` would not empty ours
@@ -217,7 +221,7 @@ SETTINGS = [
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
     if "  fft:\n" not in block  # test_own_benchmark.py has it, with its program
 ]
-SECTIONS = "benchmark|environment|packages|smoke_test|train|vetting"
+SECTIONS = "benchmark|environment|packages|smoke_test|node_check|train"
 SETTINGS += [
     (page.name, code.replace("<name>", "gpu"))
     for page in PAGES
@@ -239,4 +243,4 @@ def test_settings(page: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_pat
     for name, value in site.items():
         monkeypatch.setenv(name, value)
     settings = {"benchmark": {"memory": {}}} | yaml.safe_load(text)
-    configuration.load(settings, configuration.load_site(ROOT))
+    load(settings, load_site(ROOT))

@@ -61,7 +61,7 @@ def test_local_plan_has_no_container(plan):
 )
 def test_targets(plan, target, jobs):
     nodes = ["jrc[0101-0102]"]
-    plan.configure(train={"one": SMALL}, benchmark={"memory": {}}, vetting={"nodes": nodes})
+    plan.configure(train={"one": SMALL}, benchmark={"memory": {}}, node_check={"nodes": nodes})
     assert plan.planned(target) == jobs
 
 
@@ -93,6 +93,26 @@ def test_a_real_run_without_apptainer_is_refused(plan):
     assert not (plan.folder / "logs").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("train: {a: {steps: -1}}", "train.a.steps: must be at least 1, not -1"),
+        ("tarin: {}", "tarin: unknown key; did you mean 'train'?"),
+        ("train: {a: {data: [/nowhere/a b/ü]}}", "train.a.data: nothing matches /nowhere/a b/ü"),
+        ("train: {größe: {}}", "größe"),
+        ("train: {a: {}, b: {}, a: {}}", "config.yaml, line 1: a is there twice"),
+        ("- 1", "onfig"),
+        ("train: [", "onfig"),
+    ],
+)
+def test_broken_configuration_is_one_sentence_of_snakemakes(plan, text, sentence):
+    (plan.folder / "config.yaml").write_text(text)
+    result = plan.snakemake("--dry-run", check=False)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 ENVIRONMENT = (
     "env CUDA_VISIBLE_DEVICES=0,1,2,3 NCCL_SOCKET_IFNAME=ib0 NCCL_IB_TIMEOUT=50"
     " NCCL_IB_RETRY_CNT=10 UCX_RC_TIMEOUT=4s PYTHONNOUSERSITE=1 PYTHONPATH="
@@ -120,7 +140,7 @@ def stubbed(tmp_path_factory):
             "old": {"program": "compute", "rounds": 1, "sif": "$SCRATCH/old.sif"},
             "collective": {"rounds": 1, "nodes": 2, "processes_per_node": 4},
         },
-        vetting={"nodes": ["jrc0102"], "benchmarks": ["memory"]},
+        node_check={"nodes": ["jrc0102"], "benchmarks": ["memory"]},
     )
     plan.use_stubs()
     plan.make_container()
@@ -290,7 +310,7 @@ def test_a_node_to_vet_is_asked_for_by_name(stubbed):
 def test_a_node_whose_job_dies_is_named_too(plan):
     """The others are compared all the same."""
     nodes = {"nodes": ["jrc[0101-0102]"]}
-    plan.configure(platform="cpu", benchmark={"memory": {"rounds": 1}}, vetting=nodes)
+    plan.configure(platform="cpu", benchmark={"memory": {"rounds": 1}}, node_check=nodes)
     plan.use_stubs()
     plan.make_container()
     plan.environment["STUB_DIES"] = "--nodelist=jrc0102"

@@ -79,7 +79,7 @@ COMMANDS = {
     ),
     "check-nodes": Command("jaxway.analysis.node_check", "compare nodes with each other"),
     "cost": Command("jaxway.slurm.accounting", "write what the jobs of this folder have used"),
-    "describe-config": Command("jaxway.configuration", "print config/README.md"),
+    "describe-config": Command("jaxway.config.documentation", "print config/README.md"),
 }
 
 
@@ -152,10 +152,6 @@ def main() -> None:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         fail("JW551", reason)
-    except Exception as error:
-        if type(error).__name__ != "ConfigurationError":  # to become a UserError
-            raise
-        fail("JW002", str(error))
 
 
 def legacy(words: list[str]) -> bool:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,9 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
-from jaxway import configuration
+from jaxway.config.jobs import Config
+from jaxway.config.load import add_arguments, load, read
+from jaxway.config.site import Site
 from jaxway.slurm import commands
 
 ASK = 10  # seconds between two questions to Slurm, at least, while somebody looks
@@ -98,8 +101,8 @@ class Queue:
     ``count``: whether to find out also how many wait before them, for which Slurm lists them all.
     """
 
-    def __init__(self, site: configuration.Settings, every: float, count: bool) -> None:
-        self.there, self.every, self.count = bool(site["launcher"]), every, count
+    def __init__(self, site: Site, every: float, count: bool) -> None:
+        self.there, self.every, self.count = bool(site.launcher), every, count
         self.jobs: list[Job] = []
         self.places: dict[str, str] = {}
         self.trouble = ""
@@ -210,9 +213,9 @@ def run_began() -> float | None:
     return min((time for time in times if time), default=None)
 
 
-def state_of(name: str, job: str, site: configuration.Settings) -> Path | None:
+def state_of(name: str, job: str, site: Site) -> Path | None:
     """The state that a training's job holds now. Without Slurm its process must run here."""
-    for lock in Path(site["scratch"], "train").glob(f"{name}-{ID}*/lock"):
+    for lock in Path(site.scratch, "train").glob(f"{name}-{ID}*/lock"):
         if found := HOLDER.fullmatch("\n".join(tail(lock))):
             host, process, holder = found.groups()
             here = host == socket.gethostname() and Path("/proc", process).exists()
@@ -264,25 +267,21 @@ def duration(seconds: float) -> str:
 # ------------------------------------------------------------------------------------------- jobs
 
 
-def how_far(
-    step: str, name: str, job: str, config: configuration.Settings, site: configuration.Settings
-) -> str:
+def how_far(step: str, name: str, job: str, config: Config, site: Site) -> str:
     """Progress of a training; empty, if it is none or has not begun."""
     state = state_of(name, job, site) if step == "train" else None
-    options = config["train"].get(name, {}).get("options", {})
-    return progress(state, options.get("steps")) if state else ""
+    steps = config.train[name].options.get("steps") if name in config.train else None
+    return progress(state, steps) if state else ""
 
 
-def entries(
-    config: configuration.Settings, site: configuration.Settings, queue: Queue
-) -> Iterator[Entry]:
+def entries(config: Config, site: Site, queue: Queue) -> Iterator[Entry]:
     """What is known of each job of the run: those without Slurm by their logs, then Slurm's."""
     began, now = run_began() or math.inf, time.time()
     for log in sorted(Path("logs").rglob("*.log")):
         step, name = log.parts[1].removesuffix(".log"), log.stem if len(log.parts) > 2 else ""
         last, result = changed(log) or 0, RESULTS.get(step)
         done = Path(result.format(name)).exists() if result else now - last > SILENT
-        if last >= began and not done and not (site["launcher"] and step in STEPS.values()):
+        if last >= began and not done and not (site.launcher and step in STEPS.values()):
             label = f"{step} {name}".strip()
             far = how_far(step, name, "", config, site)
             yield Entry(label, label, "", "", far, last_line(log))
@@ -343,9 +342,7 @@ class News:
 
 
 @contextlib.contextmanager
-def watch_in_background(
-    config: configuration.Settings, site: configuration.Settings
-) -> Iterator[None]:
+def watch_in_background(config: Config, site: Site) -> Iterator[None]:
     """Print in this terminal, from a thread, what is new of the jobs of the run that goes on."""
     end = threading.Event()
     thread = threading.Thread(target=print_news, args=(config, site, end), daemon=True)
@@ -359,9 +356,7 @@ def watch_in_background(
             thread.join(2)  # Python aborts if it ends while a thread prints
 
 
-def print_news(
-    config: configuration.Settings, site: configuration.Settings, end: threading.Event
-) -> None:
+def print_news(config: Config, site: Site, end: threading.Event) -> None:
     """Print what is new until the end. Whatever goes wrong here is not to harm the run."""
     news = News(TELL if sys.stderr.isatty() else TELL_A_FILE)
     queue = Queue(site, ASK_IN_BACKGROUND, count=False)  # without squeue, it has no jobs
@@ -374,7 +369,7 @@ def print_news(
                 sys.stderr.flush()
 
 
-def follow(config: configuration.Settings, site: configuration.Settings) -> None:
+def follow(config: Config, site: Site) -> None:
     """Print a line for each job; on a terminal again and again, as long as the run goes on."""
     queue = Queue(site, ASK, count=True)
     queue.look()
@@ -401,14 +396,14 @@ def follow(config: configuration.Settings, site: configuration.Settings) -> None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    configuration.add_arguments(parser)
+    add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    _, settings, site = configuration.read(args)
+    _, settings, site = read(args)
     # Nothing is submitted, so it takes no account.
-    config = configuration.load(settings, site | {"account_variables": []})
-    if site["launcher"] and not shutil.which("squeue"):
+    config = load(settings, replace(site, account_variables=[]))
+    if site.launcher and not shutil.which("squeue"):
         raise UserError("JW552", "there is no squeue in PATH")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):  # how it is ended on a terminal

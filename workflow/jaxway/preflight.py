@@ -12,14 +12,16 @@ import platform
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxway_shared import records
+from jaxway_shared import presets, records
 
-from jaxway.configuration import Settings, literal, short_hash
+from jaxway.config.containers import Container
+from jaxway.config.jobs import Config, DataOptions, SubmittedJob, TrainJob
+from jaxway.config.site import Site
 from jaxway.container import pull, registry, verify
 from jaxway.data import prepare
 from jaxway.slurm import accounting
@@ -42,47 +44,52 @@ class Finding(NamedTuple):
 
 
 Findings = Iterator[Finding]
+Jobs = Mapping[str, SubmittedJob]
 
 
 def findings(
-    config: Settings, site: Settings, containers: list[Settings], pulls: bool, jobs: Settings
+    config: Config,
+    site: Site,
+    containers: Sequence[Container],
+    pulls: bool,
+    jobs: Jobs,
+    retries: int = 0,
 ) -> Findings:
-    """All checks of a plan. ``jobs``: placements by label, as in the configuration: train.small.
+    """All checks of a plan. ``jobs``: by label, as in the configuration: train.small.
 
-    ``containers``: as pulled, and with the packages, by configuration.container(); none, where jobs
-    run without one. ``pulls``: the plan makes them anew.
+    ``containers``: as pulled, and with the packages; none, where jobs run without one. ``pulls``:
+    the plan makes them anew. ``retries``: how often a job is submitted again.
     """
     fetched, sif = 0, None
     if containers:
         pulled, own = containers
         yield from checked("apptainer", apptainer)
-        looked_at = pulled if pulls or not Path(own["sif"]).exists() else own
-        fetched, finding = image(config["image"], looked_at, pulls)
+        looked_at = pulled if pulls or not Path(own.sif).exists() else own
+        fetched, finding = image(config.image, looked_at, pulls)
         yield finding
-        sif = Path(pulled["sif"])
-    if jobs and site["launcher"]:
-        payer = config["account"]
-        found = checked("account", account, payer, jobs, site) if payer else []
+        sif = Path(pulled.sif)
+    if jobs and site.launcher:
+        payer, hours = config.account, accounting.node_hours(jobs.values(), retries)
+        found = checked("account", account, payer, hours, site) if payer else []
         yield from found
         paid = FAULT not in [finding.verdict for finding in found]
-        for name in dict.fromkeys(job["partition"] for job in jobs.values()):
-            mine = {label: job for label, job in jobs.items() if job["partition"] == name}
+        for name in dict.fromkeys(job.placement.partition for job in jobs.values()):
+            mine = {label: job for label, job in jobs.items() if job.placement.partition == name}
             found = checked("partition", partition, name, mine)
             yield from found
             if paid and all(finding.verdict == OK for finding in found):
                 yield from checked("queue", queue, mine, payer)
-        yield from checked(
-            "nodes", nodes, [job["node"] for job in jobs.values() if job.get("node")]
-        )
-    made = pulls or not all(Path(each["made"]).exists() for each in containers)
+        named = [job.placement.node for job in jobs.values() if job.placement.node]
+        yield from checked("nodes", nodes, named)
+    made = pulls or not all(Path(each.output).exists() for each in containers)
     yield from checked("folders", folders, site, sif.parent if sif and made else None)
-    trainings = {label: job for label, job in jobs.items() if job.get("program") == "train"}
-    yield from checked("room", room, site, trainings, sif, fetched, config["temporary"])
+    trainings = {k: job for k, job in jobs.items() if isinstance(job, TrainJob) and job.data}
+    yield from checked("room", room, site, trainings, sif, fetched, config.tmpdir)
     yield from checked("data", texts, trainings)
     if jobs:
         yield from checked("shared", seen_by_nodes, site)
-        if site["small_home"]:
-            yield from checked("home", home, config["environment"])
+        if site.small_home:
+            yield from checked("home", home, config.environment)
 
 
 def checked(subject: str, check: Callable[..., Findings], *about: Any) -> list[Finding]:
@@ -104,9 +111,9 @@ def apptainer() -> Findings:
     yield Finding(FAULT if problem else OK, "apptainer", problem or version)
 
 
-def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
+def image(name: str, container: Container, pulls: bool) -> tuple[int, Finding]:
     """Bytes to fetch, and whether the container is there as it was pulled, or can be."""
-    sif = Path(container["sif"])
+    sif = Path(container.sif)
     if sif.exists() and not pulls:
         problem = verify.problem(sif, full=False, image=name)
         return 0, Finding(FAULT if problem else OK, "image", problem or f"{sif}, as it was pulled")
@@ -138,7 +145,7 @@ def image(name: str, container: Settings, pulls: bool) -> tuple[int, Finding]:
 # ----------------------------------------------------------------------------------------- Slurm
 
 
-def account(name: str, jobs: Settings, site: Settings) -> Findings:
+def account(name: str, node_hours: float, site: Site) -> Findings:
     """Whether this user may charge the account, and what is left of it, where Slurm knows."""
     who = ("show", "associations", f"user={getpass.getuser()}", "format=account")
     said = run_query("sacctmgr", "--noheader", "--parsable2", *who)
@@ -154,10 +161,10 @@ def account(name: str, jobs: Settings, site: Settings) -> Findings:
             + ", ".join(sorted(known)),
         )
         return
-    left, needed = budget(name), accounting.node_hours(jobs) * (site["cores_per_node"] or 1)
+    left, needed = budget(name), node_hours * (site.cores_per_node or 1)
     told = f"{name} has {left or 0:,.0f} CPU-h left"
     if left is None:
-        command = site["budget_command"]
+        command = site.budget_command
         instead = f"; `{command}` does" if command else ""
         text = f"{name}; what is left of its budget Slurm does not tell{instead}"
         yield Finding(OK, "account", text)
@@ -197,7 +204,7 @@ def open_partitions() -> str:
     return f"; open are {', '.join(names)}" if names else ""
 
 
-def partition(name: str | None, jobs: Settings) -> Findings:
+def partition(name: str | None, jobs: Jobs) -> Findings:
     """Whether a partition takes these jobs: its state, and its limits by Slurm's own word.
 
     Without a name, the one that Slurm takes by default.
@@ -230,7 +237,7 @@ def partition(name: str | None, jobs: Settings) -> Findings:
         closed = f".partition: {name} is {limits['State']} and starts no job{open_partitions()}"
         faults[closed] = [*jobs]
     for label, job in jobs.items():
-        wanted, gpus = job["nodes"], job["gpus_per_node"]
+        wanted, gpus = job.placement.nodes, job.placement.gpus_per_node
         enough = sum(count for count, has in sizes if has >= gpus)
         if limits["MaxNodes"].isdecimal():
             enough = min(enough, int(limits["MaxNodes"]))
@@ -240,8 +247,8 @@ def partition(name: str | None, jobs: Settings) -> Findings:
         elif wanted > enough:
             fault = f".nodes: {name} gives at most {enough} to a job, not {wanted}"
             faults.setdefault(fault, []).append(label)
-        if job["walltime"] > longest:
-            fault = f".walltime: {name} allows {longest:g} minutes, not {job['walltime']}"
+        if job.placement.walltime > longest:
+            fault = f".walltime: {name} allows {longest:g} minutes, not {job.placement.walltime}"
             faults.setdefault(fault, []).append(label)
     for fault, labels in faults.items():
         more = f" (and {len(labels) - 1} more)" if labels[1:] else ""
@@ -254,14 +261,15 @@ def partition(name: str | None, jobs: Settings) -> Findings:
         yield Finding(OK, "partition", f"{name}: {total} nodes with {most} GPUs, {hours}")
 
 
-def queue(jobs: Settings, account: str | None) -> Findings:
+def queue(jobs: Jobs, account: str | None) -> Findings:
     """Whether Slurm would take each kind of job, and when it could start: it only looks."""
     kinds: dict[tuple[str, ...], list[str]] = {}
     for label, job in jobs.items():
-        if not job.get("node"):
-            options = [f"--nodes={job['nodes']}", f"--gres=gpu:{job['gpus_per_node']}"]
-            options += [f"--time={job['walltime']}"]
-            options += [f"--partition={job['partition']}"] if job["partition"] else []
+        placement = job.placement
+        if not placement.node:
+            options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
+            options += [f"--time={placement.walltime}"]
+            options += [f"--partition={placement.partition}"] if placement.partition else []
             options += [f"--account={account}"] if account else []
             kinds.setdefault(tuple(options), []).append(label)
     for kind, labels in kinds.items():
@@ -295,7 +303,7 @@ def nodes(wanted: list[str]) -> Findings:
     states = {node: states.get(node, "unknown") for node in sorted(set(wanted))}
     absent = [f"{node} ({state})" for node, state in states.items() if re.search(never, state)]
     if absent:
-        what = f"vetting.nodes: no job can start on {', '.join(absent)}; take these out"
+        what = f"node_check.nodes: no job can start on {', '.join(absent)}; take these out"
         yield Finding(FAULT, "nodes", what)
     else:
         yield Finding(OK, "nodes", f"all {len(states)} to vet can start a job")
@@ -309,14 +317,14 @@ def standing(path: str) -> Path:
     return next(Path(p) for p in (path, *map(str, Path(path).parents)) if os.path.exists(p))
 
 
-def folders(site: Settings, containers: Path | None) -> Findings:
+def folders(site: Site, containers: Path | None) -> Findings:
     """Whether what has to be written can be. ``containers``: where one is going to be made."""
-    for name in site["required_variables"]:
+    for name in site.required_variables:
         if os.environ[name].startswith("/") and not os.path.isdir(os.environ[name]):
             problem = f"${name}: there is no folder {os.environ[name]} on this node"
             yield Finding(FAULT, "folders", f"{problem}; try another login node")
             return
-    places = [site["scratch"], *([str(containers)] if containers else []), "."]
+    places = [site.scratch, *([str(containers)] if containers else []), "."]
     refused = [place for place in places if not os.access(standing(place), os.W_OK | os.X_OK)]
     for place in refused:
         yield Finding(FAULT, "folders", f"{standing(place)}: you cannot write there")
@@ -325,33 +333,37 @@ def folders(site: Settings, containers: Path | None) -> Findings:
 
 
 def room(
-    site: Settings, trainings: Settings, sif: Path | None, fetched: int, temporary: str | None
+    site: Site,
+    trainings: Mapping[str, TrainJob],
+    sif: Path | None,
+    fetched: int,
+    tmpdir: str | None,
 ) -> Findings:
     """Whether there is room for what is coming, in bytes and inodes.
 
-    ``fetched``: bytes to pull into ``sif``, by a work folder in ``temporary``, if that is set.
+    ``fetched``: bytes to pull into ``sif``, by a work folder in ``tmpdir``, if that is set.
     """
     needs = []
     if sif and fetched:
         work_size = pull.work_needed(fetched)
         needs.append((str(sif.parent), fetched, 5))
-        works = pull.work_folders(sif, Path(temporary) if temporary else None)
-        works = works[: 1 if temporary else None]
+        works = pull.work_folders(sif, Path(tmpdir) if tmpdir else None)
+        works = works[: 1 if tmpdir else None]
         rooms = [pull.room(work) for work in works if work.parent.is_dir()]
         if not any(free > work_size and inodes > pull.INODES for free, inodes in rooms):
             what = f"{work_size / 1e9:,.1f} GB and {pull.INODES:,} inodes, which a pull may take"
             where = ", ".join(str(work.parent) for work in works)
-            yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `temporary`")
-    folder = site["scratch"]
+            yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `tmpdir`")
+    folder = site.scratch
     for label, job in trainings.items():
-        if [*Path(folder).glob(f"train/{label.partition('.')[2]}-{job['id']}*/step")]:
+        if [*Path(folder).glob(f"train/{label.partition('.')[2]}-{job.id}*/step")]:
             continue  # it goes on, where it has its checkpoints
-        kept = job["options"]["keep_checkpoints"] + 1  # one is written before one goes
-        processes = job["nodes"] * job["processes_per_node"]
-        needs.append((folder, kept * checkpoint_bytes(job), kept * (20 + 10 * processes)))
-    for job in {short_hash(job["data"]): job for job in trainings.values()}.values():
-        if not record_of(job):
-            needs.append((folder, sum(size for _, size in files_of(*job["data"]["data"])), 5))
+        kept = job.options["keep_checkpoints"] + 1  # one is written before one goes
+        files = kept * (20 + 10 * job.placement.processes)
+        needs.append((folder, kept * checkpoint_bytes(job), files))
+    for data in {job.data.id: job.data for job in trainings.values() if job.data}.values():
+        if not record_of(data):
+            needs.append((folder, sum(size for _, size in files_of(*data.data)), 5))
     disks: dict[int, list[Any]] = {}
     for place, size, files in needs:
         there = standing(place)
@@ -369,14 +381,15 @@ def room(
         yield Finding(FAULT if short else OK, "room", f"{told}, {coming}{advice}")
 
 
-def checkpoint_bytes(job: Settings) -> int:
+def checkpoint_bytes(job: TrainJob) -> int:
     """A checkpoint: the model's parameters, float32, and AdamW's two moments of each."""
-    parts, tokenizer = settled(job), job["data"]["tokenizer"]
+    parts, tokenizer = presets.resolve(job.options), job.data.tokenizer if job.data else "bytes"
     vocabulary = 256 if tokenizer == "bytes" else vocabulary_of(tokenizer)[0]
-    grams = (parts["ngram"] - 1) * 2 ** literal("jaxway_job/model", "NGRAM_BITS")
+    grams = (parts["ngram"] - 1) * 2**presets.NGRAM_BITS
     width = parts["width"]
     # As model.init() has them; its module imports JAX, which takes seconds.
-    return 12 * width * (12 * parts["layers"] * width + 2 * vocabulary + grams)
+    size: int = 12 * width * (12 * parts["layers"] * width + 2 * vocabulary + grams)
+    return size
 
 
 @functools.cache
@@ -388,19 +401,12 @@ def vocabulary_of(tokenizer: str) -> tuple[int, str]:
         return 0, str(end).partition(": ")[2]
 
 
-def settled(job: Settings) -> Settings:
-    """A training's options, with what its preset says where they are null."""
-    preset = literal("jaxway_job/model", "PRESETS")[job["options"]["preset"]]
-    parts = zip(literal("jaxway_job/model", "PARTS"), preset, strict=True)
-    return job["options"] | {k: v for k, v in parts if job["options"][k] is None}
-
-
 # ------------------------------------------------------------------------------------------ data
 
 
-def record_of(job: Settings) -> records.Record | None:
+def record_of(data: DataOptions) -> records.Record | None:
     """Record of a training's data, if they have been prepared and are there."""
-    return records.prepared(Path(f"results/data/{short_hash(job['data'])}.json"))
+    return records.prepared(Path(f"results/data/{data.id}.json"))
 
 
 @functools.cache
@@ -410,28 +416,29 @@ def files_of(*sources: str) -> list[tuple[Path, int]]:
     return [(file, file.stat().st_size) for file in dict.fromkeys(files)]
 
 
-def texts(jobs: Settings) -> Findings:
+def texts(jobs: Mapping[str, TrainJob]) -> Findings:
     """Whether the data of trainings are there and enough, and how often they are read."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[DataOptions, list[str]] = {}
     for label, job in jobs.items():
-        groups.setdefault(short_hash(job["data"]), []).append(label)
-    for labels in groups.values():
-        data_, who = jobs[labels[0]]["data"], labels[0]
-        options = [settled(jobs[label]) for label in labels]
-        if data_["tokenizer"] != "bytes" and (problem := vocabulary_of(data_["tokenizer"])[1]):
+        if job.data:
+            groups.setdefault(job.data, []).append(label)
+    for data, labels in groups.items():
+        who = labels[0]
+        options = [presets.resolve(jobs[label].options) for label in labels]
+        if data.tokenizer != "bytes" and (problem := vocabulary_of(data.tokenizer)[1]):
             yield Finding(FAULT, "data", f"{who}: {problem}")
             continue
         context = max(each["context"] for each in options)
         wanted = max(each["steps"] * each["global_batch"] * each["context"] for each in options)
-        if record := record_of(jobs[who]):
+        if record := record_of(data):
             there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
         else:
-            files, held = files_of(*data_["data"]), data_["validation_bytes"]
+            files, held = files_of(*data.data), data.validation_bytes
             if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):
                 yield Finding(FAULT, "data", f"{who}.data: {closed} cannot be read by this user")
                 continue
             if not files:
-                nothing = f"{who}.data: no file in {', '.join(data_['data'])}"
+                nothing = f"{who}.data: no file in {', '.join(data.data)}"
                 yield Finding(FAULT, "data", nothing)
                 continue
             size = sum(size for _, size in files)
@@ -444,7 +451,7 @@ def texts(jobs: Settings) -> Findings:
                 problem = f"{who}.data: {what} are too short for {held:,} bytes of validation"
                 yield Finding(FAULT, "data", f"{problem} and a context of {context}: add text")
                 continue
-        if record or data_["tokenizer"] == "bytes":
+        if record or data.tokenizer == "bytes":
             times = math.ceil(wanted / there)
             what += f", read {f'{times:,} times' if times > 1 else 'once'} at most"
         more = f" and {len(labels) - 1} more" if labels[1:] else ""
@@ -454,27 +461,27 @@ def texts(jobs: Settings) -> Findings:
 # -------------------------------------------------------------------------- where things are kept
 
 
-def seen_by_nodes(site: Settings) -> Findings:
+def seen_by_nodes(site: Site) -> Findings:
     """Whether compute nodes see the environment, the workflow and this folder."""
-    if not site["shared"]:
+    if not site.shared:
         return
     places = {"Python's environment": sys.prefix, "the workflow": __file__, "this folder": "."}
-    shared = [Path(folder).resolve() for folder in site["shared"]]
+    shared = [Path(folder).resolve() for folder in site.shared]
     hidden = [
         f"{what}, {Path(place).resolve()}"
         for what, place in places.items()
         if not any(Path(place).resolve().is_relative_to(folder) for folder in shared)
     ]
     for what in hidden:
-        where = " or ".join(site["shared"])
+        where = " or ".join(site.shared)
         yield Finding(FAULT, "shared", f"{what}, is on this node only: move it to {where}")
     if not hidden:
         yield Finding(OK, "shared", "compute nodes see the environment, the workflow, this folder")
 
 
-def home(environment: Settings) -> Findings:
+def home(environment: Mapping[str, str]) -> Findings:
     """Whether caches stay out of $HOME. A container's home is the folder of the run."""
-    known, house = os.environ | environment, Path.home().resolve()
+    known, house = {**os.environ, **environment}, Path.home().resolve()
     below = {"this folder": "."} | {f"${name}": known.get(name, "") for name in CACHES}
     inside = [k for k, v in below.items() if v and Path(v).resolve().is_relative_to(house)]
     for what in inside:

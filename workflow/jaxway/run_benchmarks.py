@@ -71,7 +71,7 @@ class Benchmark:
         """Start the program once more, unless it has failed or no time is left."""
         if self.failed or number >= self.plan["rounds"]:
             return
-        left = min(60 * self.plan["minutes"], stop - time.time())
+        left = min(60 * self.plan["timeout_minutes"], stop - time.time())
         if left <= 0:
             self.failed = "the job's time was over" if not number else ""
             return

@@ -15,6 +15,7 @@ import optax
 import train
 from jax.sharding import Mesh, NamedSharding
 from jaxway_job import flops, measure, model, runtime
+from jaxway_shared import presets
 
 OPTIONS = {
     "presets": {
@@ -64,7 +65,7 @@ DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measurement:
     """Speed of the step of one size of model."""
     _, vocabulary, dtype = DEFAULTS[jax.default_backend()]
-    layers, width, heads, context, ngram = (int(size) for size in model.PRESETS[preset][:5])
+    layers, width, heads, context, ngram = (int(size) for size in presets.PRESETS[preset][:5])
     batch = args.global_batch or args.batch_per_device * mesh.size
     if batch % mesh.size:
         runtime.fail(f"global_batch {batch} is not a multiple of {mesh.size} devices")

@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxway_job import dataset, flops, measure, model, runtime, training_state
 from jaxway_job.checkpoints import Checkpoints
 from jaxway_job.watchdog import GO_ON, STOP, Watch
+from jaxway_shared import presets, training_rules
 
 # "same" is false where a training may go on with another value: its results stay the same.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -503,9 +504,7 @@ def main() -> None:
         "--data-record", type=Path, required=True, help="record that prepare_data wrote (JSON)"
     )
     args = parser.parse_args()
-    for name, value in zip(model.PARTS, model.PRESETS[args.preset], strict=True):
-        if getattr(args, name) is None:
-            setattr(args, name, value)
+    vars(args).update(presets.resolve(vars(args)))
     check(args)
     with training_state.opened(args) as folder:
         if training_state.finished(folder, args.out):
@@ -523,26 +522,8 @@ def main() -> None:
 
 def check(args: argparse.Namespace) -> None:
     """End the program if sizes do not fit together."""
-    shared = args.devices // args.tensor * args.microbatches
-    rules = {
-        f"fsdp {args.fsdp} x tensor {args.tensor} does not divide {args.devices} devices": (
-            args.devices % (args.fsdp * args.tensor)
-        ),
-        f"global_batch {args.global_batch} is not a multiple of {shared}, the devices that share "
-        "it x microbatches": args.global_batch % max(1, shared),
-        f"width {args.width} is not a multiple of fsdp {args.fsdp}": args.width % args.fsdp,
-        f"{args.heads} heads are no multiple of tensor {args.tensor}": args.heads % args.tensor,
-        f"the vocabulary, a multiple of 128, is none of tensor {args.tensor}": 128 % args.tensor,
-        f"width {args.width} is not an even multiple of {args.heads} heads": (
-            args.width % (2 * args.heads)
-        ),
-        f"warmup_steps {args.warmup_steps} must be fewer than steps {args.steps}": (
-            args.warmup_steps >= args.steps
-        ),
-    }
-    for sentence, broken in rules.items():
-        if broken:
-            runtime.fail(sentence)
+    for option, expected in training_rules.violations(vars(args), args.devices):
+        runtime.fail(f"{option} must be {expected}, not {getattr(args, option)}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, nargs="*", default=[], help="results of those")
     args = parser.parse_args()
     if not args.nodes:
-        files.fail("no node to vet: name some as vetting.nodes in the configuration")
+        files.fail("no node to vet: name some as node_check.nodes in the configuration")
     results = [json.loads(path.read_text()) for path in args.results]
     known = [history.file_of(args.history, path) for path in args.results]
     earlier = history.opened(args.history, without=known)

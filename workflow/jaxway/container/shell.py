@@ -7,45 +7,51 @@ import argparse
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from jaxway_shared.errors import UserError
 
-from jaxway import configuration
+from jaxway import launch
+from jaxway.config import containers
+from jaxway.config.jobs import Config
+from jaxway.config.load import add_arguments, load, read
+from jaxway.config.schema import WORKFLOW
+from jaxway.config.site import Site
 from jaxway.container import verify
 
 
-def launcher(config: configuration.Settings, site: configuration.Settings) -> list[str]:
+def launcher(config: Config, site: Site) -> list[str]:
     """How one process gets onto a node of the site, as the smoke test's would."""
-    job = config["smoke_test"]["smoke_test"]
-    words: list[str] = site["launcher"].split()
-    words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={site['cores_per_node'] or 1}"]
-    words += [f"--gres=gpu:{job['gpus_per_node']}", f"--time={job['walltime']}"]
-    words += [f"--partition={job['partition']}"] if job["partition"] else []
-    words += [f"--account={config['account']}"] if config["account"] else []
+    placement = config.smoke_test.placement
+    words = (site.launcher or "").split()
+    words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={site.cores_per_node or 1}"]
+    words += [f"--gres=gpu:{placement.gpus_per_node}", f"--time={placement.walltime}"]
+    words += [f"--partition={placement.partition}"] if placement.partition else []
+    words += [f"--account={config.account}"] if config.account else []
     return words + (["--pty"] if sys.stdin.isatty() else [])
 
 
 def command_line(args: argparse.Namespace) -> list[str]:
     """The command line that steps in; sets the environment it needs."""
-    profile, settings, site = configuration.read(args)
+    profile, settings, site = read(args)
     # Here nobody has to pay.
-    config = configuration.load(settings, site | {"account_variables": []} if args.here else site)
-    container = configuration.container(config, site)
-    configuration.prepare_environment(configuration.WORKFLOW.parent, site, container)
-    os.environ.update(configuration.job_environment(config, container))
+    config = load(settings, replace(site, account_variables=[]) if args.here else site)
+    container = containers.container(config.packages, site)
+    launch.prepare_environment(WORKFLOW.parent, site, container)
+    os.environ.update(launch.job_environment(config, container))
 
-    sif = Path(container["sif"])
-    for file in (sif, Path(container["made"])):
+    sif = Path(container.sif)
+    for file in (sif, Path(container.output)):
         if not file.exists():
             raise UserError(
                 "JW553",
                 f"{file} does not exist: `snakemake --profile {args.profile} "
                 f"--configfile={args.configfile} verify_container` makes it",
             )
-    if problem := verify.problem(sif, full=False, image=config["image"]):
+    if problem := verify.problem(sif, full=False, image=config.image):
         raise UserError("JW553", problem)
-    words = launcher(config, site) if site["launcher"] and not args.here else []
+    words = launcher(config, site) if site.launcher and not args.here else []
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
     words += os.path.expandvars(profile.get("apptainer-args", "")).split()
     words += [str(sif), *args.command]
@@ -55,7 +61,7 @@ def command_line(args: argparse.Namespace) -> list[str]:
 
 
 def configure_shell(parser: argparse.ArgumentParser) -> None:
-    configuration.add_arguments(parser)
+    add_arguments(parser)
     parser.add_argument("--here", action="store_true", help="on this machine, without Slurm")
     parser.set_defaults(command=[])
 

@@ -9,14 +9,14 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jaxway.configuration import Settings
+from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.slurm.commands import error_message, run_query
 
 FIELDS = "JobIDRaw,JobName,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
@@ -32,10 +32,16 @@ class CostError(Exception):
 # ---------------------------------------------------------------------------------------- before
 
 
-def node_hours(jobs: Settings) -> float:
-    """The most that jobs can take: all of their time, in each allocation that they may get."""
-    minutes = (job["nodes"] * job["walltime"] * job.get("allocations", 1) for job in jobs.values())
-    return sum(minutes) / 60
+def most_jobs(job: SubmittedJob, retries: int) -> int:
+    """How often a job may be submitted. A training's next ones do not count as retries."""
+    return job.max_jobs if isinstance(job, TrainJob) else 1 + retries
+
+
+def node_hours(jobs: Iterable[SubmittedJob], retries: int) -> float:
+    """The most that jobs can take: all of their time, as often as they may be submitted."""
+    return sum(
+        job.placement.nodes * job.placement.walltime * most_jobs(job, retries) / 60 for job in jobs
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -53,19 +59,24 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if value >= 1000 else f"{value:.4g}"
 
 
-def foretold(jobs: Settings, cores_per_node: int | None) -> list[str]:
+def foretold(
+    jobs: Mapping[str, SubmittedJob], retries: int, cores_per_node: int | None
+) -> list[str]:
     """What jobs may cost, in a line for each kind of them and one for all."""
     lines = []
     for kind in dict.fromkeys(label.split(".")[0] for label in jobs):
-        mine = {label: job for label, job in jobs.items() if label.split(".")[0] == kind}
-        most = sum(job.get("allocations", 1) for job in mine.values())
+        mine = [job for label, job in jobs.items() if label.split(".")[0] == kind]
+        most = sum(most_jobs(job, retries) for job in mine)
         fewest = f"{len(mine)} to " if most > len(mine) else ""
-        largest = max(job["nodes"] for job in mine.values())
-        longest = max(job["walltime"] for job in mine.values())
+        largest = max(job.placement.nodes for job in mine)
+        longest = max(job.placement.walltime for job in mine)
         each = f"{counted(largest, 'node')} and {longest} minutes at most"
-        total = in_words(node_hours(mine), cores_per_node)
+        total = in_words(node_hours(mine, retries), cores_per_node)
         lines.append(f"{kind}: {fewest}{counted(most, 'job')}, each {each}: {total}")
-    return [*lines, f"at most {in_words(node_hours(jobs), cores_per_node)} in all"]
+    return [
+        *lines,
+        f"at most {in_words(node_hours(jobs.values(), retries), cores_per_node)} in all",
+    ]
 
 
 # ----------------------------------------------------------------------------------------- after

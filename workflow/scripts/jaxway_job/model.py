@@ -14,20 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxway_shared.presets import NGRAM_BITS
 
-# Sizes are those of GPT-2 (Radford et al. 2019) and, from 1B on, of llm-foundry, so that speeds can
-# be compared; learning rates are about those of GPT-3 (Brown et al. 2020, table 2.1).
-PARTS = ("layers", "width", "heads", "context", "ngram", "learning_rate")
-PRESETS = {
-    "tiny": (2, 128, 2, 128, 4, 1e-2),
-    "124M": (12, 768, 12, 1024, 1, 6e-4),
-    "350M": (24, 1024, 16, 1024, 1, 3e-4),
-    "774M": (36, 1280, 20, 1024, 1, 2.5e-4),
-    "1B": (24, 2048, 16, 2048, 1, 2e-4),
-    "3B": (32, 2560, 20, 2048, 1, 1.6e-4),
-    "7B": (32, 4096, 32, 2048, 1, 1.2e-4),
-}
-NGRAM_BITS = 12  # a table of n-grams has 2**12 rows
 LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
 AXES = ("data", "fsdp", "tensor")  # of the mesh
 SHARDING = {  # axis of an array: axes of the mesh that it is split over

@@ -11,7 +11,29 @@ from typing import NoReturn
 CODES = {
     # Configuration, sweeps and site: 001 to 099.
     "JW001": "result file of another schema version",
-    "JW002": "configuration",
+    "JW002": "unknown configuration key",
+    "JW003": "value of a wrong type or out of range",
+    "JW004": "name that cannot be one",
+    "JW005": "configuration key given twice",
+    "JW007": "environment variable in the configuration is not set",
+    "JW008": "sweep that cannot be one",
+    "JW009": "job that the site cannot place",
+    "JW010": "sizes of a training do not fit together",
+    "JW011": "data or tokenizer cannot be read",
+    "JW012": "command cannot be run",
+    "JW013": "no such benchmark program",
+    "JW014": "nodes or benchmarks of a node check",
+    "JW015": "no Slurm account",
+    "JW016": "password in the image's name",
+    "JW017": "packages cannot be added at this site",
+    "JW018": "container settings where jobs run without one",
+    "JW020": "invalid site file",
+    "JW021": "variable that the site requires is not set",
+    "JW022": "path that cannot be used",
+    "JW023": "Python in a path with spaces",
+    "JW024": "profile or configuration file cannot be used",
+    "JW025": "options of a program are not declared as they must be",
+    "JW026": "workflow is not checked out",
     #
     # Container and packages: 100 to 179.
     #

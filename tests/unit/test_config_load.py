@@ -1,0 +1,202 @@
+"""Loading the configuration: one sentence for each way in which it can be wrong."""
+
+import os
+from typing import Any
+
+import pytest
+from jaxway.config.load import load
+from jaxway.config.schema import ConfigurationError
+
+BROKEN: dict[str, tuple[Any, str]] = {
+    # Wrong shape or type.
+    "a list at the top": ([1, 2], "must be a mapping"),
+    "a section that is text": ({"train": "tiny"}, "train: must be a mapping"),
+    "an entry that is a number": ({"train": {"a": 3}}, "train.a: must be a mapping"),
+    "text for a number": ({"train": {"a": {"steps": "many"}}}, "train.a.steps: must be an integer"),
+    "a fraction for a count": (
+        {"train": {"a": {"steps": 1.5}}},
+        "train.a.steps: must be an integer",
+    ),
+    "true for a count": ({"train": {"a": {"steps": True}}}, "train.a.steps: must be an integer"),
+    "a whole number with a point": (
+        {"train": {"a": {"steps": 100.0}}},
+        "train.a.steps: must be an integer",
+    ),
+    "not a number": (
+        {"train": {"a": {"learning_rate": float("nan")}}},
+        "train.a.learning_rate: must be a number or null",
+    ),
+    "a number without a point before its exponent": (
+        {"train": {"a": {"learning_rate": "1e-3"}}},
+        "train.a.learning_rate: must be a number or null (write 1.0e-3 for 1e-3)",
+    ),
+    "a sweep of smoke tests": (
+        {"smoke_test": {"memory_mb": [1, 2]}},
+        "smoke_test cannot be swept, so no key can be a list",
+    ),
+    "a list of programs": (
+        {"benchmark": {"a": {"program": ["compute"]}}},
+        "benchmark.a.program: must be text or null",
+    ),
+    "data that looks like an option": (
+        {"train": {"a": {"data": ["--out=x"]}}},
+        "train.a.data.0: must match",
+    ),
+    "null for a count": ({"train": {"a": {"steps": None}}}, "train.a.steps: must be an integer"),
+    "an account that is a number": ({"account": 7}, "account: must be text or null"),
+    "an account with a space": ({"account": "a b"}, "account: must match"),
+    "an empty image": ({"image": ""}, "image: must match"),
+    "an account with a line break": ({"account": "a\n"}, "account: must match"),
+    "an environment that is a list": ({"environment": ["A=1"]}, "environment: must be a mapping"),
+    "a variable that is a number": ({"environment": {"A": 1}}, "environment.A: must be text"),
+    "a variable's name with a space": ({"environment": {"A B": "1"}}, "environment: "),
+    # Unknown names.
+    "a section misspelt": ({"tarin": {}}, "tarin: unknown key; did you mean 'train'?"),
+    "an option misspelt": (
+        {"train": {"a": {"learning_rat": 1}}},
+        "train.a.learning_rat: unknown key; did you mean 'learning_rate'?",
+    ),
+    "a placement misspelt": (
+        {"smoke_test": {"gpu_per_node": 1}},
+        "smoke_test.gpu_per_node: unknown key; did you mean 'gpus_per_node'?",
+    ),
+    "an option of another program": (
+        {"benchmark": {"compute": {"steps": 1}}},
+        "benchmark.compute.steps: unknown key",
+    ),
+    "a program misspelt": (
+        {"benchmark": {"computer": {}}},
+        "benchmark.computer.program: there is no workflow/scripts/benchmark_computer.py; "
+        "did you mean 'compute'?",
+    ),
+    "a platform that is none": ({"platform": "tpu"}, "platform: must be one of cuda, cpu"),
+    "a dtype that is none": (
+        {"benchmark": {"compute": {"dtypes": ["int3"]}}},
+        "benchmark.compute.dtypes.0: must be one of",
+    ),
+    # Out of range.
+    "negative steps": ({"train": {"a": {"steps": -1}}}, "train.a.steps: must be at least 1"),
+    "no learning": (
+        {"train": {"a": {"learning_rate": 0}}},
+        "train.a.learning_rate: must be greater than 0",
+    ),
+    "zero nodes": ({"train": {"a": {"nodes": 0}}}, "train.a.nodes: must be at least 1"),
+    "zero GPUs": ({"smoke_test": {"gpus_per_node": 0}}, "smoke_test.gpus_per_node: must be at"),
+    "more GPUs than a node has": (
+        {"train": {"a": {"gpus_per_node": 5}}},
+        "train.a.gpus_per_node: a node of jureca has 4, not 5",
+    ),
+    "processes that do not divide the GPUs": (
+        {"train": {"a": {"processes_per_node": 3}}},
+        "train.a.processes_per_node: 3 processes cannot share 4 GPUs equally",
+    ),
+    "no time": ({"smoke_test": {"walltime": 0}}, "smoke_test.walltime: must be at least 1"),
+    "a batch that does not divide": (
+        {"train": {"a": {"global_batch": 6}}},
+        "train.a.global_batch: must be a multiple of 4, GPUs that share it x microbatches",
+    ),
+    "a width that does not divide": (
+        {"train": {"a": {"width": 100, "heads": 3}}},
+        "train.a.width: must be an even multiple of heads, not 100",
+    ),
+    "a tensor that does not divide": (
+        {"train": {"a": {"tensor": 3}}},
+        "train.a.fsdp: must be such that fsdp x tensor divides 4 GPUs",
+    ),
+    "no such training program": (
+        {"train": {"a": {"program": "tarin"}}},
+        "train.a.program: must be one of train, command, maxtext",
+    ),
+    "an option of our own for a command": (
+        {"train": {"a": {"program": "command", "layers": 2}}},
+        "train.a.layers: unknown key",
+    ),
+    "no command": ({"train": {"a": {"program": "command"}}}, "a.command: must say what to run"),
+    "a command with one quotation mark": (
+        {"train": {"a": {"program": "command", "command": "bash -c 'echo"}}},
+        "train.a.command: No closing quotation",
+    ),
+    "a tokenizer that is not there": (
+        {"train": {"a": {"tokenizer": "/nowhere/tokenizer.json"}}},
+        "train.a.tokenizer: nothing matches /nowhere/tokenizer.json",
+    ),
+    "a warm-up longer than the training": (
+        {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
+        "train.a.warmup_steps: must be fewer than the 10 steps, not 10",
+    ),
+    # Sweeps.
+    "one bad value of a sweep": (
+        {"benchmark": {"memory": {"megabytes": [64, -1]}}},
+        "benchmark.memory.megabytes: must be at least 1, not -1",
+    ),
+    "an empty sweep": (
+        {"benchmark": {"memory": {"megabytes": []}}},
+        "megabytes: must not be empty",
+    ),
+    "a sweep with the same value twice": (
+        {"benchmark": {"memory": {"megabytes": [64, 64]}}},
+        "benchmark.memory: there are two jobs named memory-megabytes=64",
+    ),
+    # Nodes to vet.
+    "a node that is none": ({"node_check": {"nodes": ["jrc 1"]}}, "node_check.nodes.0: must match"),
+    "nodes that go backwards": (
+        {"node_check": {"nodes": ["jrc[0103-0101]"]}, "benchmark": {"memory": {}}},
+        "node_check.nodes: [0103-0101] is a descending range",
+    ),
+    "nothing to run on a node": (
+        {"node_check": {"nodes": ["jrc0101"]}, "benchmark": {"memory": {"nodes": 2}}},
+        "node_check.nodes: there is no benchmark of one node to run there",
+    ),
+    "a benchmark that vetting does not know": (
+        {
+            "node_check": {"nodes": ["jrc0101"], "benchmarks": ["memor"]},
+            "benchmark": {"memory": {}},
+        },
+        "node_check.benchmarks: no benchmark of one node is named memor; did you mean 'memory'?",
+    ),
+    # Names.
+    "a name with a space": ({"train": {"a b": {}}}, "train: a name must be text that"),
+    "a name with a slash": ({"train": {"../a": {}}}, 'not "../a"'),
+    "a name beyond ASCII": ({"train": {"größe": {}}}, "größe"),
+    "a name that is a number": ({"train": {1: {}}}, "train: "),
+    # Data.
+    "missing data": (
+        {"train": {"a": {"data": ["/nowhere/a b/ü*.txt"]}}},
+        "train.a.data: nothing matches /nowhere/a b/ü*.txt",
+    ),
+    "no data": ({"train": {"a": {"data": []}}}, "train.a.data: must not be empty"),
+    "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be a list"),
+    "data in an unset variable": (
+        {"train": {"a": {"data": ["$NOT_SET/x"]}}},
+        "train.a.data: names an environment variable that is not set",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "sentence"), BROKEN.values(), ids=BROKEN)
+def test_broken_configuration_is_one_sentence(jureca, config, sentence):
+    with pytest.raises(ConfigurationError) as error:
+        load(config, jureca)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unreadable_data_is_one_sentence(jureca, tmp_path, monkeypatch):
+    (tmp_path / "secret.txt").write_text("text")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read anything
+    with pytest.raises(ConfigurationError, match="cannot be read by this user"):
+        load({"train": {"a": {"data": [f"{tmp_path}/*"]}}}, jureca)
+
+
+def test_the_users_environment_wins_over_the_sites(jureca):
+    config = load({"environment": {"NCCL_SOCKET_IFNAME": "eth0"}}, jureca)
+    assert config.environment["NCCL_SOCKET_IFNAME"] == "eth0"
+    assert config.environment["UCX_RC_TIMEOUT"] == "4s"
+
+
+def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
+    (tmp_path / "mein Text ü.txt").write_text("text")
+    config = {"train": {"a": {"data": ["$SCRATCH/mein Text*"]}}}
+    job = load(config, jureca).train["a"]
+    assert job.data
+    assert job.data.data == (f"{tmp_path}/mein Text*",)

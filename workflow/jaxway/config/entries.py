@@ -1,0 +1,181 @@
+"""Entries of the sections smoke_test, train and benchmark become jobs."""
+
+import functools
+import glob
+import os
+import shlex
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from jaxway_shared import presets, training_rules
+
+from jaxway.config.jobs import (
+    BenchmarkJob,
+    DataOptions,
+    Placement,
+    SmokeTestJob,
+    TrainJob,
+    short_hash,
+)
+from jaxway.config.options import benchmark_programs, data_options, options_of, program_options
+from jaxway.config.schema import (
+    ConfigurationError,
+    Schema,
+    Values,
+    check,
+    expand,
+    load_schema,
+    nearest,
+    simple_path,
+)
+from jaxway.config.site import Site
+from jaxway.config.sweep import combinations
+
+
+def definition(name: str) -> Schema:
+    """Properties that the configuration's schema defines for several sections or for one."""
+    found: Schema = load_schema("config")["$defs"][name]["properties"]
+    return found
+
+
+def smoke_test(entry: Values, site: Site) -> SmokeTestJob:
+    options = program_options("smoke_test", "smoke_test")
+    properties = {**definition("placement"), **options}
+    (name, values), *more = combinations(entry, properties, "smoke_test", "smoke_test")
+    if more or name != "smoke_test":
+        raise ConfigurationError("JW008", "smoke_test cannot be swept, so no key can be a list")
+    where = placement(values, "smoke_test", "smoke_test", site)
+    return SmokeTestJob(where, {key: values[key] for key in options})
+
+
+def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
+    """Jobs of an entry of the section ``train``."""
+    path = f"train.{name}"
+    program = entry.get("program", "train")
+    check({"program": program}, {"properties": definition("training")}, path)
+    options, data = program_options("train", program), data_options(program)
+    properties = {**definition("placement"), **definition("training"), **options, **data}
+    for label, values in combinations(entry, properties, name, path):
+        text = data_of(values, path) if data else None
+        defining = {key: values[key] for key, s in options.items() if s.get("same", True)}
+        job = TrainJob(
+            name=label,
+            placement=placement(values, "train", path, site),
+            program=program,
+            options={key: values[key] for key in options},
+            data=text,
+            max_jobs=values["max_jobs"],
+            id=short_hash([program, defining, asdict(text) if text else {}]),
+        )
+        if program == "train":
+            check_sizes(job, path)
+        if program == "command":
+            check_command(values["command"], f"{path}.command")
+        yield job
+
+
+def benchmarks(name: str, entry: Values, site: Site) -> Iterator[BenchmarkJob]:
+    """Jobs of an entry of the section ``benchmark``."""
+    path = f"benchmark.{name}"
+    own = definition("benchmark")
+    check(entry.get("program"), own["program"], f"{path}.program")
+    program, known = entry.get("program") or name, benchmark_programs()
+    if program not in known:
+        raise ConfigurationError(
+            "JW013",
+            f"{path}.program: there is no workflow/scripts/benchmark_{program}.py; "
+            + nearest(program, known),
+        )
+    options = program_options("benchmark", program)
+    for label, values in combinations(
+        entry, {**definition("placement"), **own, **options}, name, path
+    ):
+        sif = values["sif"]
+        yield BenchmarkJob(
+            name=label,
+            placement=placement(values, "benchmark", path, site),
+            program=program,
+            options={key: values[key] for key in options},
+            sif=simple_path(expand(sif, f"{path}.sif"), f"{path}.sif") if sif else None,
+            rounds=values["rounds"],
+            timeout_minutes=values["timeout_minutes"],
+        )
+
+
+def placement(values: Values, section: str, path: str, site: Site) -> Placement:
+    """Where a job runs, completed by the site; raises a sentence if the site has no such place."""
+    gpus = values["gpus_per_node"] or site.gpus_per_node
+    processes = values["processes_per_node"]
+    if gpus > site.gpus_per_node:
+        raise ConfigurationError(
+            "JW009",
+            f"{path}.gpus_per_node: a node of {site.name} has {site.gpus_per_node}, not {gpus}",
+        )
+    if gpus % processes:
+        raise ConfigurationError(
+            "JW009",
+            f"{path}.processes_per_node: {processes} processes cannot share {gpus} GPUs equally",
+        )
+    for key in ("nodes", "processes_per_node"):
+        if values[key] > 1 and not site.launcher:
+            raise ConfigurationError(
+                "JW009",
+                f"{path}.{key}: must be 1, since the site {site.name} has no launcher "
+                "for several processes",
+            )
+    return Placement(
+        nodes=values["nodes"],
+        gpus_per_node=gpus,
+        processes_per_node=processes,
+        walltime=values["walltime"],
+        partition=values["partition"] or site.partitions.get(section),
+    )
+
+
+def data_of(values: Values, path: str) -> DataOptions:
+    """How a training's data are prepared; raises a sentence if they cannot be read."""
+    tokenizer = values["tokenizer"]
+    if tokenizer != "bytes":
+        tokenizer = expand(tokenizer, f"{path}.tokenizer")
+        check_readable(tokenizer, f"{path}.tokenizer")
+    sources = tuple(expand(pattern, f"{path}.data") for pattern in values["data"])
+    for pattern in sources:
+        if pattern != "python":
+            check_readable(pattern, f"{path}.data")
+    return DataOptions(sources, tokenizer, values["validation_bytes"])
+
+
+def check_readable(pattern: str, path: str) -> None:
+    """Raise a sentence if a pattern matches no file, or one that this user cannot read."""
+    if problem := unreadable(pattern):
+        raise ConfigurationError("JW011", f"{path}: {problem}")
+
+
+@functools.cache
+def unreadable(pattern: str) -> str | None:
+    """Why a pattern cannot be read; None, if it can. A sweep asks the same for each of its jobs."""
+    files = glob.glob(pattern, recursive=True)
+    if not files:
+        return f"nothing matches {os.path.abspath(pattern)}"
+    closed = (file for file in files if not os.access(file, os.R_OK))
+    return next((f"{file} cannot be read by this user" for file in closed), None)
+
+
+def check_sizes(job: TrainJob, path: str) -> None:
+    """Raise a sentence if sizes of a training do not fit together."""
+    sizes = presets.resolve(job.options)
+    for key, expected in training_rules.violations(sizes, job.placement.devices):
+        value = sizes[key]
+        standard = options_of("scripts/train.py")[key]["default"]
+        default = ", its default" if value == standard else ""
+        raise ConfigurationError("JW010", f"{path}.{key}: must be {expected}, not {value}{default}")
+
+
+def check_command(command: str | None, path: str) -> None:
+    """Raise a sentence if a command cannot be split into words."""
+    try:
+        words = shlex.split(command or "")
+    except ValueError as error:
+        raise ConfigurationError("JW012", f"{path}: {error}: {command}") from None
+    if not words:
+        raise ConfigurationError("JW012", f"{path}: must say what to run")

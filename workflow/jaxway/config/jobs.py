@@ -1,0 +1,122 @@
+"""What the configuration comes to: jobs, and where each of them runs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+Options = Mapping[str, Any]  # of a program, by the names that its OPTIONS declare
+
+
+def short_hash(value: Any) -> str:
+    """A name for a value that JSON can express, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The nodes of a job, what it uses of them, and for how long."""
+
+    nodes: int
+    gpus_per_node: int
+    processes_per_node: int
+    walltime: int  # minutes
+    partition: str | None  # None: Slurm's default
+    node: str | None = None  # the one that it must be on, if that has a name
+
+    @property
+    def processes(self) -> int:
+        """JAX processes, on all nodes together."""
+        return self.nodes * self.processes_per_node
+
+    @property
+    def devices(self) -> int:
+        """GPUs, on all nodes together."""
+        return self.nodes * self.gpus_per_node
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How the text of a training is prepared: the options of jaxway/data/prepare.py."""
+
+    data: tuple[str, ...]
+    tokenizer: str
+    validation_bytes: int
+
+    @property
+    def id(self) -> str:
+        """Name of what is prepared with these options."""
+        return short_hash(asdict(self))
+
+
+@dataclass(frozen=True)
+class SmokeTestJob:
+    placement: Placement
+    options: Options
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A training: a chain of jobs, at most ``max_jobs``, each of which resumes the one before."""
+
+    name: str
+    placement: Placement
+    program: str
+    options: Options
+    data: DataOptions | None  # None: the program brings its own
+    max_jobs: int
+    id: str  # a hash of what defines the training
+
+
+@dataclass(frozen=True)
+class BenchmarkJob:
+    name: str
+    placement: Placement
+    program: str
+    options: Options
+    sif: str | None  # a container in place of the configured one
+    rounds: int
+    timeout_minutes: float  # of one start of the program
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A job that runs several benchmarks: all that have the same placement but for the walltime."""
+
+    name: str
+    placement: Placement
+    benchmarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration, checked and completed by the site."""
+
+    image: str
+    tmpdir: str | None
+    packages: Mapping[str, tuple[str, ...]]  # by kind: python, debian
+    preflight: bool
+    account: str | None
+    platform: str | None
+    environment: Mapping[str, str]
+    smoke_test: SmokeTestJob
+    train: Mapping[str, TrainJob]
+    benchmark: Mapping[str, BenchmarkJob]
+    history: str
+    benchmark_allocations: Mapping[str, Allocation]
+    node_check_allocations: Mapping[str, Allocation] = field(default_factory=dict)
+
+    @property
+    def allocations(self) -> Mapping[str, Allocation]:
+        """Those of the benchmarks, and those that check nodes."""
+        return {**self.benchmark_allocations, **self.node_check_allocations}
+
+    @property
+    def nodes_to_check(self) -> list[str]:
+        """Names of the nodes to compare with each other."""
+        placements = [each.placement for each in self.node_check_allocations.values()]
+        return list(dict.fromkeys(placement.node for placement in placements if placement.node))
+
+
+SubmittedJob = SmokeTestJob | TrainJob | Allocation

@@ -1,0 +1,95 @@
+"""The description of a site, profiles/<site>/site.yaml."""
+
+import getpass
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxway.config.schema import (
+    ConfigurationError,
+    check,
+    expand,
+    load_schema,
+    simple_path,
+    with_defaults,
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What workflow/schemas/site.schema.yaml describes, and the file that says it."""
+
+    file: str
+    name: str
+    sif: str
+    container: bool
+    container_build: bool
+    launcher: str | None
+    scratch: str
+    platform: str | None
+    gpus_per_node: int
+    cores_per_node: int | None
+    host_suffix: str
+    partitions: Mapping[str, str]
+    account_variables: Sequence[str]
+    budget_command: str | None
+    transports: Sequence[str] | None
+    references: Sequence[Mapping[str, Any]]
+    required_variables: Mapping[str, str]
+    shared: Sequence[str]
+    small_home: bool
+    unset_variables: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def parse(values: Any, file: str) -> Site:
+    """The site that these values describe, checked and with defaults."""
+    schema = load_schema("site")
+    check(values, schema, "site")
+    return Site(file=file, **with_defaults(values, schema["properties"]))
+
+
+def read_site(path: Path) -> Site:
+    """The site that a file describes; variables in it are not expanded."""
+    try:
+        return parse(yaml.safe_load(path.read_text()), str(path))
+    except (ConfigurationError, OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError("JW020", f"{path}: invalid site file: {reason}") from None
+
+
+def load_site(root: Path) -> Site:
+    """The site whose profile is in use, with its environment variables expanded.
+
+    The profile names itself in $JAXWAY_SITE: what it puts into `configfile` or `config` is lost
+    as soon as the user gives those options too.
+    """
+    path = root / os.environ.setdefault("JAXWAY_SITE", "profiles/local") / "site.yaml"
+    os.environ.setdefault("USER", getpass.getuser())
+    site = read_site(path)
+    for name, advice in site.required_variables.items():
+        if not os.environ.get(name):
+            raise ConfigurationError("JW021", f"${name} is not set: {advice}")
+    if " " in sys.executable:
+        raise ConfigurationError(
+            "JW023", f"Snakemake cannot start Python from a path with spaces: {sys.executable}"
+        )
+    return replace(
+        site,
+        sif=expanded_path(site.sif, "sif"),
+        scratch=expanded_path(site.scratch, "scratch"),
+        shared=[expand(folder, "shared") for folder in site.shared],
+    )
+
+
+def expanded_path(text: str, key: str) -> str:
+    """A path with its variables replaced; one that begins with a variable must be absolute."""
+    path = simple_path(expand(text, key), key)
+    if text.startswith("$") and not path.startswith("/"):
+        raise ConfigurationError("JW022", f"{key}: must be an absolute path, not {path}")
+    return path

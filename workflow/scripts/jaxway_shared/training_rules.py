@@ -1,0 +1,26 @@
+"""Which sizes of a training fit together. The configuration asks before, the program once more."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]]:
+    """Each option that breaks a rule, and what it must be. ``options``: with the preset's sizes."""
+    fsdp, tensor, steps = options["fsdp"], options["tensor"], options["steps"]
+    width, heads = options["width"], options["heads"]
+    parts = devices // tensor * options["microbatches"]
+    rules = (
+        ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
+        (
+            "global_batch",
+            options["global_batch"] % max(1, parts) == 0,
+            f"a multiple of {parts}, GPUs that share it x microbatches",
+        ),
+        ("width", width % fsdp == 0, f"a multiple of fsdp {fsdp}"),
+        ("heads", heads % tensor == 0, f"a multiple of tensor {tensor}"),
+        # The vocabulary is padded to a multiple of 128.
+        ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
+        ("width", width % (2 * heads) == 0, "an even multiple of heads"),
+        ("warmup_steps", options["warmup_steps"] < steps, f"fewer than the {steps} steps"),
+    )
+    return [(option, expected) for option, kept, expected in rules if not kept]

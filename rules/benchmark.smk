@@ -52,10 +52,7 @@ rule benchmark_record:
     message:
         "Add {wildcards.name} to {params.history}"
     run:
-        shell(
-            "{COMMAND} record --store={params.history:q} {input.result:q}"
-            " > {log:q} 2>&1"
-        )
+        shell("{COMMAND} record --store={params.history:q} {input.result:q}" " > {log:q} 2>&1")
 
 
 rule verdict:

@@ -23,7 +23,7 @@ from jaxway.config import containers
 from jaxway.config.load import load, refuse_repeated_keys
 from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import load_site
-from jaxway_shared import records
+from jaxway.container import verify
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 try:
@@ -87,12 +87,8 @@ def made(container):
 
 def pulled_image():
     """Name of the image, on which a new pull depends: pinning the one that is there is no change."""
-    try:
-        record = json.loads(Path(PULLED.record).read_text())
-        same = records.same_image(CONFIG.image, record)
-    except (OSError, ValueError, KeyError, TypeError):
-        same = False
-    return record["image"] if same else CONFIG.image
+    record = verify.read_record(Path(PULLED.sif))
+    return record.image if record and record.same_image(CONFIG.image) else CONFIG.image
 
 
 DATA = {job.data.id: job.data for job in CONFIG.train.values() if job.data}
@@ -111,14 +107,14 @@ def prepare_data(name, record):
     return shlex.join([*words, f"--folder={folder}", f"--out={record}"])
 
 
-TMPDIR = [f"--temporary={CONFIG.tmpdir}"] if CONFIG.tmpdir else []
+TMPDIR = [f"--tmpdir={CONFIG.tmpdir}"] if CONFIG.tmpdir else []
 PULL = [*JAXWAY, "pull", f"--image={CONFIG.image}", f"--sif={PULLED.sif}"]
 PULL = shlex.join(PULL + TMPDIR)
 ADD_PACKAGES = [*JAXWAY, "add-packages", f"--base={PULLED.sif}"]
 ADD_PACKAGES += [f"--out={CONTAINER.output}", *TMPDIR]
 for kind, packages in CONFIG.packages.items():
     ADD_PACKAGES += [f"--{kind}", *packages]
-ADD_PACKAGES = f"{shlex.join(ADD_PACKAGES)} {workflow.deployment_settings.apptainer_args}"
+ADD_PACKAGES = f"{shlex.join(ADD_PACKAGES)} -- {workflow.deployment_settings.apptainer_args}"
 
 
 def container_input():

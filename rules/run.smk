@@ -13,7 +13,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
 from jaxway.slurm import accounting
 from jaxway.container import verify
-from jaxway_shared import records
+from jaxway_shared import data_record
 from jaxway.slurm import commands
 
 
@@ -163,14 +163,14 @@ def check_container():
                 sys.exit(f"{container.output} is gone, and cannot be made again: see above")
         found = verify.problem(Path(container.sif), full=False, image=CONFIG.image)
         if found:
-            sys.exit(found)
+            sys.exit(found.line())
 
 
 def prepare_wiped_data():
     """Prepare again what a training of this run needs and its record says is there."""
     for job in planned("train_run"):
         record = Path(job.input.get("data", ""))
-        if record.is_file() and not records.prepared(record):
+        if record.is_file() and not data_record.read_prepared(record):
             print(f"the data of {record} are gone: preparing them again", flush=True)
             if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
                 sys.exit(f"The data of {record} are gone, and see above why they stay so.")

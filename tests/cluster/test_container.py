@@ -130,8 +130,8 @@ def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checko
     packages = {"python": [wheel], "debian": [f"{checkout.folder}/hello.deb"]}
     config = checkout.configure("built", {"packages": packages})
     profile = f"--profile={OTHER}"
-    line = f"cd {checkout.folder}; SBATCH_ACCOUNT=training .venv/bin/snakemake {profile} --configfile={config}"
-    cluster.run(f"{line} smoke_test", timeout=300)
+    snakemake = f".venv/bin/snakemake {profile} --configfile={config} smoke_test"
+    cluster.run(f"cd {checkout.folder}; SBATCH_ACCOUNT=training {snakemake}", timeout=300)
     record = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
     installed = record["container"]["installed"]
     assert any(name.startswith("hello-jaxway @") for name in installed)

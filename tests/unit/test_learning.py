@@ -191,7 +191,7 @@ def ours(record, tmp_path_factory):
 @pytest.fixture(scope="module")
 def batches(record):
     """Batches SxBx(T+1) of each seed's training."""
-    text = dataset.load(json.loads(record.read_text()))
+    text = dataset.load(record)
 
     def batch(seed, step):
         return dataset.rows(text, dataset.starts(text, seed, step, BATCH, CONTEXT), CONTEXT)

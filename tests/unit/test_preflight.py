@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import pytest
 import tokenizers
+from example_records import data_record, write_container_record
 from examples import make_config, make_job, make_placement, make_site, make_training
 from jaxway import preflight
 from jaxway.config import containers, jobs
 from jaxway.config.site import Site
-from jaxway.container import pull, registry, verify
+from jaxway.container import registry
 from jaxway.preflight import FAULT, NOTE, OK
 from jaxway.slurm import commands
 from jaxway_job import model
@@ -257,8 +258,7 @@ def test_image(tmp_path) -> None:
     container = containers.Container(str(sif), str(sif))
     assert preflight.image(name, container, False)[1].text.startswith(f"{name} is going to be made")
     sif.write_text("a container")
-    record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
-    verify.record_of(sif).write_text(json.dumps(record))
+    write_container_record(sif, name)
     whole = (0, (OK, "image", f"{sif}, as it was pulled"))
     assert preflight.image(name, container, False) == whole
     other = "docker-archive:two.tar"
@@ -274,7 +274,7 @@ def test_image_of_no_registry() -> None:
     """`.invalid` never has an address (RFC 2606)."""
     (_, finding) = preflight.image("docker://registry.invalid/jax:1", NONE, True)
     assert finding.verdict == FAULT
-    assert "registry.invalid is not known here" in finding.text
+    assert "registry.invalid is unknown" in finding.text
 
 
 def test_registry_that_is_silent_is_not_waited_for(monkeypatch) -> None:
@@ -294,11 +294,10 @@ def plan(machine, monkeypatch, tmp_path) -> Callable[..., list[tuple[str, str]]]
     """Verdicts and subjects of a plan's checks; the container is already there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRATCH", str(tmp_path))
-    monkeypatch.setattr(pull, "apptainer_version", lambda: ("1.4", ""))
+    monkeypatch.setattr(preflight, "apptainer_version", lambda: "1.4")
     sif, name = tmp_path / "jax.sif", "docker-archive:one.tar"
     sif.write_text("a container")
-    record = {"image": name, "digest": "sha256:1", **verify.measures(sif)}
-    verify.record_of(sif).write_text(json.dumps(record))
+    write_container_record(sif, name)
     about = site(tmp_path, shared=["/"], small_home=True, sif=str(sif), cores_per_node=128)
 
     def found(jobs: Any, **settings: Any) -> list[tuple[str, str]]:
@@ -414,7 +413,7 @@ def test_room(tmp_path, monkeypatch, free, inodes, verdict) -> None:
 def test_training_that_goes_on_has_its_room(tmp_path, monkeypatch) -> None:
     status = SimpleNamespace(f_bavail=10**6, f_frsize=1, f_favail=10, f_files=10)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    monkeypatch.setattr(preflight, "record_of", lambda data: {"train_tokens": 1})
+    monkeypatch.setattr(preflight, "record_of", lambda data: data_record(train_tokens=1))
     step = tmp_path / "alice/jaxway/train/a-0123-feed/step"
     step.parent.mkdir(parents=True)
     (finding,) = preflight.room(site(tmp_path), {"train.a": make_training()}, None, 0, None)
@@ -439,7 +438,7 @@ def test_room_of_several_things_is_added_up(tmp_path, monkeypatch) -> None:
     one = preflight.checkpoint_bytes(make_training())
     status = SimpleNamespace(f_bavail=6 * one, f_frsize=1, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    monkeypatch.setattr(preflight, "record_of", lambda data: {"train_tokens": 1})
+    monkeypatch.setattr(preflight, "record_of", lambda data: data_record(train_tokens=1))
     trainings = {f"train.{name}": make_training() for name in "abc"}  # of 3 checkpoints each
     for count, verdict in ((2, OK), (3, FAULT)):
         jobs = dict([*trainings.items()][:count])
@@ -454,7 +453,7 @@ def test_data_that_are_prepared_need_no_room(tmp_path, monkeypatch) -> None:
     free = 3 * preflight.checkpoint_bytes(job)
     status = SimpleNamespace(f_bavail=free, f_frsize=1, f_favail=10**6, f_files=10**6)
     monkeypatch.setattr(os, "statvfs", lambda path: status)
-    for record, verdict in ((None, FAULT), ({"train_tokens": 1}, OK)):
+    for record, verdict in ((None, FAULT), (data_record(train_tokens=1), OK)):
         monkeypatch.setattr(preflight, "record_of", lambda data, record=record: record)
         (finding,) = preflight.room(site(tmp_path), {"train.a": job}, None, 0, None)
         assert finding.verdict == verdict
@@ -527,8 +526,7 @@ def test_prepared_data_are_not_read_again(tmp_path, monkeypatch) -> None:
     job = make_training(("gone",), context=10)
     (tmp_path / "train-00000.bin").write_bytes(bytes(50))
     (tmp_path / "validation.bin").write_bytes(bytes(5))
-    record = {"folder": str(tmp_path), "shards": [50], "validation_tokens": 5, "dtype": "uint8"}
-    record |= {"train_tokens": 50}
+    record = data_record(folder=str(tmp_path)).to_json()
     (tmp_path / "data.json").write_text(json.dumps(record))
     data = jobs.DataOptions(("gone",), "bytes", 1000)
     file = tmp_path / f"results/data/{data.id}.json"

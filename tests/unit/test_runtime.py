@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from example_records import DIGEST, container_record
 from jaxway_job import runtime
 
 SCRIPTS = Path(runtime.__file__).parents[1]
@@ -195,7 +196,7 @@ def test_never_falls_back_to_the_cpu(tmp_path):
 
 def test_two_processes(tmp_path):
     out, record = tmp_path / "new" / "out.json", tmp_path / "record.json"
-    record.write_text('{"digest": "sha256:1"}')
+    record.write_text(json.dumps(container_record().to_json()))
     flags = ("--out", out, "--platform", "cpu", "--devices", 4, "--container-record", record)
     done = launch(START, *flags, processes=2, JAXWAY_COMMIT="abc")
     assert [process.returncode for process in done] == [0, 0], done
@@ -203,7 +204,7 @@ def test_two_processes(tmp_path):
     assert [len(devices) for devices in local] == [2, 2]
     assert not set(local[0]) & set(local[1])
     found = json.loads(out.read_text())
-    assert found["container"] == {"digest": "sha256:1"}
+    assert found["container"] == container_record().to_json() | {"layers": []}
     assert (found["processes"], found["devices"], found["platform"]) == (2, 4, "cpu")
     assert (found["commit"], found["nodes"], found["jax"]) == ("abc", "localhost", jax.__version__)
     assert found["arguments"]["out"] == str(out)
@@ -227,9 +228,9 @@ def test_only_the_first_process_writes(tmp_path, step):
 
 def test_somebody_elses_image_is_refused(tmp_path):
     record = tmp_path / "jax.sif.json"
-    record.write_text('{"image": "docker://h.org/other", "digest": "sha256:12"}')
+    record.write_text(json.dumps(container_record("docker://h.org/other").to_json()))
     args = arguments()
     args.container_record, args.image = record, "docker://h.org/mine"
     with pytest.raises(SystemExit, match=r"the container is docker://h.org/other, not docker://h"):
         runtime.start(args)
-    assert runtime.container_digest(args) == "12"
+    assert runtime.container_digest(args) == DIGEST.removeprefix("sha256:")

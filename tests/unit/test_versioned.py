@@ -51,7 +51,7 @@ def test_unknown_field_is_ignored() -> None:
     ("content", "reason"),
     [
         ([], "is not a result"),
-        ({}, "is a result of schema version None, and this checkout reads version 2"),
+        ({}, "is a result of schema version 1, and this checkout reads version 2"),
         ({"schema_version": 1}, "is a result of schema version 1"),
         ({"schema_version": 2, "values": []}, r"is a damaged result \(no field name\)"),
         ({"schema_version": 2, "name": 1, "values": []}, r"\(name is not of type str\)"),
@@ -68,6 +68,18 @@ def test_other_file_is_refused(tmp_path: Path, content: object, reason: str) -> 
     assert str(error.value).startswith(str(path)) and "delete it and make it again" in str(
         error.value
     )
+
+
+def test_file_older_than_versions_is_of_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.json", {"name": "a", "values": []})
+    assert versioned.read_as(Inner, path, "result", 1) == Inner("a", [])
+
+
+def test_way_out_may_be_another(tmp_path: Path) -> None:
+    path = write(tmp_path / "file.json", {"name": "a"})
+    for version in (1, 2):
+        with pytest.raises(UserError, match=r": pull again$"):
+            versioned.read_as(Inner, path, "record", version, remedy="pull again")
 
 
 @pytest.mark.parametrize("content", [b'{"schema_version": 2', b"\xff\xfe"])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 from jaxway.container import verify
+from jaxway_shared.container_record import ContainerRecord
 
 ROOT = Path(__file__).parents[2]
 IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"  # the default
@@ -100,8 +101,16 @@ class Plan:
         """Leave what pull makes."""
         self.sif.parent.mkdir(parents=True, exist_ok=True)
         self.sif.write_text("a container")
-        record = {"image": IMAGE, "digest": DIGEST, **verify.measures(self.sif)}
-        self.record.write_text(json.dumps(record))
+        record = ContainerRecord(
+            image=IMAGE,
+            digest=DIGEST,
+            **verify.fingerprint(self.sif),
+            apptainer="1.4.5",
+            date="2026-11-26T08:00:00Z",
+            labels={},
+            layers=(),
+        )
+        self.record.write_text(json.dumps(record.to_json()))
         self.digest.write_text(f"{DIGEST}\n")
 
     def calls(self, name: str) -> list[list[str]]:

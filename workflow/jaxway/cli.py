@@ -15,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from jaxway_shared.errors import UserError, with_code
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # those that end a command tidily
+from jaxway.files import SIGNALS
 
 
 class Command(NamedTuple):

@@ -1,4 +1,4 @@
-"""What programs on the host share: what they say, their locks, and that they leave nothing half."""
+"""What commands on the login node share: progress lines, locks, whole files, and a clean end."""
 
 import contextlib
 import fcntl
@@ -6,26 +6,27 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-TELL = 10  # seconds between two signs of life
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # those that end a program tidily
+PROGRESS_INTERVAL_S = 10
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a command cleans up after these
 
 
 def fail(sentence: str) -> NoReturn:
-    """End the program with exit code 1 and one sentence on standard error."""
+    """Until all callers have a code."""
     sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
+    """Print a line at once, also into a file."""
     print(line, flush=True)
 
 
 @contextlib.contextmanager
-def alone(target: Path) -> Iterator[None]:
-    """Wait until nobody else, of whatever user and node, makes this; keep others out."""
+def exclusive_lock(target: Path) -> Iterator[None]:
+    """Wait until no other process, of whatever user and node, makes ``target``; lock others out."""
     target.parent.mkdir(parents=True, exist_ok=True)
     file = target.with_name(f"{target.name}.lock")
     with open(os.open(file, os.O_RDWR | os.O_CREAT, 0o666), "w") as lock:
@@ -34,13 +35,16 @@ def alone(target: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{target} is being made already: waiting for the end of that")
+            log(f"{target} is locked by another process that makes it: waiting")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def appear(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> None:
-    """Have files appear at their places, all or none: those to write and those that are ready."""
+def atomic_replace(texts: dict[Path, str], ready: dict[Path, Path] | None = None) -> None:
+    """Put files in place, all or none: ``texts`` to write, and ``ready`` ones to rename.
+
+    Nobody ever sees half of a file.
+    """
     parts = dict(ready or {})
     try:
         for file, text in texts.items():
@@ -60,19 +64,3 @@ def remove(*paths: Path) -> None:
     folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
     subprocess.run(["chmod", "-R", "u+rwX", *folders], stderr=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", *paths], stderr=subprocess.DEVNULL)
-
-
-def run(program: Callable[[], None]) -> None:
-    """Run a program that cleans up also when a signal ends it, and fails with one sentence."""
-
-    def end(number: int, _: object) -> NoReturn:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)  # a second one does not stop the cleaning up
-        fail(f"ended by {signal.Signals(number).name}")
-
-    for number in SIGNALS:
-        signal.signal(number, end)
-    try:
-        program()
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))

@@ -8,7 +8,6 @@ import functools
 import getpass
 import math
 import os
-import platform
 import re
 import sys
 import threading
@@ -17,13 +16,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxway_shared import presets, records
+from jaxway_shared import presets
+from jaxway_shared.data_record import DataRecord, read_prepared
+from jaxway_shared.errors import UserError
 
 from jaxway.config.containers import Container
 from jaxway.config.jobs import Config, DataOptions, SubmittedJob, TrainJob
 from jaxway.config.site import Site
-from jaxway.container import pull, registry, verify
-from jaxway.data import prepare
+from jaxway.container import image_name, registry, verify, work_folder
+from jaxway.container.apptainer import apptainer_version
+from jaxway.data.sources import find_files
+from jaxway.data.tokenizer import load_tokenizer
 from jaxway.slurm import accounting
 from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT, error_message, run_query
 
@@ -107,8 +110,10 @@ def checked(subject: str, check: Callable[..., Findings], *about: Any) -> list[F
 
 
 def apptainer() -> Findings:
-    version, problem = pull.apptainer_version()
-    yield Finding(FAULT if problem else OK, "apptainer", problem or version)
+    try:
+        yield Finding(OK, "apptainer", apptainer_version())
+    except UserError as error:
+        yield Finding(FAULT, "apptainer", error.line())
 
 
 def image(name: str, container: Container, pulls: bool) -> tuple[int, Finding]:
@@ -116,18 +121,19 @@ def image(name: str, container: Container, pulls: bool) -> tuple[int, Finding]:
     sif = Path(container.sif)
     if sif.exists() and not pulls:
         problem = verify.problem(sif, full=False, image=name)
-        return 0, Finding(FAULT if problem else OK, "image", problem or f"{sif}, as it was pulled")
-    if not (parsed := pull.parse(name)):
+        text = problem.line() if problem else f"{sif}, as it was pulled"
+        return 0, Finding(FAULT if problem else OK, "image", text)
+    if not (parsed := image_name.parse(name)):
         return 0, Finding(OK, "image", f"{name} is going to be made into {sif}")
-    host, repository, reference = parsed
     found: list[registry.Image] = []
     problems: list[str] = []
 
     def look() -> None:
         try:
-            architecture = pull.ARCHITECTURES.get(platform.machine(), platform.machine())
-            asked = registry.Repository(host, repository, lambda line: None)
-            found.append(asked.image(reference, architecture))
+            asked = registry.Repository(parsed.host, parsed.repository, lambda line: None)
+            found.append(asked.image(parsed.reference, image_name.host_architecture()))
+        except UserError as error:
+            problems.append(error.line())
         except Exception as error:
             problems.append(str(error) or repr(error))
 
@@ -137,9 +143,8 @@ def image(name: str, container: Container, pulls: bool) -> tuple[int, Finding]:
     if problems:
         return 0, Finding(FAULT, "image", problems[0])
     if not found:
-        return 0, Finding(NOTE, "image", f"{host} has not answered within {PATIENCE} s")
-    size = sum(layer["size"] for layer in found[0].layers)
-    return size, Finding(OK, "image", f"{name}: {size / 1e9:.1f} GB to pull")
+        return 0, Finding(NOTE, "image", f"{parsed.host} has not answered within {PATIENCE} s")
+    return found[0].size, Finding(OK, "image", f"{name}: {found[0].size / 1e9:.1f} GB to pull")
 
 
 # ----------------------------------------------------------------------------------------- Slurm
@@ -345,13 +350,13 @@ def room(
     """
     needs = []
     if sif and fetched:
-        work_size = pull.work_needed(fetched)
+        needed = work_folder.space_needed(fetched)
         needs.append((str(sif.parent), fetched, 5))
-        works = pull.work_folders(sif, Path(tmpdir) if tmpdir else None)
+        works = work_folder.candidates(sif, Path(tmpdir) if tmpdir else None)
         works = works[: 1 if tmpdir else None]
-        rooms = [pull.room(work) for work in works if work.parent.is_dir()]
-        if not any(free > work_size and inodes > pull.INODES for free, inodes in rooms):
-            what = f"{work_size / 1e9:,.1f} GB and {pull.INODES:,} inodes, which a pull may take"
+        spaces = [work_folder.free_space(work) for work in works if work.parent.is_dir()]
+        if not any(space.exceeds(needed) for space in spaces):
+            what = f"{needed.bytes / 1e9:,.1f} GB and {needed.inodes:,} inodes, as a pull may take"
             where = ", ".join(str(work.parent) for work in works)
             yield Finding(NOTE, "room", f"{where}: none has {what} for a while; set `tmpdir`")
     folder = site.scratch
@@ -393,26 +398,26 @@ def checkpoint_bytes(job: TrainJob) -> int:
 
 
 @functools.cache
-def vocabulary_of(tokenizer: str) -> tuple[int, str]:
+def vocabulary_of(path: str) -> tuple[int, str]:
     """Size of a tokenizer's vocabulary, and why it cannot be used."""
     try:
-        return prepare.load_tokenizer(tokenizer).tokenizer.get_vocab_size(), ""
-    except SystemExit as end:
-        return 0, str(end).partition(": ")[2]
+        return load_tokenizer(path).tokenizer.get_vocab_size(), ""
+    except UserError as error:
+        return 0, error.line()
 
 
 # ------------------------------------------------------------------------------------------ data
 
 
-def record_of(data: DataOptions) -> records.Record | None:
+def record_of(data: DataOptions) -> DataRecord | None:
     """Record of a training's data, if they have been prepared and are there."""
-    return records.prepared(Path(f"results/data/{data.id}.json"))
+    return read_prepared(Path(f"results/data/{data.id}.json"))
 
 
 @functools.cache
 def files_of(*sources: str) -> list[tuple[Path, int]]:
     """Files that entries of ``data`` name, and their bytes. There may be many, so once a run."""
-    files = [file for source in sources for file in prepare.find_files(source)]
+    files = [file for source in sources for file in find_files(source)]
     return [(file, file.stat().st_size) for file in dict.fromkeys(files)]
 
 
@@ -431,7 +436,7 @@ def texts(jobs: Mapping[str, TrainJob]) -> Findings:
         context = max(each["context"] for each in options)
         wanted = max(each["steps"] * each["global_batch"] * each["context"] for each in options)
         if record := record_of(data):
-            there, what = record["train_tokens"], f"{record['train_tokens'] / 1e6:,.1f} M tokens"
+            there, what = record.train_tokens, f"{record.train_tokens / 1e6:,.1f} M tokens"
         else:
             files, held = files_of(*data.data), data.validation_bytes
             if closed := next((file for file, _ in files if not os.access(file, os.R_OK)), None):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxway.analysis import stats
-from jaxway.files import appear
+from jaxway.files import atomic_replace
 
 GRACE = 10  # seconds that a program gets to end
 # Lines of standard error that say nothing about the reason: Slurm's, and JAX's on its tracebacks.
@@ -137,4 +137,4 @@ def main() -> None:
             for benchmark in benchmarks if number % 2 == 0 else reversed(benchmarks):
                 benchmark.round(number, Path(folder), stop)
     found = {"allocation": plan["allocation"], "benchmarks": [x.result() for x in benchmarks]}
-    appear({args.out: json.dumps(found, indent=1, allow_nan=False) + "\n"})
+    atomic_replace({args.out: json.dumps(found, indent=1, allow_nan=False) + "\n"})

@@ -25,6 +25,7 @@ from jaxway_job import dataset, flops, measure, model, runtime, training_state
 from jaxway_job.checkpoints import Checkpoints
 from jaxway_job.watchdog import GO_ON, STOP, Watch
 from jaxway_shared import presets, training_rules
+from jaxway_shared.data_record import DataRecord
 
 # "same" is false where a training may go on with another value: its results stay the same.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -217,11 +218,11 @@ def read_json(path: Path) -> Tree:
         runtime.fail(f"{path} cannot be read: {error}")
 
 
-def check_settings(folder: Path, args: argparse.Namespace, record: Tree) -> None:
+def check_settings(folder: Path, args: argparse.Namespace, record: DataRecord) -> None:
     """Record what a state is made with, or end the program when it was made with something else."""
     path = folder / "settings.json"
     settings = {name: getattr(args, name) for name, o in OPTIONS.items() if o.get("same", True)}
-    settings["sha256 of data"] = record["sha256"]
+    settings["sha256 of data"] = record.sha256
     before = read_json(path) if path.exists() else settings
     for name, value in settings.items():
         if before.get(name) != value:
@@ -259,7 +260,7 @@ class Training:
 
     def __init__(self, args: argparse.Namespace, folder: Path, mesh: Mesh, laps: Laps) -> None:
         self.args, self.folder, self.laps = args, folder, laps
-        self.data = dataset.load(read_json(args.data_record))
+        self.data = dataset.load(args.data_record)
         check_settings(folder, args, self.data.record)
         device = mesh.devices.flat[0]
         self.config = model.Config(
@@ -267,7 +268,7 @@ class Training:
             width=args.width,
             heads=args.heads,
             ngram=args.ngram,
-            vocabulary=math.ceil(self.data.record["vocabulary"] / 128) * 128,  # for matrix units
+            vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
             dtype=args.dtype or ("bfloat16" if device.platform == "gpu" else "float32"),
             remat=args.remat,
             mesh=mesh,
@@ -464,10 +465,10 @@ class Training:
         args, record = self.args, self.data.record
         bits = 1 / math.log(2)
         sample = None
-        if record["tokenizer"] == "bytes":
+        if record.tokenizer == "bytes":
             text = jax.jit(partial(make_sample, self.config, length=SAMPLE, seed=args.seed))(params)
             sample = bytes(np.asarray(text)).decode(errors="replace")
-        validation = self.score(params) * bits / record["validation_bytes"]
+        validation = self.score(params) * bits / record.validation_bytes
         # The last tenth of training, as one batch is a small sample.
         loss = statistics.mean(x["loss"] for x in self.metrics if x["step"] > 0.9 * args.steps)
         self.note(args.steps)
@@ -479,11 +480,11 @@ class Training:
                 "steps": args.steps,
                 "parameters": model.parameter_count(params),
                 "flops_per_token": flops.per_token(self.config, args.context),
-                "data": record,
-                "train_bits_per_byte": loss * bits * record["train_tokens"] / record["train_bytes"],
+                "data": record.to_json(),
+                "train_bits_per_byte": loss * bits * record.train_tokens / record.train_bytes,
                 "validation_bits_per_byte": validation,
-                "unigram_bits_per_byte": record["unigram_bits_per_byte"],
-                "gzip_bits_per_byte": record["gzip_bits_per_byte"],
+                "unigram_bits_per_byte": record.unigram_bits_per_byte,
+                "gzip_bits_per_byte": record.gzip_bits_per_byte,
                 **{name: self.median(name) for name in ("tokens_per_second", "mfu", "mfu_causal")},
                 "sample": sample,
             },

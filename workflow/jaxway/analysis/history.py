@@ -114,7 +114,7 @@ def add(store: Path, result: Path) -> None:
             f"insert into history values ({marks})", [[*row.values()] for row in rows]
         )
         database.execute(f"copy history to '{quoted(part)}' (format parquet)")
-    files.appear({}, {file: part})
+    files.atomic_replace({}, {file: part})
 
 
 def quoted(path: Path) -> str:

@@ -109,5 +109,5 @@ def main() -> None:
     known = [history.file_of(args.history, path) for path in args.results]
     earlier = history.opened(args.history, without=known)
     found = vet(args.nodes, results, earlier, yaml.safe_load(args.site.read_text()))
-    files.appear({args.out: json.dumps(found, indent=1) + "\n"})
+    files.atomic_replace({args.out: json.dumps(found, indent=1) + "\n"})
     print("\n".join(table(found)).rstrip())

@@ -4,39 +4,47 @@ Runs on a host with internet, as pull does.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from jaxway import files
-from jaxway.container import pull, verify
-from jaxway.container.registry import sha256
+from jaxway_shared.container_record import ContainerRecord, Packages
 
-PIP = ["python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
-COPIED = "/opt/jaxway-packages"
+from jaxway.container import verify, work_folder
+from jaxway.container.apptainer import apptainer, compression
+from jaxway.container.pull import record_texts
+from jaxway.container.registry import sha256_digest
+from jaxway.files import atomic_replace, exclusive_lock, log, remove
+
+PIP = ("python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir")
+COPIED = "/opt/jaxway-packages"  # where a build has the packages that are files on the host
 
 
-def definition(base: Path, python: list[str], debian: list[str]) -> str:
+def definition(base: Path, packages: Packages) -> str:
     """What `apptainer build` is to do; packages that are files on the host are copied in first."""
-    local = [name for name in python + debian if "/" in name and Path(name).is_file()]
-    files = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in enumerate(local)}
+    local = [x for x in packages.python + packages.debian if "/" in x and Path(x).is_file()]
+    copies = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in enumerate(local)}
     lines = ["Bootstrap: localimage", f"From: {base}", "%files"]
-    lines += [f"{Path(name).absolute()} {copy}" for name, copy in files.items()]
+    lines += [f"{Path(name).absolute()} {copy}" for name, copy in copies.items()]
     lines += ["%post", "export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1"]
-    if debian:
+    if packages.debian:
         install = ["apt-get", "install", "--yes", "--no-install-recommends"]
-        lines += ["apt-get update", shlex.join([*install, *(files.get(x, x) for x in debian)])]
-    if python:
-        lines += [shlex.join([*PIP, "install", *(files.get(x, x) for x in python)])]
+        names = (copies.get(x, x) for x in packages.debian)
+        lines += ["apt-get update", shlex.join([*install, *names])]
+    if packages.python:
+        names = (copies.get(x, x) for x in packages.python)
+        lines += [shlex.join([*PIP, "install", *names])]
     lines += [f"rm -rf {COPIED} /var/lib/apt/lists/*"]
     return "\n".join(lines) + "\n"
 
 
-def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> set[str]:
+def installed(sif: Path, arguments: Sequence[str], folder: Path | None = None) -> set[str]:
     """Python and Debian packages in a container, each with its version."""
     list_all = shlex.join([*PIP, "freeze", "--all"])
     list_all += "; dpkg-query --show --showformat '${Package}=${Version}\\n' 2> /dev/null || true"
@@ -45,75 +53,86 @@ def inventory(sif: Path, arguments: list[str], folder: Path | None = None) -> se
     return set(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
-def add(args: argparse.Namespace, arguments: list[str]) -> None:
-    """Make ``args.out`` with its record and digest; an old one stays until this one is complete."""
-    if problem := verify.problem(args.base, full=False):
-        files.fail(problem)
-    base = pull.read_record(args.base)
-    arguments = [*arguments, "--bind", str(args.out.parent)]
-    part = args.out.with_name(f".{args.out.name}.part")
-    files.remove(part)
-    work = pull.choose_work_folder(
-        args.out, args.temporary, base["bytes"] * (2 + 2 * pull.UNPACKED)
+def build_sif(base: Path, packages: Packages, part: Path, work: Path) -> None:
+    """Make a SIF with the packages in it."""
+    recipe = work / "container.def"
+    recipe.write_text(definition(base, packages))
+    apptainer("build", *compression(work), part, recipe, work=work)
+
+
+def install_to_folder(
+    base: Path, packages: Packages, arguments: Sequence[str], part: Path, work: Path
+) -> None:
+    """Make a folder with the Python packages that the container does not have."""
+    # As a user's own packages: pip takes what the image has for installed, and leaves it.
+    user = work / "user"
+    variables = (f"--env=PYTHONUSERBASE={user}", "--env=PIP_BREAK_SYSTEM_PACKAGES=1")
+    install = [*PIP, "install", "--user", *packages.python]
+    apptainer("exec", *arguments, "--bind", work, *variables, base, *install, work=work)
+    for site_packages in user.glob("lib/python*/site-packages"):
+        shutil.copytree(site_packages, part, symlinks=True)
+    part.mkdir(exist_ok=True)  # where all of it was in the container already
+
+
+def add(
+    base: Path, out: Path, packages: Packages, arguments: Sequence[str], tmpdir: Path | None
+) -> None:
+    """Make ``out`` with its record and digest; an old one stays until this one is complete."""
+    if problem := verify.problem(base, full=False):
+        raise problem
+    base_record = ContainerRecord.read(verify.record_path(base))
+    arguments = [*arguments, "--bind", str(out.parent)]
+    part = out.with_name(f".{out.name}.part")
+    remove(part)
+    needed = work_folder.Space(
+        base_record.bytes * (2 + 2 * work_folder.UNPACK_RATIO), work_folder.MAX_INODES
     )
+    work = work_folder.choose(out, tmpdir, needed)
     try:
-        if args.out.suffix == ".sif":
-            recipe = work / "container.def"
-            recipe.write_text(definition(args.base, args.python, args.debian))
-            zstd = pull.compression(work)
-            pull.apptainer("build", *zstd, part, recipe, work=work)
-            there = inventory(part, arguments)
+        if out.suffix == ".sif":
+            build_sif(base, packages, part, work)
+            after = installed(part, arguments)
         else:
-            # As a user's own packages: pip takes what the image has for installed, and leaves it.
-            user = work / "user"
-            variables = (f"--env=PYTHONUSERBASE={user}", "--env=PIP_BREAK_SYSTEM_PACKAGES=1")
-            install = [*PIP, "install", "--user", *args.python]
-            binds = [*arguments, "--bind", str(work), *variables]
-            pull.apptainer("exec", *binds, args.base, *install, work=work)
-            for site_packages in user.glob("lib/python*/site-packages"):
-                shutil.copytree(site_packages, part, symlinks=True)
-            part.mkdir(exist_ok=True)  # all of it was there already
-            there = inventory(args.base, arguments, part)
-        record = base | {
-            "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "packages": {"python": args.python, "debian": args.debian},
-            "installed": sorted(there - inventory(args.base, arguments)),
-            "base": base,
-        }
-        identity = json.dumps([base["digest"] or base["sha256"], record["installed"]])
-        record["digest"] = sha256(identity.encode())
-        if args.out.suffix == ".sif":
-            record |= verify.measures(part)
-        texts = {
-            verify.record_of(args.out): json.dumps(record, indent=1) + "\n",
-            verify.digest_of(args.out): f"{record['digest']}\n",
-        }
+            install_to_folder(base, packages, arguments, part, work)
+            after = installed(base, arguments, part)
+        new = tuple(sorted(after - installed(base, arguments)))
+        record = dataclasses.replace(
+            base_record,
+            digest=sha256_digest(json.dumps([base_record.identity, new]).encode()),
+            date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            packages=packages,
+            installed=new,
+            base=base_record,
+        )
         if part.is_dir():
-            files.remove(args.out)  # a folder takes no other one's place
-        files.appear(texts, {args.out: part})
+            remove(out)  # a folder is not replaced by renaming another one
+        else:
+            record = dataclasses.replace(record, **verify.fingerprint(part))
+        atomic_replace(record_texts(out, record), {out: part})
     except BaseException:
-        files.remove(part)
+        remove(part)
         raise
     finally:
-        files.remove(work)
-    files.say(
-        f"{args.out}: {', '.join(record['installed']) or 'nothing that was not there already'}"
-    )
+        remove(work)
+    log(f"{out}: {', '.join(new) or 'nothing that was not in the container already'}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=Path, required=True, help="SIF that pull made")
     parser.add_argument("--out", type=Path, required=True, help="SIF to make (.sif), or folder")
     parser.add_argument("--python", nargs="+", default=[], help="packages as pip takes them")
     parser.add_argument("--debian", nargs="+", default=[], help="packages as apt-get takes them")
-    parser.add_argument("--temporary", type=Path, help="folder for unpacked files")
-    args, arguments = parser.parse_known_args()  # the rest is for Apptainer, binds above all
-    args.base, args.out = args.base.absolute(), args.out.absolute()
+    parser.add_argument("--tmpdir", type=Path, help="folder for unpacked files")
+    parser.add_argument("apptainer_arguments", nargs="*", help="after --: binds above all")
+
+
+def run(args: argparse.Namespace) -> None:
+    base, out = args.base.absolute(), args.out.absolute()
     for variable in ("PYTHONPATH", "PIP_PREFIX", "PIP_TARGET", "PIP_USER"):
-        os.environ.pop(variable, None)  # the host's would lead pip astray
+        os.environ.pop(variable, None)  # the host's would mislead pip
     # What jobs bind is not there yet.
     binds = os.environ.get("APPTAINER_BIND", "").split(",")
-    os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{args.out}:"))
-    with files.alone(args.out):
-        add(args, arguments)
+    os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{out}:"))
+    packages = Packages(args.python, args.debian)
+    with exclusive_lock(out):
+        add(base, out, packages, args.apptainer_arguments, args.tmpdir)

@@ -50,7 +50,7 @@ def command_line(args: argparse.Namespace) -> list[str]:
                 f"--configfile={args.configfile} verify_container` makes it",
             )
     if problem := verify.problem(sif, full=False, image=config.image):
-        raise UserError("JW553", problem)
+        raise problem
     words = launcher(config, site) if site.launcher and not args.here else []
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
     words += os.path.expandvars(profile.get("apptainer-args", "")).split()

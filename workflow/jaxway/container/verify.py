@@ -1,26 +1,30 @@
-"""Check that a container is the file that pull made: by its size and time, then by its hash.
-
-Runs on the host, before jobs are queued.
-"""
+"""Compare a container with its record: by its size and time, then by its hash."""
 
 import argparse
 import hashlib
-import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
-from jaxway_shared.records import same_image
-
-
-def record_of(sif: Path) -> Path:
-    """Where pull writes what it knows about a SIF."""
-    return sif.with_name(f"{sif.name}.json")
+from jaxway_shared.container_record import ContainerRecord
+from jaxway_shared.errors import UserError
 
 
-def digest_of(sif: Path) -> Path:
-    """Where pull writes what reruns depend on: the image's digest, or the SIF's hash."""
-    return sif.with_name(f"{sif.name}.digest")
+class Fingerprint(TypedDict):
+    """What a SIF is recognised by."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+def record_path(container: Path) -> Path:
+    """Where pull writes what it knows about a container."""
+    return container.with_name(f"{container.name}.json")
+
+
+def digest_path(container: Path) -> Path:
+    """Where pull writes what reruns depend on: the record's ``identity``."""
+    return container.with_name(f"{container.name}.digest")
 
 
 def sha256(file: Path) -> str:
@@ -29,46 +33,73 @@ def sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def measures(sif: Path) -> dict[str, Any]:
-    """What a record holds to know the file again."""
+def fingerprint(sif: Path) -> Fingerprint:
     status = sif.stat()
     return {"sha256": sha256(sif), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def problem(sif: Path, full: bool, image: str = "") -> str:
-    """Why the SIF cannot be trusted or is not of ``image``, as a sentence; empty when all is well.
+def read_record(container: Path) -> ContainerRecord | None:
+    """The record of a container; None where there is none that this version can read."""
+    try:
+        return ContainerRecord.read(record_path(container))
+    except (OSError, UserError):
+        return None
+
+
+def problem(sif: Path, full: bool, image: str = "") -> UserError | None:
+    """Why the SIF cannot be trusted or is not of ``image``; None when all is well.
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
     """
-    again = f"remove it (`rm {sif}`), and the next run makes it again"
+    remedy = f"remove it (`rm {sif}`), and the next run makes it again"
     try:
-        status = sif.stat()
-        record: dict[str, Any] = json.loads(record_of(sif).read_text())
-        bytes_, mtime_ns, hash_ = (record[key] for key in ("bytes", "mtime_ns", "sha256"))
-        if status.st_size != bytes_:
-            return f"{sif} has {status.st_size} bytes, but was made with {bytes_}: {again}"
-        if (full or status.st_mtime_ns != mtime_ns) and sha256(sif) != hash_:
-            return f"{sif} has changed since it was made, its sha256 is another: {again}"
-        if image and not same_image(image, record):
-            return (
-                f"{sif} is {record['image']}, not {image}: `snakemake pull --forcerun pull` (with "
-                "your --profile and --configfile) puts that in its place for all who share it; or "
-                "name a place of your own as `sif` in the site's site.yaml"
-            )
+        status, record = sif.stat(), ContainerRecord.read(record_path(sif))
+        if status.st_size != record.bytes:
+            sentence = f"{sif} has {status.st_size} bytes, but {record.bytes} when it was made"
+            return UserError("JW140", f"{sentence}: {remedy}")
+        if (full or status.st_mtime_ns != record.mtime_ns) and sha256(sif) != record.sha256:
+            return UserError("JW140", f"{sif} has changed since it was made (sha256): {remedy}")
     except PermissionError as error:
-        return f"{error.filename} cannot be read by you: ask its owner"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{sif} cannot be compared with its record ({error}): {again}"
-    return ""
+        return unreadable(Path(error.filename))
+    except OSError as error:
+        return UserError("JW140", f"{error.filename}: {error.strerror}; {remedy}")
+    except UserError as error:
+        return error
+    if image and not record.same_image(image):
+        return UserError(
+            "JW141",
+            f"{sif} is {record.image}, not {image}: `snakemake pull --forcerun pull` (with your "
+            "--profile and --configfile) replaces it for all who share it; or set `sif` in the "
+            "site's site.yaml to a path of your own",
+        )
+    return None
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--sif", type=Path, required=True, help="file that pull made")
-    arguments.add_argument("--image", default="", help="image that it must have been made from")
-    arguments.add_argument("--full", action="store_true", help="compute its hash in any case")
-    args = arguments.parse_args()
+def exists(path: Path) -> bool:
+    """Whether there is such a file; a UserError where this user may not know."""
+    try:
+        return path.exists()
+    except PermissionError:
+        raise unreadable(path) from None
+
+
+def unreadable(path: Path) -> UserError:
+    """What to say of a file or folder that is another user's alone."""
+    return UserError(
+        "JW142",
+        f"you may not read {path}: ask its owner, or set `sif` in the site's site.yaml to a path "
+        "of your own",
+    )
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sif", type=Path, required=True, help="file that pull made")
+    parser.add_argument("--image", default="", help="image that it must have been made from")
+    parser.add_argument("--full", action="store_true", help="compute its hash in any case")
+
+
+def run(args: argparse.Namespace) -> None:
     if found := problem(args.sif, args.full, args.image):
-        sys.exit(f"verify_container: {found}")
-    record = json.loads(record_of(args.sif).read_text())
-    print(f"{args.sif} is what was made on {record.get('date')} from {record['image']}")
+        raise found
+    record = ContainerRecord.read(record_path(args.sif))
+    print(f"{args.sif} is as it was made on {record.date} from {record.image}")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import numpy as np
-from jaxway_shared.records import VALIDATION, Record, problem, shard, token_type
+from jaxway_shared.data_record import VALIDATION, DataRecord, shard
+from jaxway_shared.errors import UserError
 
 
 class Data(NamedTuple):
@@ -19,7 +20,7 @@ class Data(NamedTuple):
     All are flat arrays of tokens.
     """
 
-    record: Record
+    record: DataRecord
     shards: list[np.memmap]
     validation: np.ndarray
 
@@ -29,12 +30,18 @@ def fail(sentence: str) -> NoReturn:
     sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
 
 
-def load(record: Record) -> Data:
-    """Open the data of a record. Ends the program when they are not what was prepared."""
-    if found := problem(record):
-        fail(f"{found}: run snakemake again, which prepares them")
-    folder, dtype = Path(record["folder"]), token_type(record)
-    files = [folder / shard(number) for number in range(len(record["shards"]))]
+def load(path: Path) -> Data:
+    """Open the data whose record is in a file. Ends the program when they are not as prepared."""
+    try:
+        record = DataRecord.read(path)
+        if problem := record.problem():
+            raise problem
+    except UserError as error:
+        fail(error.line())
+    except OSError as error:
+        fail(f"{path} cannot be read: {error.strerror}")
+    folder, dtype = Path(record.folder), record.token_type
+    files = [folder / shard(number) for number in range(len(record.shards))]
     shards = [np.memmap(file, dtype, mode="r") for file in files]
     return Data(record, shards, np.fromfile(folder / VALIDATION, dtype))
 
@@ -44,7 +51,7 @@ def starts(data: Data, seed: int, step: int, global_batch: int, context: int) ->
 
     Each window that lies in one shard is as likely as any other. Ends the program when none does.
     """
-    tokens = np.array(data.record["shards"])
+    tokens = np.array(data.record.shards)
     windows = np.maximum(tokens - context, 0)
     if not windows.any():
         fail(
@@ -59,7 +66,7 @@ def starts(data: Data, seed: int, step: int, global_batch: int, context: int) ->
 
 def rows(data: Data, starts: np.ndarray, context: int) -> np.ndarray:
     """Windows Nx(T+1) that start at the given places; nothing else is read."""
-    tokens = np.array(data.record["shards"])
+    tokens = np.array(data.record.shards)
     ends = np.cumsum(tokens)
     which = np.searchsorted(ends, starts, side="right")
     result = np.empty((len(starts), context + 1), data.validation.dtype)

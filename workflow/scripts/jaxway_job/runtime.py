@@ -24,7 +24,8 @@ import jax
 import jaxlib
 import numpy as np
 from jax.sharding import Mesh
-from jaxway_shared.records import same_image
+from jaxway_shared.container_record import ContainerRecord
+from jaxway_shared.errors import UserError
 
 TYPES = {"integer": int, "number": float, "string": str}
 BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
@@ -125,9 +126,9 @@ def place(args: argparse.Namespace) -> Place:
 def check_container(args: argparse.Namespace) -> None:
     """End the program if it runs in another image than the configured one."""
     record = container_record(args)
-    if record and args.image and not same_image(args.image, record):
+    if record and args.image and not record.same_image(args.image):
         fail(
-            f"the container is {record['image']}, not {args.image}: somebody else pulled it; "
+            f"the container is {record.image}, not {args.image}: somebody else pulled it; "
             "run `snakemake pull --forcerun pull`"
         )
 
@@ -187,28 +188,31 @@ def first_process() -> bool:
     return os.environ.get("SLURM_PROCID", "0") == "0"
 
 
-def container_record(args: argparse.Namespace) -> dict[str, Any] | None:
+def container_record(args: argparse.Namespace) -> ContainerRecord | None:
     """What pull wrote about the container; None outside a container."""
     return read_record(args.container_record) if args.container_record else None
 
 
 @functools.cache  # as it was at the start: a pull may replace it while this runs
-def read_record(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text())
+def read_record(path: Path) -> ContainerRecord:
+    try:
+        return ContainerRecord.read(path)
+    except UserError as error:
+        fail(error.line())
 
 
 def container_digest(args: argparse.Namespace) -> str:
     """Hexadecimal digest of the container's image, or of its file if it came from no registry."""
-    record = container_record(args) or {}
-    return (record.get("digest") or record.get("sha256") or "").removeprefix("sha256:")
+    record = container_record(args)
+    return record.identity.removeprefix("sha256:") if record else ""
 
 
 def origin(args: argparse.Namespace) -> dict[str, Any]:
     """The part of a provenance that is known without asking JAX for its devices."""
-    driver = Path("/proc/driver/nvidia/version")
+    driver, container = Path("/proc/driver/nvidia/version"), container_record(args)
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "container": container_record(args),
+        "container": container.to_json() if container else None,
         "commit": os.environ.get("JAXWAY_COMMIT"),
         "site": os.environ.get("JAXWAY_SITE"),
         "nodes": os.environ.get("SLURM_STEP_NODELIST", socket.gethostname()),

@@ -36,8 +36,33 @@ CODES = {
     "JW026": "workflow is not checked out",
     #
     # Container and packages: 100 to 179.
+    "JW110": "name of an image",
+    "JW111": "Apptainer does not run",
+    "JW112": "no permission to use Apptainer",
+    "JW113": "Apptainer failed",
+    "JW120": "unauthorized at the registry",
+    "JW121": "not in the registry",
+    "JW122": "registry does not deliver",
+    "JW123": "unknown registry",
+    "JW124": "proxy does not work",
+    "JW125": "certificate that is not trusted",
+    "JW126": "invalid answer of a registry",
+    "JW127": "image for another architecture",
+    "JW128": "not a SIF",
+    "JW130": "no space left for a pull",
+    "JW131": "tmpdir cannot be used",
+    "JW140": "container differs from its record",
+    "JW141": "container of another image",
+    "JW142": "container that this user may not read",
     #
     # Preparation of data: 180 to 199.
+    "JW180": "no text to learn",
+    "JW181": "too little text",
+    "JW182": "text changed while it was read",
+    "JW183": "text that is not UTF-8",
+    "JW184": "tokenizer cannot be used",
+    "JW185": "no space left for prepared data",
+    "JW186": "prepared data missing or changed",
     #
     # Slurm, its executor, and a run as a whole: 200 to 299.
     #

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from jaxway_shared.errors import UserError
 
 T = TypeVar("T")
+REMEDY = "delete it and make it again"
 SCALARS: dict[Any, Any] = {
     float: (int, float),
     int: int,
@@ -19,34 +20,33 @@ SCALARS: dict[Any, Any] = {
 }
 
 
-def read(path: Path, kind: str, version: int) -> dict[str, Any]:
+def read(path: Path, kind: str, version: int, remedy: str = REMEDY) -> dict[str, Any]:
     """Content of a file that is a ``kind``, such as "smoke test's result".
 
-    Raises UserError where it is not one of this version; OSError where there is none.
+    Raises UserError where it is not one of this version, with what to do about it; OSError where
+    there is none. A file without a version is older than versions, so it counts as the first.
     """
     try:
         content = json.loads(path.read_bytes())
-        found = content.get("schema_version")
+        found = content.get("schema_version", 1)
     except (ValueError, AttributeError):
-        raise UserError("JW001", f"{path} is not a {kind}: delete it and make it again") from None
+        raise UserError("JW001", f"{path} is not a {kind}: {remedy}") from None
     if found != version:
         raise UserError(
             "JW001",
             f"{path} is a {kind} of schema version {found}, and this checkout reads version "
-            f"{version}: delete it and make it again",
+            f"{version}: {remedy}",
         )
     return dict(content)
 
 
-def read_as(cls: type[T], path: Path, kind: str, version: int) -> T:
+def read_as(cls: type[T], path: Path, kind: str, version: int, remedy: str = REMEDY) -> T:
     """Content of a file as a dataclass. Raises UserError also where a field is missing or wrong."""
-    content = read(path, kind, version)
+    content = read(path, kind, version, remedy)
     try:
         return decode(cls, content)
     except ValueError as error:
-        raise UserError(
-            "JW001", f"{path} is a damaged {kind} ({error}): delete it and make it again"
-        ) from None
+        raise UserError("JW001", f"{path} is a damaged {kind} ({error}): {remedy}") from None
 
 
 def encode(value: Any, version: int) -> dict[str, Any]:

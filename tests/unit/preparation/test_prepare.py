@@ -1,0 +1,154 @@
+"""What preparation makes of files: validation, shards, record, and data that are refused."""
+
+import ast
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxway.data import prepare as prepare_data
+from jaxway.data import sources
+from jaxway_shared.errors import UserError
+from prepared import load, ordered, train_tokens
+
+
+def test_options_are_literal():
+    """The plan reads them without importing the module, which takes long."""
+    literal = next(
+        node.value
+        for node in ast.parse(Path(prepare_data.__file__).read_text()).body
+        if isinstance(node, ast.AnnAssign) and getattr(node.target, "id", "") == "OPTIONS"
+    )
+    assert literal
+    assert ast.literal_eval(literal) == prepare_data.OPTIONS
+    for name, schema in prepare_data.OPTIONS.items():
+        assert set(schema) >= {"type", "default", "description"}, name
+
+
+@pytest.mark.parametrize(
+    ("module", "foreign"),
+    [
+        ("jaxway.data.prepare", {"jax"}),
+        ("jaxway_job.dataset", {"jax", "tokenizers", "requests"}),
+    ],
+)
+def test_heavy_modules_are_not_imported(module, foreign):
+    line = f"import sys, {module}; print(*{foreign} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", line]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
+def test_python_means_the_standard_library(prepare):
+    record = prepare(["python"], validation_bytes=10_000)
+    assert record.files > 100 and record.train_bytes > 1_000_000
+    assert b"def " in load(record).validation.tobytes()
+    names = {part for path in sources.find_files("python") for part in path.parts}
+    assert not names & {"site-packages", "test"}
+
+
+def test_bytes_are_kept_and_no_file_is_on_both_sides(prepare, corpus, tmp_path):
+    record = prepare()
+    contents = ordered(corpus)
+    sizes = np.cumsum([len(c) for c in contents])
+    held = int(np.searchsorted(sizes, 5000)) + 1
+    assert held >= 2 and sizes[held - 1] > 5000
+    assert load(record).validation.tobytes() == b"".join(contents)[:5000]
+    assert train_tokens(record).tobytes() == b"".join(contents[held:])
+    count = int(sizes[-1] - sizes[held - 1])
+    folder = tmp_path / "data"
+    text = np.frombuffer(b"".join(contents[held:]), np.uint8)
+    assert record == dataclasses.replace(
+        record, files=40, tokenizer="bytes", tokenizer_sha256=None, vocabulary=256,
+        dtype="uint8", shards=(count,), train_tokens=count, train_bytes=count,
+        validation_tokens=5000, validation_bytes=5000, folder=str(folder),
+    )  # fmt: skip
+    validation = np.frombuffer(b"".join(contents)[:5000], np.uint8)
+    assert record.unigram_bits_per_byte == pytest.approx(
+        prepare_data.unigram_bits(np.bincount(text, minlength=256), validation)
+    )
+    assert 0 < record.gzip_bits_per_byte < record.unigram_bits_per_byte < 8
+
+
+def test_paths_and_copies_make_no_difference(prepare, corpus, tmp_path):
+    first = prepare()
+    (tmp_path / "copies").mkdir()
+    files = sorted(corpus.iterdir())
+    for number, path in enumerate(files + files[:7]):
+        (tmp_path / f"copies/{number:03}").write_bytes(path.read_bytes())
+    second = prepare([f"{tmp_path}/copies/*"], folder=tmp_path / "other")
+    assert dataclasses.replace(second, folder=first.folder) == first
+    assert (train_tokens(second) == train_tokens(first)).all()
+
+
+def test_shards_are_full_but_for_the_last(prepare, monkeypatch):
+    whole = train_tokens(prepare())
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 1000)
+    record = prepare()
+    last = len(whole) % 1000
+    assert record.shards == (1000,) * (len(whole) // 1000) + (last,) * (last > 0)
+    np.testing.assert_array_equal(train_tokens(record), whole)
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", len(whole))  # no empty one after the last
+    assert prepare().shards == (len(whole),)
+
+
+@pytest.mark.parametrize(
+    ("entries", "needs", "sentence"),
+    [
+        (["/no/such/place"], 1, "/no/such/place matches no file"),
+        (["/no/such/*.txt"], 1, r"/no/such/\*.txt matches no file"),
+        (["{corpus}"], 10**9, "the 40 different files leave 0 bytes for training after [1-9]"),
+        (["{corpus}/0.txt"], 1, "the 1 different files leave 0 bytes for training after 1 "),
+    ],
+)
+def test_too_little_text_is_refused(prepare, corpus, tmp_path, entries, needs, sentence):
+    with pytest.raises(UserError, match=f"^data: .*{sentence}"):
+        prepare([entry.format(corpus=corpus) for entry in entries], needs)
+    assert not any(tmp_path.iterdir())
+
+
+def test_unreadable_file_is_refused(prepare, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"data: cannot read .*\.txt: Permission denied"):
+        prepare()
+
+
+def test_file_that_changes_meanwhile_is_refused(prepare, corpus, tmp_path, monkeypatch):
+    (tmp_path / "changing").mkdir()
+    for path in corpus.iterdir():
+        (tmp_path / "changing" / path.name).write_bytes(path.read_bytes())
+
+    def then_change(entries):
+        found = sources.scan_files(entries)
+        found[-1].path.write_text("other")
+        return found
+
+    monkeypatch.setattr(prepare_data, "scan_files", then_change)
+    with pytest.raises(UserError, match=r"\.txt changed while it was read"):
+        prepare([tmp_path / "changing"])
+    assert not [*(tmp_path / "data").iterdir()]
+
+
+def test_progress_is_reported(prepare, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "PROGRESS_INTERVAL_S", -1)
+    prepare()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("reading: 0 of ") and lines[-2].startswith("writing: ")
+    assert len(lines) == 81
+
+
+def test_baselines():
+    text, uniform = np.frombuffer(b"ab" * 5000, np.uint8), np.arange(256, dtype=np.uint8)
+    once, counts = np.bincount(uniform), np.bincount(text, minlength=256)
+    assert prepare_data.unigram_bits(once, text) == pytest.approx(8)
+    assert prepare_data.unigram_bits(counts, text) == pytest.approx(1, abs=0.05)
+    assert prepare_data.unigram_bits(counts, np.frombuffer(b"c", np.uint8)) > 13
+    assert prepare_data.gzip_bits(text.tobytes()) < 0.1
+    assert prepare_data.gzip_bits(uniform.tobytes()) > 8

@@ -1,0 +1,166 @@
+"""Preparing again, at once, after a kill, with a full disk: data are whole and made once."""
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from jaxway.data import prepare as prepare_data
+from jaxway_shared import data_record
+from jaxway_shared.errors import UserError
+from prepared import train_tokens
+from tokenizers import Tokenizer
+
+
+def inodes(folder):
+    """Names in a folder, each with what changes when the file is made again."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_same_data_are_not_written_again(prepare, tmp_path):
+    record = prepare()
+    before = inodes(tmp_path / "data")
+    (tmp_path / "out/data.json").unlink()
+    assert prepare() == record
+    assert inodes(tmp_path / "data") == before
+
+
+def test_other_data_replace_the_old(prepare, corpus, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+    first = prepare()
+    (tmp_path / "new.txt").write_text("new")
+    changes: list[dict[str, Any]] = [
+        {"sources": [corpus, tmp_path / "new.txt"]}, {"validation_bytes": 4999},
+        {"tokenizer": tokenizer}, {},
+    ]  # fmt: skip
+    records = [first, *(prepare(**change) for change in changes)]
+    assert len({record.sha256 for record in records}) == 4 and records[-1] == first
+    assert len(train_tokens(first)) == first.train_tokens
+    same = Tokenizer.from_file(str(tokenizer))
+    same.add_tokens(["ship sails"])
+    same.save(str(tmp_path / "tokenizer.json"))
+    other = prepare(tokenizer=tmp_path / "tokenizer.json")
+    assert other.sha256 != records[3].sha256
+    left = {path.name for path in (tmp_path / "data").iterdir()}
+    shards = {f"train-{i:05}.bin" for i in range(len(other.shards))}
+    assert len(shards) < len(first.shards)
+    assert left == {"data.json", "validation.bin", *shards}
+
+
+def problem(record):
+    """What keeps the data from being those of the record."""
+    found = record.problem()
+    assert found
+    assert found.code in ("JW001", "JW186")
+    return str(found).replace(";", ":")
+
+
+@pytest.mark.parametrize("name", ["data.json", "validation.bin", "train-00001.bin"])
+@pytest.mark.parametrize("damage", ["gone", "shorter", "longer"])
+def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypatch, name, damage):
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+    record = prepare()
+    tokens, file = train_tokens(record), tmp_path / "data" / name
+    if damage == "gone":
+        file.unlink()
+    elif name == "data.json":
+        text = json.dumps({**record.to_json(), "sha256": "0"})
+        file.write_text(text[:-1] if damage == "shorter" else text)
+    else:
+        file.write_bytes((file.read_bytes() + b"x")[: -2 if damage == "shorter" else None])
+    cut = (name, damage) == ("data.json", "shorter")
+    state = " is not a record of prepared data" if cut else " has changed"
+    state = ": No such file or directory" if damage == "gone" else state
+    assert problem(record) == f"{file}{state}: {data_record.REMEDY}"
+    assert prepare() == record
+    np.testing.assert_array_equal(train_tokens(record), tokens)
+
+
+def test_missing_folder_is_refused(prepare, tmp_path):
+    record = prepare()
+    (tmp_path / "data").rename(tmp_path / "elsewhere")
+    assert problem(record).startswith(f"{tmp_path}/data/data.json: No such file")
+
+
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
+def test_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, tmp_path, signal):
+    expected = prepare()
+    tokens, folder, out = train_tokens(expected), tmp_path / "killed", tmp_path / "killed.json"
+    lines = [
+        "import os, signal",
+        "from jaxway import cli",
+        "from jaxway.data import prepare",  # all shards are written when a baseline is measured
+        f"prepare.gzip_bits = lambda text: os.kill(os.getpid(), signal.{signal})",
+        "cli.main()",
+    ]
+    words = [f"--data={corpus}", "--validation-bytes=5000", f"--folder={folder}", f"--out={out}"]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), "prepare-data", *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    left = {path.name for path in folder.iterdir()}
+    if signal == "SIGKILL":
+        assert left == {"validation.bin", "train-00000.bin"}
+    else:
+        assert not left
+        assert done.returncode == 1
+        assert done.stderr.startswith("jaxway prepare-data: ended by SIGTERM")
+    assert not out.exists()
+    record = prepare(folder=folder)
+    assert dataclasses.replace(record, folder=expected.folder) == expected
+    np.testing.assert_array_equal(train_tokens(record), tokens)
+
+
+def test_full_disk_is_one_sentence(prepare, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_record, "shard", lambda number: "/dev/full")
+    with pytest.raises(UserError, match=f"^{tmp_path}/data is full: free some space"):
+        prepare()
+    assert not [*(tmp_path / "data").iterdir()]
+    assert not (tmp_path / "out").exists()
+
+
+def test_full_disk_under_the_result_is_one_sentence(prepare, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.data.json.part").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"^{tmp_path}/out is full: free some space"):
+        prepare()
+    assert not any((tmp_path / "out").iterdir())
+
+
+def test_second_preparation_waits_and_reuses(corpus, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    words = [f"--data={corpus}", "--validation-bytes=5000", f"--folder={folder}"]
+    with (tmp_path / "data.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        both = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "jaxway",
+                    "prepare-data",
+                    *words,
+                    f"--out={tmp_path}/{i}.json",
+                ],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for i in range(2)
+        ]
+        for process in both:
+            assert process.stdout and "locked by another process" in process.stdout.readline()
+        assert not [*folder.iterdir()]
+    said = sorted(process.communicate(timeout=60)[0] for process in both)
+    made = rf"{folder}: [\d,]+ tokens to train on, 5,000 for validation\n"
+    assert re.fullmatch(made, said[1]) and said[0] == f"{folder} holds these data already\n"
+    assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
+    assert data_record.read_prepared(tmp_path / "0.json")

@@ -1,0 +1,121 @@
+"""From text to tokens, with a Hugging Face tokenizer or as plain bytes."""
+
+import codecs
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxway_shared.errors import UserError
+from tokenizers import Tokenizer
+
+BATCH_SIZE = 2**24  # characters that are tokenised at once, in parallel; takes 1.3 GB of memory
+
+Tokens = np.ndarray[Any, np.dtype[Any]]
+
+
+class Document(NamedTuple):
+    """A text: its path, and its content in chunks."""
+
+    path: Path
+    chunks: Iterable[bytes]
+
+
+class TextChunk(NamedTuple):
+    """Part of a document, and whether the document begins and ends with it."""
+
+    first: bool
+    text: str
+    last: bool
+
+
+class Encoder(NamedTuple):
+    """A tokenizer, the special tokens it puts before and after a text, and its file's sha256."""
+
+    tokenizer: Tokenizer
+    before: list[int]
+    after: list[int]
+    sha256: str
+
+    @property
+    def vocabulary(self) -> int:
+        """One more than the largest token; numbers below it may be left out."""
+        return 1 + max(self.tokenizer.get_vocab().values())
+
+
+def load_tokenizer(path: str) -> Encoder:
+    """The tokenizer in a file."""
+    try:
+        content = Path(path).read_bytes()
+        tokenizer = Tokenizer.from_buffer(content)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        # Some word of its own, so that there is text between the special tokens.
+        words = map(tokenizer.encode, tokenizer.get_vocab())
+        word = next((word for word in words if 0 in word.special_tokens_mask), None)
+    except OSError as error:
+        raise UserError("JW184", f"tokenizer: cannot read {path}: {error.strerror}") from None
+    except Exception as error:  # the library has no type of its own
+        raise UserError(
+            "JW184", f"tokenizer: {path} is not a valid tokenizer.json: {error}"
+        ) from None
+    if not word:
+        raise UserError("JW184", f"tokenizer: {path} has an empty vocabulary")
+    text = [i for i, special in enumerate(word.special_tokens_mask) if not special]
+    before, after = word.ids[: text[0]], word.ids[text[-1] + 1 :]
+    return Encoder(tokenizer, before, after, hashlib.sha256(content).hexdigest())
+
+
+def chunk_text(document: Document) -> Iterator[TextChunk]:
+    """Text of a document in chunks.
+
+    A document longer than sources.CHUNK_SIZE is cut, after a newline if there is one: tokens there
+    may be others than without the cut.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    first, text = True, ""
+    try:
+        for chunk in document.chunks:
+            if end := text.rfind("\n") + 1 or len(text):
+                yield TextChunk(first, text[:end], False)
+                first = False
+            text = text[end:] + decoder.decode(chunk)
+        text += decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise UserError(
+            "JW183", f"data: {document.path} is not UTF-8, which a tokenizer needs"
+        ) from None
+    if text:
+        yield TextChunk(first, text, True)
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[TextChunk]]:
+    """Chunks of all documents' text, about BATCH_SIZE characters at once."""
+    batch, size = list[TextChunk](), 0
+    for chunk in (chunk for document in documents for chunk in chunk_text(document)):
+        batch.append(chunk)
+        size += len(chunk.text)
+        if size >= BATCH_SIZE:
+            yield batch
+            batch, size = [], 0
+    yield batch
+
+
+def encode(
+    documents: Iterable[Document], encoder: Encoder | None, dtype: np.dtype[Any]
+) -> Iterator[Tokens]:
+    """Tokens of documents, in flat arrays one after the other; without an encoder their bytes."""
+    if encoder is None:
+        for document in documents:
+            yield from (np.frombuffer(chunk, dtype) for chunk in document.chunks)
+        return
+    for batch in batches(documents):
+        texts = [chunk.text for chunk in batch]
+        try:
+            encodings = encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        except Exception as error:  # the library has no type of its own
+            raise UserError("JW184", f"tokenizer: {error}") from None
+        for chunk, encoding in zip(batch, encodings, strict=True):
+            before, after = encoder.before * chunk.first, encoder.after * chunk.last
+            yield np.array([*before, *encoding.ids, *after], dtype)

@@ -31,7 +31,7 @@ def around(schedule):
             # At its very end, below Snakemake's own statistics.
             atexit.register(sys.stderr.write, said)
             return schedule(scheduler)
-        from jaxway import monitor  # rich takes a while, and jobs do without
+        from jaxway.monitor import reporter
 
         sys.stderr.write(said)
         sys.stderr.flush()
@@ -45,7 +45,7 @@ def around(schedule):
         prepare_wiped_data()
         SAFE.update({job: safe_step(job)[:2] for job in planned("train_run")})
         began = datetime.now().replace(microsecond=0)
-        with monitor.watch_in_background(CONFIG, SITE):
+        with reporter.report_in_background(CONFIG, SITE):
             done = schedule(scheduler)
         if not done:
             print_reasons(workflow.logger_manager.get_logfile())

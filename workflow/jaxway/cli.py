@@ -34,7 +34,7 @@ COMMANDS = {
         f"jaxway preflight {JURECA}",
     ),
     "follow": Command(
-        "jaxway.monitor",
+        "jaxway.monitor.follow",
         "show what each job of the run in this folder does",
         f"jaxway follow {JURECA}",
     ),

@@ -33,8 +33,8 @@ PLACEHOLDERS = {
 }
 SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
 PROGRAM = re.compile(
-    r"(\w+=\S+ |time )*(\S*/)?(snakemake|(?<=/)jaxway|python3?|pytest|make|cluster|ruff|history\.py|jutil|git|"
-    rf"pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
+    r"(\w+=\S+ |time )*(\S*/)?(snakemake|(?<=/)jaxway|python3?|pytest|make|cluster|ruff|jutil|"
+    rf"git|pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
 )
 ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
 CHAIN = ".venv/bin/snakemake --profile profiles/jureca"
@@ -86,8 +86,8 @@ SMALLER = {  # as the documents have it, it takes minutes
     "benchmarks/train_speed.py 512": "benchmarks/train_speed.py 64",
 }
 HERE = re.compile(
-    r"(\.venv/bin/)?(snakemake|jaxway|ruff|make|source|tensorboard|pip|python (workflow|benchmarks)/\S*)"
-    r"( |$)"
+    r"(\.venv/bin/)?(snakemake|jaxway|ruff|make|source|tensorboard|pip|"
+    r"python (workflow|benchmarks)/\S*)( |$)"
 )
 
 

@@ -16,8 +16,8 @@ from statistics import median
 from threading import Event
 
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "workflow/scripts")]
-from jaxway.container.pull import ZSTD  # noqa: E402
+sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
+from jaxway.container.apptainer import ZSTD  # noqa: E402
 from nodes import Checkout, Cluster  # noqa: E402
 
 TAG = "24.10-maxtext-py3"  # the seed's
@@ -32,7 +32,7 @@ SEED = (
     "apptainer pull {sif} docker://nvcr.io/nvidia/jax:{tag}"
 )
 OURS = (
-    f"TMPDIR={DISK} python3 workflow/scripts/pull.py "
+    f"TMPDIR={DISK} python3 workflow/jaxway pull "
     "--image docker://nvcr.io/nvidia/jax:{tag} --sif {sif}"
 )
 FLOOR = f"""

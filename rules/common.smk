@@ -24,6 +24,7 @@ from jaxway.config.load import load, refuse_repeated_keys
 from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import load_site
 from jaxway.container import verify
+from jaxway_shared.errors import UserError
 
 DEPLOYED = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 try:
@@ -42,7 +43,8 @@ try:
         )
     PULLED = containers.container({}, SITE)
     CONTAINER = containers.container(CONFIG.packages, SITE)
-except ConfigurationError as error:
+    verify.exists(Path(CONTAINER.output))  # another user's folder may be closed
+except UserError as error:
     sys.exit(error.line())
 launching.prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
 

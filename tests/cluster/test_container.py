@@ -1,5 +1,4 @@
-"""The container on the cluster: stepping in, packages on top of it, and what a run leaves of a
-password."""
+"""The container on the cluster: entering it, packages on top of it, and whose it is."""
 
 import json
 import secrets
@@ -26,9 +25,9 @@ def checkout(cluster: Cluster) -> Iterator[Checkout]:
     checkout.configure("plain", {})
     password = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": CANARY}
     with checkout.start("plain.yaml", "smoke_test", "report", **password) as snakemake:
-        code, said = snakemake.wait(600)
-    assert code == 0, said
-    (checkout.path("said")).write_text(said)
+        code, output = snakemake.wait(600)
+    assert code == 0, output
+    (checkout.path("output")).write_text(output)
     make_packages(checkout)
     yield checkout
     cluster.run(f"rm -rf {checkout.folder} {CONTAINERS}/jax-*", user="root")
@@ -125,7 +124,7 @@ def test_packages_in_a_folder(cluster: Cluster, checkout: Checkout) -> None:
     assert "Nothing to be done" in checkout.run(config, "smoke_test", "--dry-run", timeout=60)
 
 
-def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checkout) -> None:
+def test_packages_in_a_sif_of_their_own(cluster: Cluster, checkout: Checkout) -> None:
     wheel = f"{checkout.folder}/hello_jaxway-1.0-py3-none-any.whl"
     packages = {"python": [wheel], "debian": [f"{checkout.folder}/hello.deb"]}
     config = checkout.configure("built", {"packages": packages})
@@ -143,23 +142,43 @@ def test_packages_in_a_container_of_their_own(cluster: Cluster, checkout: Checko
     assert done.returncode == 0, done.stderr
 
 
-def test_missing_package_is_said(checkout: Checkout) -> None:
+def test_missing_package_is_one_sentence(checkout: Checkout) -> None:
     config = checkout.configure("missing", {"packages": {"python": ["/nowhere/a.whl"]}})
     with checkout.start(config, "smoke_test") as snakemake:
-        code, said = snakemake.wait(120)
+        code, output = snakemake.wait(120)
     assert code == 1
-    assert "add_packages.py: apptainer exec failed" in said
-    assert "/nowhere/a.whl" in said
+    assert "jaxway add-packages: apptainer exec failed" in output
+    assert "/nowhere/a.whl" in output
 
 
 # --------------------------------------------------------------------------------------- password
 
 
 def test_run_leaves_no_password(cluster: Cluster, checkout: Checkout) -> None:
-    """In the environment of the whole run; test_faulty_registry.py has one that is asked for."""
-    assert CANARY not in checkout.path("said").read_text()
+    """In the environment of the whole run; registry/test_credentials.py has one that is used."""
+    assert CANARY not in checkout.path("output").read_text()
     assert checkout.path("results/report.html").exists()
-    places = [checkout.path("."), cluster.path("/p/scratch"), cluster.path("/p/home")]
-    files = [f for place in places for f in place.rglob("*") if f.is_file() and not f.is_symlink()]
+    folders = [checkout.path("."), cluster.path("/p/scratch"), cluster.path("/p/home")]
+    files = [
+        f for folder in folders for f in folder.rglob("*") if f.is_file() and not f.is_symlink()
+    ]
     assert len(files) > 100
     assert [f for f in files if CANARY.encode() in f.read_bytes()] == []
+
+
+# ------------------------------------------------------------------------------------ another user
+
+
+def test_container_of_another_user_is_one_sentence(cluster: Cluster, checkout: Checkout) -> None:
+    """Where the folder is closed to others: said while the configuration is read."""
+    theirs = Checkout(cluster, user="bob", name="theirs")
+    cluster.run(f"chmod 700 {CONTAINERS}")
+    try:
+        with theirs.start(theirs.configure("plain", {}), "smoke_test", "--dry-run") as snakemake:
+            code, output = snakemake.wait(120)
+    finally:
+        cluster.run(f"chmod 2775 {CONTAINERS}")
+        cluster.run(f"rm -rf {theirs.folder}", user="root")
+    assert code == 1
+    assert f"you may not read {CONTAINERS}/jax.sif: ask its owner" in output
+    assert "Traceback" not in output

@@ -1,4 +1,4 @@
-"""The container in the plan: its checks, packages on top of it, and stepping into it."""
+"""The container in the plan: its checks, packages on top of it, and entering it."""
 
 import os
 import subprocess
@@ -51,7 +51,7 @@ def test_failed_pull_keeps_the_old_container(plan):
     assert plan.planned("smoke_test") == []
 
 
-def test_wiped_container_is_made_again_and_reruns_nothing_else(plan):
+def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     plan.use_stubs()
     (plan.folder / "one.tar").write_text("a stub of an image")
     training = {"one": {"steps": 100, "global_batch": 8}}
@@ -69,7 +69,7 @@ def test_wiped_container_is_made_again_and_reruns_nothing_else(plan):
     assert plan.sif.exists()
 
 
-def test_pinning_the_image_that_is_there_pulls_nothing(plan):
+def test_pinning_the_present_image_pulls_nothing(plan):
     plan.use_stubs()
     plan.make_container()
     plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
@@ -77,15 +77,15 @@ def test_pinning_the_image_that_is_there_pulls_nothing(plan):
     assert plan.planned("pull") == []
 
 
-def test_somebody_elses_container_is_refused_before_a_job_is_queued(plan):
+def test_container_of_another_image_is_refused_before_a_job_is_queued(plan):
     plan.use_stubs()
     plan.make_container()
     plan.configure(image="docker://h.org/mine")
     result = plan.snakemake("smoke_test", check=False)
     assert result.returncode == 1
-    said = " ".join(result.stderr.split())
-    assert f"jax.sif is {IMAGE}, not docker://h.org/mine" in said
-    assert "--forcerun pull" in said
+    output = " ".join(result.stderr.split())
+    assert f"jax.sif is {IMAGE}, not docker://h.org/mine" in output
+    assert "--forcerun pull" in output
     assert not plan.calls("sbatch")
 
 
@@ -98,7 +98,7 @@ def test_changed_container_below_packages_is_found(plan):
     assert "jax.sif has changed since it was made" in " ".join(result.stderr.split())
 
 
-def test_password_in_the_images_name_is_refused_and_nowhere(plan):
+def test_password_in_the_image_name_is_refused_and_written_nowhere(plan):
     plan.use_stubs()
     plan.configure(image="docker://alice:secret@h.org/a:tag")
     result = plan.snakemake("pull", check=False)
@@ -123,6 +123,19 @@ def test_debian_packages_need_a_site_that_builds(plan):
     assert result.returncode == 1
     assert "packages.debian: at jureca users cannot build containers" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_record_of_another_version_is_one_sentence(plan):
+    plan.use_stubs()
+    plan.make_container()
+    plan.record.write_text('{"schema_version": 99}')
+    result = plan.snakemake("smoke_test", check=False)
+    assert result.returncode == 1
+    output = " ".join(result.stderr.split())
+    assert "jax.sif.json is a container's record of schema version 99" in output
+    assert f"remove the container (`rm -r {plan.sif}`), and the next run makes it" in output
+    assert "Traceback" not in output
+    assert not plan.calls("sbatch")
 
 
 def test_packages_need_a_container(plan):

@@ -46,7 +46,7 @@ def test_job_without_output_shows_its_state(folder) -> None:
 
 def test_jobs_outside_slurm_are_shown_by_their_logs(folder) -> None:
     os.utime(LOCK, (time.time() - 100,) * 2)
-    log("pull.log", "layers: 2 of 9 are here\n")
+    log("pull.log", "layers: 2 of 9 downloaded\n")
     log("prepare_data/ab.log", "tokens: 3 of 9 MB\n", seconds_ago=95)
     log("prepare_data/cd.log", "9 tokens to train on\n")
     (folder / "results/data").mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_jobs_outside_slurm_are_shown_by_their_logs(folder) -> None:
     log("train/gpt.log", "a job of Slurm's, which lists it no more\n")
     assert shown() == {
         "prepare_data ab": "tokens: 3 of 9 MB (no output for 2 min)",
-        "pull": "layers: 2 of 9 are here",
+        "pull": "layers: 2 of 9 downloaded",
     }
 
 

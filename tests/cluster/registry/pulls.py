@@ -1,0 +1,251 @@
+"""What tests of pulls use: a running pull, the registry that misbehaves, and a target.
+
+Each test has a target of its own: a repository in the registry, so its own faults and log, and two
+folders, one for the SIF, one for `--tmpdir`.
+"""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nodes import Cluster
+
+BASE = "/p/scratch/training/test_pull"
+PROGRAMS = [Path(__file__).with_name(x) for x in ("faulty_registry.py", "tiny_image.py")]
+HOME = "/p/home/jusers/alice/jureca"
+ALICE, TRAINING = 1001, 1000
+SIF_FILES = {"x.sif", "x.sif.json", "x.sif.digest", "x.sif.lock"}
+# Faults that do not pass: what is wrong, and what a pull must say of it.
+FOREVER: dict[str, tuple[dict[str, Any], str]] = {
+    "error": ({"status": 500}, "status 500"),
+    "reset": ({"path": "third", "cut": 0}, "connection"),
+    "damage": ({"path": "third", "corrupt": True}, "damaged"),
+}
+Json = dict[str, Any]
+
+
+def command_lines() -> dict[int, list[bytes]]:
+    """Of all processes on this machine, so on all nodes."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            found[int(process.name)] = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended meanwhile
+    return found
+
+
+def processes(program: str, *words: str) -> list[int]:
+    """Ids of the processes of a program with these words on the command line."""
+    wanted = {word.encode() for word in words}
+    lines = command_lines().items()
+    return [p for p, line in lines if line[0].endswith(program.encode()) and wanted <= {*line}]
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+class Pull:
+    """A running `jaxway pull`; its environment goes through standard input: nobody else sees it."""
+
+    def __init__(
+        self, cluster: Cluster, node: str, user: str, options: dict[str, str], env: dict[str, str]
+    ) -> None:
+        words = [word for option in options.items() for word in option]
+        self._line = ["python3", f"{BASE}/workflow/jaxway", "pull", *words]
+        shell = 'while read -r variable; do export "$variable"; done; exec "$@"'
+        setsid = ["bash", "-c", shell, "bash", "/usr/bin/setsid", "--wait", *self._line]
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            cluster.argv(setsid, node, user),
+            stdin=subprocess.PIPE,
+            stdout=self._output,
+            stderr=self._output,
+            text=True,
+        )
+        assert self._process.stdin
+        self._process.stdin.write("".join(f"{name}={value}\n" for name, value in env.items()))
+        self._process.stdin.close()
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def output(self) -> str:
+        return os.pread(self._output.fileno(), 1 << 20, 0).decode()
+
+    def until(self, reached: Callable[[], object], what: str) -> None:
+        """Waits until `reached` is true, which the pull must not end before."""
+        deadline = time.monotonic() + 60
+        while not reached():
+            assert self.running, f"ended before {what}: {self.output()}"
+            assert time.monotonic() < deadline, f"not within 60 s: {what}: {self.output()}"
+            time.sleep(0.003)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal; Ctrl-C reaches all processes of a terminal."""
+        [process] = processes("python3", *self._line)
+        (os.killpg if number == signal.SIGINT else os.kill)(process, number)
+
+    def wait(self) -> int:
+        """The exit code."""
+        try:
+            return self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end in 60 s: {self.output()}") from None
+
+    def close(self) -> None:
+        for process in processes("python3", *self._line):
+            os.kill(process, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+    def succeed(self) -> str:
+        """Its output; it must succeed."""
+        assert self.wait() == 0, self.output()
+        assert "Traceback" not in self.output()
+        return self.output()
+
+    def fail(self, reason: str) -> str:
+        """Its output; it must give this reason in one sentence."""
+        assert self.wait() == 1, self.output()
+        assert "Traceback" not in self.output()
+        last = self.output().splitlines()[-1]
+        assert re.fullmatch(rf"jaxway pull: .*({reason}).* \[JW\d{{3}}\]", last), self.output()
+        return self.output()
+
+
+class Registry:
+    """The registry on the login node; its log and what it has."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        ready = json.loads((folder / "ready.json").read_text())
+        self.port, self.proxy, self.tags = ready["port"], ready["proxy"], ready["tags"]
+        self.layers: list[str] = ready["layers"]
+        self.stored = dict(zip(ready["contents"], self.layers, strict=True))  # by its file's name
+        [process] = processes("python3", f"{BASE}/registry/{PROGRAMS[0].name}")
+        self.node = Path(f"/proc/{process}/root")  # how this machine sees the login node's files
+
+    def faults(self, *faults: Json) -> None:
+        """What goes wrong from now on, instead of what did."""
+        part = self.folder / "faults.part"
+        part.write_text(json.dumps(faults))
+        part.rename(self.folder / "faults.json")
+
+    def log(self) -> list[Json]:
+        lines = (self.folder / "log.jsonl").read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class Target:
+    """Where a test pulls to, and its repository."""
+
+    def __init__(self, registry: Registry, name: str) -> None:
+        self.registry, self.name, self.cluster = registry, name, registry.cluster
+        self.folder, self.pulls = f"{BASE}/{name}", list[Pull]()
+        self.tmpdir, self.sif = f"{self.folder}/tmp", f"{self.folder}/sif/x.sif"
+        for folder in (self.folder, self.tmpdir, f"{self.folder}/sif"):
+            path = self.cluster.path(folder)
+            path.mkdir()
+            os.chown(path, ALICE, TRAINING)
+            path.chmod(0o2775)
+
+    def here(self, path: str) -> Path:
+        """Where this machine has a file of the login node."""
+        return self.registry.node / path.lstrip("/")
+
+    def image(self, tag: str = "latest", scheme: str = "docker") -> str:
+        separator = "@" if tag.startswith("sha256:") else ":"
+        host = f"jrlogin01:{self.registry.port}"
+        return f"{scheme}://{host}/{self.name}/tiny{separator}{tag}"
+
+    def fault(self, path: str = "", **fault: Any) -> Json:
+        """A fault of this repository; `path` may be "third" for the large layer."""
+        layer = f"/blobs/{self.registry.layers[-1]}"
+        return fault | {"path": f"/{self.name}/tiny{layer if path == 'third' else path}"}
+
+    def start(
+        self,
+        image: str = "",
+        node: str = Cluster.login,
+        user: str = "alice",
+        trusting: bool = True,
+        tmpdir: bool = True,
+        env: dict[str, str] | None = None,
+    ) -> Pull:
+        """Starts a pull; without `image`, of the latest from the test's own repository."""
+        options = {"--image": image or self.image(), "--sif": self.sif}
+        options |= {"--tmpdir": self.tmpdir} if tmpdir else {}
+        trust = {"SSL_CERT_FILE": f"{BASE}/registry/ca.crt"} if trusting else {}
+        pull = Pull(self.cluster, node, user, options, trust | (env or {}))
+        self.pulls.append(pull)
+        return pull
+
+    def close(self) -> None:
+        """Ends what a failed test left running."""
+        for pull in self.pulls:
+            pull.close()
+
+    def log(self) -> list[Json]:
+        """The answers to requests for this repository."""
+        lines = self.registry.log()
+        return [x for x in lines if f"/{self.name}/" in x.get("path", "") and "status" in x]
+
+    def gets(self) -> list[Json]:
+        """The answers that sent a layer or the rest of one."""
+        wanted = tuple(self.registry.layers)
+        return [x for x in self.log() if x["path"].endswith(wanted) and x["status"] in (200, 206)]
+
+    def is_held(self) -> bool:
+        return any(f"/{self.name}/" in line.get("held", "") for line in self.registry.log())
+
+    def is_building(self) -> list[int]:
+        return processes("apptainer", "build", f"{self.folder}/sif/.x.sif.part")
+
+    def beside(self) -> set[str]:
+        return {path.name for path in self.here(self.sif).parent.iterdir()}
+
+    def finished_layers(self) -> set[str]:
+        """Digests of the layers that are whole in the work folder."""
+        found = self.here(self.tmpdir).rglob("?" * 64)  # no unfinished one, it could go now
+        whole = {p.name for p in found if sha256(p) == p.name}
+        return {layer for name, layer in self.registry.stored.items() if name in whole}
+
+    def check_leftovers(self) -> set[str]:
+        """Digests of the layers that a failed pull left, for it must leave nothing else."""
+        assert self.beside() <= {"x.sif.lock"}
+        files = [p for p in self.here(self.tmpdir).rglob("*") if p.is_file()]
+        assert [p for p in files if sha256(p) != p.name] == []
+        assert not self.is_building()
+        return self.finished_layers()
+
+    def check_sif(self) -> Json:
+        """The record of the SIF, which must be whole and leave nothing else."""
+        assert self.beside() == SIF_FILES
+        assert [*self.here(self.tmpdir).iterdir()] == []
+        sif = self.here(self.sif)
+        record: Json = json.loads(sif.with_name("x.sif.json").read_text())
+        status = sif.stat()
+        assert record["sha256"] == sha256(sif)
+        assert (record["bytes"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
+        assert sif.with_name("x.sif.digest").read_text() == f"{record['digest']}\n"
+        return record
+
+    def pull_again(self, kept: set[str], **options: Any) -> None:
+        """Once nothing goes wrong a plain pull succeeds, and fetches only the layers not kept."""
+        self.registry.faults()
+        before = len(self.gets())
+        self.start(**options).succeed()
+        self.check_sif()
+        fetched = [x["path"].rpartition("/")[2] for x in self.gets()[before:]]
+        assert sorted(fetched) == sorted({*self.registry.layers} - kept)

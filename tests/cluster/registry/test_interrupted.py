@@ -1,0 +1,109 @@
+"""Pulls that are interrupted or killed, and pulls at the same time."""
+
+import os
+import signal
+from collections import Counter
+
+import pytest
+from pulls import SIF_FILES, Pull, Target, processes, sha256
+
+
+def interrupt(target: Target, moment: str, number: signal.Signals) -> Pull:
+    """A pull that got a signal while it waited for a layer or made the SIF."""
+    target.registry.faults(*([target.fault("third", hold=True)] if moment == "download" else []))
+    pull = target.start()
+    pull.until(target.is_held if moment == "download" else target.is_building, moment)
+    pull.send(number)
+    return pull
+
+
+@pytest.mark.parametrize("moment", ["download", "build"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_pull_leaves_only_layers(
+    target: Target, moment: str, number: signal.Signals
+) -> None:
+    interrupt(target, moment, number).fail("SIGTERM|SIGINT|Ctrl-C")
+    kept = target.check_leftovers()
+    assert moment == "download" or kept == {*target.registry.layers}
+    target.pull_again(kept)
+
+
+@pytest.mark.parametrize("moment", ["download", "build"])
+def test_killed_pull_is_cleaned_up_by_the_next(target: Target, moment: str) -> None:
+    assert interrupt(target, moment, signal.SIGKILL).wait()
+    target.cluster.wait_for(lambda: not target.is_building(), what="the end of apptainer")
+    assert target.beside() <= {"x.sif.lock", ".x.sif.part"}
+    kept = target.finished_layers()
+    assert moment == "download" or kept == {*target.registry.layers}
+    target.pull_again(kept)
+
+
+def test_another_user_resumes_after_a_killed_pull(target: Target) -> None:
+    """And may make the SIF anew when the image has changed."""
+    assert interrupt(target, "build", signal.SIGKILL).wait()
+    target.cluster.wait_for(lambda: not target.is_building(), what="the end of apptainer")
+    for tag in ("latest", "index"):
+        target.start(target.image(tag), user="bob").succeed()
+        assert target.beside() == SIF_FILES
+        digest = target.here(target.sif).with_name("x.sif.digest").read_text()
+        assert digest == f"{target.registry.tags[tag]}\n"
+    target.start(target.image("index")).succeed()
+    target.check_sif()
+
+
+@pytest.mark.parametrize("moment", ["request", "build"])
+def test_old_sif_survives_a_failed_pull(target: Target, good: Target, moment: str) -> None:
+    target.cluster.run(f"cp --preserve {good.folder}/sif/* {target.folder}/sif")
+    record = target.here(target.sif).with_name("x.sif.json")
+    record.write_text(record.read_text().replace(target.registry.tags["latest"], "sha256:old"))
+    files = [target.here(target.sif).parent / name for name in SIF_FILES]
+    before = {file: (sha256(file), file.stat().st_mtime_ns) for file in files}
+    if moment == "build":
+        interrupt(target, moment, signal.SIGTERM).fail("SIGTERM")
+    else:
+        target.registry.faults(target.fault(status=404))
+        target.start().fail("has no latest")
+    assert {file: (sha256(file), file.stat().st_mtime_ns) for file in files} == before
+    assert target.beside() == SIF_FILES
+    target.pull_again(target.finished_layers())
+
+
+@pytest.mark.parametrize(("user", "node"), [("bob", "jrlogin01"), ("alice", "jrc0101")])
+def test_two_pulls_at_once_fetch_each_layer_once(target: Target, user: str, node: str) -> None:
+    target.registry.faults(target.fault("third", hold=True))
+    first = target.start()
+    first.until(target.is_held, "a layer")
+    second = target.start(user=user, node=node)
+    second.until(lambda: "is locked by another process" in second.output(), "waiting")
+    target.registry.faults()
+    first.succeed()
+    second.succeed()
+    target.check_sif()
+    fetched = sorted(x["path"].rpartition("/")[2] for x in target.gets())
+    assert fetched == sorted(target.registry.layers)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_waiting_pull_and_the_first_do_not_need_each_other(
+    target: Target, number: signal.Signals
+) -> None:
+    """The first ends well when the waiting one is ended; that goes on when the first is killed."""
+    target.registry.faults(target.fault("third", hold=True))
+    first = target.start()
+    first.until(lambda: target.is_held() and len(target.finished_layers()) == 2, "two layers")
+    [process] = processes("python3", "--sif", target.sif)
+    second = target.start()
+    second.until(lambda: "is locked by another process" in second.output(), "waiting")
+    if number == signal.SIGTERM:
+        [process] = {*processes("python3", "--sif", target.sif)} - {process}
+    target.registry.faults()
+    os.kill(process, number)
+    if number == signal.SIGTERM:
+        second.fail("SIGTERM")
+        first.succeed()
+    else:
+        assert first.wait()
+        second.succeed()
+    target.check_sif()
+    paths = Counter(x["path"].rpartition("/")[2] for x in target.gets())
+    assert [paths[x] for x in target.registry.layers[:2]] == [1, 1]

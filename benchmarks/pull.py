@@ -1,5 +1,5 @@
-"""What a pull takes: the seed's own command, ours, and the floor by hand, side by side on the test
-cluster's login node. And how long JAX takes to start on a compute node from what was pulled.
+"""What a pull takes: `apptainer pull`, `jaxway pull`, and the floor by hand, side by side on the
+test cluster's login node. And how long JAX takes to start on a compute node from what was pulled.
 
 Run from the checkout as root, the test cluster up: .venv/bin/python benchmarks/pull.py [REPEATS]
 """
@@ -20,18 +20,18 @@ sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "workflow"), str(ROOT / 
 from jaxway.container.apptainer import ZSTD  # noqa: E402
 from nodes import Checkout, Cluster  # noqa: E402
 
-TAG = "24.10-maxtext-py3"  # the seed's
-STARTS_TAG = "26.06-py3"  # newer, as nobody would start with the seed's JAX today
+TAG = "24.10-maxtext-py3"  # the default
+STARTS_TAG = "26.06-py3"  # newer, as a new project would take it
 STARTS = 5
 NODE = "jrc0101"
 IMAGES = "/p/scratch/training/pull-benchmark"
 DISK = "/tmp/pull-benchmark"  # on the login node's own disk
 CACHE = "/p/home/jusers/alice/jureca/pull-benchmark"  # as an empty ~/.apptainer/cache
-SEED = (
+APPTAINER = (
     f"TMPDIR={IMAGES} APPTAINER_CACHEDIR={CACHE} "
     "apptainer pull {sif} docker://nvcr.io/nvidia/jax:{tag}"
 )
-OURS = (
+JAXWAY = (
     f"TMPDIR={DISK} python3 workflow/jaxway pull "
     "--image docker://nvcr.io/nvidia/jax:{tag} --sif {sif}"
 )
@@ -57,8 +57,8 @@ def timed(
     if cold:
         Path("/proc/sys/vm/drop_caches").write_text("3")
     line = f"set -e; TIMEFORMAT='%R %U %S'; time {{ {command}\n}} > /dev/null"
-    said = cluster.run(line, node, timeout=3600).stderr
-    wall, user, system = map(float, said.splitlines()[-1].split())
+    stderr = cluster.run(line, node, timeout=3600).stderr
+    wall, user, system = map(float, stderr.splitlines()[-1].split())
     return wall, user + system
 
 
@@ -82,7 +82,7 @@ def inodes_below(folder: Path) -> Iterator[list[int]]:
             done.set()
 
 
-def by_hand(cluster: Cluster) -> str:
+def floor_command(cluster: Cluster) -> str:
     """FLOOR for the layers that the registry names."""
     url = "https://nvcr.io/v2/nvidia/jax"
     accept = "Accept: application/vnd.docker.distribution.manifest.v2+json"
@@ -107,7 +107,7 @@ def spread(values: list[float], form: str = ",.0f") -> str:
 
 def print_pulls(checkout: Checkout, repeats: int) -> None:
     """What the three ways to pull take, and the ratios of their times in the same round."""
-    ways = {"seed": SEED, "ours": OURS, "floor": by_hand(checkout.cluster)}
+    ways = {"apptainer": APPTAINER, "jaxway": JAXWAY, "floor": floor_command(checkout.cluster)}
     taken: dict[str, list[Taken]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way, command in ways.items():
@@ -117,7 +117,7 @@ def print_pulls(checkout: Checkout, repeats: int) -> None:
     for i, quantity in enumerate(QUANTITIES):
         cells = (spread([one[i] for one in taken[way]]) for way in ways)
         print(f"{quantity:<32}" + "".join(f"{cell:<28}" for cell in cells))
-    for a, b in (("seed", "ours"), ("ours", "floor")):
+    for a, b in (("apptainer", "jaxway"), ("jaxway", "floor")):
         ratios = [x[0] / y[0] for x, y in zip(taken[a], taken[b], strict=True)]
         print(f"{f'wall, {a} / {b}':<32}{spread(ratios, '.2f')}")
 
@@ -127,7 +127,7 @@ def print_starts(checkout: Checkout) -> None:
     cluster = checkout.cluster
     cluster.run(CLEAN, timeout=600)
     ways = {}
-    for way, command in (("seed", SEED), ("ours", OURS)):
+    for way, command in (("apptainer", APPTAINER), ("jaxway", JAXWAY)):
         sif = f"{IMAGES}/{way}.sif"
         line = command.format(sif=sif, tag=STARTS_TAG)
         cluster.run(f"cd {checkout.folder}; {line}", timeout=3600)

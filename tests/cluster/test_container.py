@@ -170,7 +170,7 @@ def test_run_leaves_no_password(cluster: Cluster, checkout: Checkout) -> None:
 
 
 def test_container_of_another_user_is_one_sentence(cluster: Cluster, checkout: Checkout) -> None:
-    """Where the folder is closed to others: said while the configuration is read."""
+    """Where others may not open the folder, before any job is planned."""
     theirs = Checkout(cluster, user="bob", name="theirs")
     cluster.run(f"chmod 700 {CONTAINERS}")
     try:

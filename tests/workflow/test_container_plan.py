@@ -61,8 +61,8 @@ def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
     assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
-    said = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
-    assert "jax.sif is gone: making it again" in said
+    output = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
+    assert "jax.sif is gone: making it again" in output
     assert plan.sif.exists()
     plan.sif.unlink()
     plan.snakemake("smoke_test", "--forcerun=pull", "--slurm-init-seconds-before-status-checks=1")

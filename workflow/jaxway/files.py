@@ -60,7 +60,7 @@ def atomic_replace(texts: dict[Path, str], ready: dict[Path, Path] | None = None
 
 
 def remove(*paths: Path) -> None:
-    """Delete files and folders; unpacked images hold folders that nobody may write to."""
+    """Delete files and folders; unpacked images hold read-only folders."""
     folders = [path for path in paths if path.is_dir() and not path.is_symlink()]
     subprocess.run(["chmod", "-R", "u+rwX", *folders], stderr=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", *paths], stderr=subprocess.DEVNULL)

@@ -231,7 +231,7 @@ class RegistryHandler(BaseHTTPRequestHandler):
 
 
 class ProxyHandler(BaseHTTPRequestHandler):
-    """Connects to where the client wants, and passes on what both say."""
+    """Connects to where the client asks for, and forwards both ways."""
 
     log: Log
 
@@ -246,7 +246,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
 
     @staticmethod
     def pass_on(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # one side has gone
+        with contextlib.suppress(OSError):  # one side closed it
             while data := source.recv(1 << 16):
                 target.sendall(data)
             target.shutdown(socket.SHUT_WR)

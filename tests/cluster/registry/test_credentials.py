@@ -59,10 +59,10 @@ def test_password_is_nowhere(target: Target, auth_file: Path, source: str, schem
     target.registry.faults(demand)
     while pull.running:
         seen += command_lines().values()
-    said = pull.succeed()
+    output = pull.succeed()
     target.check_sif()
     assert files_with(target.cluster, hidden, since) == allowed
-    for text in (said.encode(), *(b" ".join(line) for line in seen)):
+    for text in (output.encode(), *(b" ".join(line) for line in seen)):
         assert not [x for x in hidden if x.encode() in text]
 
 

@@ -39,7 +39,7 @@ def test_killed_pull_is_cleaned_up_by_the_next(target: Target, moment: str) -> N
 
 
 def test_another_user_resumes_after_a_killed_pull(target: Target) -> None:
-    """And may make the SIF anew when the image has changed."""
+    """And may replace the SIF when the image has changed."""
     assert interrupt(target, "build", signal.SIGKILL).wait()
     target.cluster.wait_for(lambda: not target.is_building(), what="the end of apptainer")
     for tag in ("latest", "index"):

@@ -74,8 +74,8 @@ def test_host_that_cannot_use_zstd_gets_gzip(target: Target, tool: str, stub: st
     file.write_text(f"#!/bin/sh\n{stub}\n")
     file.chmod(0o755)
     path = f"{target.folder}/bin:/p/software/jaxway/bin:/usr/bin:/bin"
-    said = target.start(env={"PATH": path}).succeed()
-    assert "using gzip" in said
+    output = target.start(env={"PATH": path}).succeed()
+    assert "using gzip" in output
     target.check_sif()
     assert compressor(target) == 1
 

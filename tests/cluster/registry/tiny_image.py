@@ -117,7 +117,7 @@ class Content:
         return self.blob(f"{OCI}.config.v1+json", configuration(architecture, diffs))
 
     def add_strange(self) -> None:
-        """Images with layers that are packed in other ways, or are not what is said of them."""
+        """Images with layers that are packed in other ways, or are not what their names say."""
         first, second, third = layers()
         in_two = gzip.compress(second[:9_999]) + gzip.compress(second[9_999:])
         packed = [

@@ -62,12 +62,12 @@ def problem(record):
 
 
 @pytest.mark.parametrize("name", ["data.json", "validation.bin", "train-00001.bin"])
-@pytest.mark.parametrize("damage", ["gone", "shorter", "longer"])
+@pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
 def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypatch, name, damage):
     monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
     record = prepare()
     tokens, file = train_tokens(record), tmp_path / "data" / name
-    if damage == "gone":
+    if damage == "missing":
         file.unlink()
     elif name == "data.json":
         text = json.dumps({**record.to_json(), "sha256": "0"})
@@ -76,7 +76,7 @@ def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypat
         file.write_bytes((file.read_bytes() + b"x")[: -2 if damage == "shorter" else None])
     cut = (name, damage) == ("data.json", "shorter")
     state = " is not a record of prepared data" if cut else " has changed"
-    state = ": No such file or directory" if damage == "gone" else state
+    state = ": No such file or directory" if damage == "missing" else state
     assert problem(record) == f"{file}{state}: {data_record.REMEDY}"
     assert prepare() == record
     np.testing.assert_array_equal(train_tokens(record), tokens)
@@ -159,8 +159,8 @@ def test_second_preparation_waits_and_reuses(corpus, tmp_path):
         for process in both:
             assert process.stdout and "locked by another process" in process.stdout.readline()
         assert not [*folder.iterdir()]
-    said = sorted(process.communicate(timeout=60)[0] for process in both)
+    outputs = sorted(process.communicate(timeout=60)[0] for process in both)
     made = rf"{folder}: [\d,]+ tokens to train on, 5,000 for validation\n"
-    assert re.fullmatch(made, said[1]) and said[0] == f"{folder} holds these data already\n"
+    assert re.fullmatch(made, outputs[1]) and outputs[0] == f"{folder} holds these data already\n"
     assert (tmp_path / "0.json").read_text() == (tmp_path / "1.json").read_text()
     assert data_record.read_prepared(tmp_path / "0.json")

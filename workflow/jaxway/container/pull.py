@@ -171,7 +171,7 @@ def pull(name: str, sif: Path, tmpdir: Path | None) -> None:
     """Make the SIF and write its record and digest beside it, unless all that is there."""
     version, began = apptainer_version(), time.monotonic()
     record = verify.read_record(sif)
-    # One that was wiped is made again as it was, whatever the tag means now.
+    # A SIF that was deleted is rebuilt as it was, whatever the tag means now.
     pinned = record.digest if record and record.image == name and not sif.exists() else None
     source = find_source(name, pinned)
     if record and is_current(sif, record, source.digest):

@@ -155,7 +155,7 @@ class Repository:
         return tuple(result)
 
     def validate_digests(self, *digests: str) -> None:
-        """What is no digest cannot be checked, and might be the path of somebody's file."""
+        """Refuse what cannot be checked, and might be the path of another file."""
         for digest in digests:
             if not re.fullmatch(DIGEST_RE, digest):
                 raise RegistryError(

@@ -14,6 +14,7 @@ from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 from jaxway.slurm import accounting
 from jaxway.container import verify
 from jaxway_shared import data_record
+from jaxway_shared.errors import UserError
 from jaxway.slurm import commands
 
 
@@ -26,7 +27,8 @@ def around(schedule):
     def scheduled(scheduler):
         if workflow.execution_settings.no_hooks or workflow.touch:  # also in a job
             return schedule(scheduler)
-        said, fit = look_ahead()
+        findings, lines = look_ahead()
+        said = "".join(f"{line}\n" for line in lines)
         if workflow.dryrun:
             # At its very end, below Snakemake's own statistics.
             atexit.register(sys.stderr.write, said)
@@ -35,11 +37,13 @@ def around(schedule):
 
         sys.stderr.write(said)
         sys.stderr.flush()
-        if not fit and CONFIG.preflight:
-            sys.exit(
-                "The plan cannot run, see FAIL above; nothing was submitted. (Where a check errs, "
-                "`--config preflight=False` lets it pass.)"
-            )
+        if CONFIG.preflight and findings:
+            from jaxway.preflight import plan
+
+            try:
+                plan.require_success(findings)
+            except UserError as error:
+                sys.exit(error.line())
         refuse_second_run()
         check_container()
         prepare_wiped_data()
@@ -67,44 +71,28 @@ def planned(*names):
     return [job for job in workflow.dag.needrun_jobs() if job.rule in wanted]
 
 
-def placements():
-    """Placements of the jobs to submit, by label; for the target `preflight`, all configured ones."""
-    sections = {
-        "smoke_test": {"smoke_test": CONFIG.smoke_test},
-        "train_run": CONFIG.train,
-        "benchmark_run": CONFIG.allocations,
-    }
-    if planned("preflight"):
-        pairs = [(rule, name) for rule, section in sections.items() for name in section]
-    else:
-        pairs = [(r, j.wildcards.get("name", r)) for r in sections for j in planned(r)]
-    found = {}
-    for rule, name in sorted(pairs, key=lambda pair: (pair[0] != "benchmark_run", pair)):
-        job = sections[rule][name]
-        label = name if rule == "smoke_test" else f"train.{name}"
-        if rule == "benchmark_run":
-            label = f"benchmark.{job.benchmarks[0]}"
-            label += f" on {name}" if job.placement.node else ""
-        found[label] = job
-    return found
+def planned_names(rule):
+    """Names of the jobs of a rule that this run is going to do."""
+    return [job.wildcards.get("name", rule) for job in planned(rule)]
 
 
 def look_ahead():
-    """What the plan's checks find and what it may cost, in lines, and whether nothing stops it."""
-    from jaxway import preflight  # what it needs takes a while, and jobs do without
+    """What preflight finds, and in lines what to say of it."""
+    from jaxway.preflight import plan  # what it needs takes a while, and jobs do without
 
-    jobs, whole = placements(), workflow.dryrun or planned("preflight")
+    if planned("preflight"):
+        jobs = plan.all_jobs(CONFIG)
+    else:
+        names = map(planned_names, ("train_run", "benchmark_run"))
+        jobs = plan.labelled_jobs(CONFIG, bool(planned("smoke_test")), *names)
     if not jobs and not planned("pull"):
-        return "", True
+        return [], []
+    containers = (PULLED, CONTAINER) if CONTAINED else (None, None)
     retries = workflow.execution_settings.retries
-    containers = [PULLED, CONTAINER] if CONTAINED else []
-    findings = [*preflight.findings(CONFIG, SITE, containers, bool(planned("pull")), jobs, retries)]
-    faults = [finding for finding in findings if finding.verdict == preflight.FAULT]
-    shown = findings if whole else [x for x in findings if x.verdict != preflight.OK]
-    lines = [f"{verdict:5}{subject:11}{text}" for verdict, subject, text in shown]
-    costs = accounting.foretold(jobs, retries, SITE.cores_per_node) if SITE.launcher else []
-    lines += [f"{'':5}{'cost':11}{line}" for line in (costs if whole else costs[-1:])]
-    return "".join(f"{line}\n" for line in lines), not faults
+    whole = plan.Plan(CONFIG, SITE, jobs, *containers, bool(planned("pull")), retries)
+    findings = plan.run_preflight(whole)
+    complete = bool(workflow.dryrun or planned("preflight"))
+    return findings, plan.summary(whole, findings, complete)
 
 
 def print_cost(began):

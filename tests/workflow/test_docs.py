@@ -34,7 +34,8 @@ PLACEHOLDERS = {
 SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
 PROGRAM = re.compile(
     r"(\w+=\S+ |time )*(\S*/)?(snakemake|(?<=/)jaxway|python3?|pytest|make|cluster|ruff|jutil|"
-    rf"git|pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|\.\.\.) [^=|]"
+    rf"git|pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|"
+    r"\.\.\.) [^=|]"
 )
 ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
 CHAIN = ".venv/bin/snakemake --profile profiles/jureca"

@@ -29,7 +29,7 @@ class Command(NamedTuple):
 JURECA = "--profile profiles/jureca"
 COMMANDS = {
     "preflight": Command(
-        "jaxway.preflight",
+        "jaxway.preflight.command",
         "check whether the site would run all that the configuration asks for",
         f"jaxway preflight {JURECA}",
     ),

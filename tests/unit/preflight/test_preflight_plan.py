@@ -1,0 +1,132 @@
+"""All checks of a plan: which of them run, and what is printed of them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from example_records import write_container_record
+from examples import make_config, make_job, make_placement, make_training
+from jaxway.config.containers import container
+from jaxway.config.jobs import SubmittedJob
+from jaxway.preflight import container as container_checks
+from jaxway.preflight import plan
+from jaxway.preflight.finding import (
+    FAIL,
+    PASS,
+    WARN,
+    Finding,
+    Findings,
+    Status,
+    failure,
+    passed,
+    warning,
+)
+from jaxway_shared.errors import UserError
+
+IMAGE = "docker-archive:one.tar"
+CONTAINER = [(PASS, "apptainer"), (PASS, "image")]
+TRAINING = make_training(context=10)
+
+
+@pytest.fixture
+def planned(machine, site, monkeypatch) -> Any:
+    """Makes the plan of these jobs; the container is there."""
+    monkeypatch.setattr(container_checks, "apptainer_version", lambda: "1.4")
+    sif = Path(site.sif)
+    sif.write_text("a container")
+    write_container_record(sif, IMAGE)
+    site = replace(site, shared=["/"], small_home=True)
+
+    def make(jobs: dict[str, SubmittedJob], **settings: Any) -> plan.Plan:
+        config = make_config(site, **{"image": IMAGE, "account": "training"} | settings)
+        both = container({}, site), container(config.packages, site)
+        return plan.Plan(config, site, jobs, *both)
+
+    return make
+
+
+def subjects(checked: plan.Plan) -> list[tuple[Status, str]]:
+    return [(finding.status, finding.subject) for finding in plan.run_preflight(checked)]
+
+
+def test_checks_of_a_plan(planned, machine) -> None:
+    machine["sbatch --test-only"] = "Job 7 to start at 2020-01-01T10:00:00 using 128 processors"
+    machine["sinfo --all --noheader --Node"] = "n1 idle"
+    names = ("account", "partition", "queue", "nodes", "folders", "disk space", "data", "shared")
+    checked = planned({"train.a": TRAINING, "benchmark.b": make_job(node="n1")})
+    assert subjects(checked) == [*CONTAINER, *((PASS, name) for name in (*names, "home"))]
+
+
+def test_pull_needs_no_slurm(planned) -> None:
+    assert subjects(planned({}, account="forbidden")) == [*CONTAINER, (PASS, "folders")]
+
+
+def test_queue_is_not_asked_about_what_is_refused_already(planned, machine) -> None:
+    machine["sbatch --test-only"] = "!Invalid account"
+    jobs = {"train.a": TRAINING}
+    assert (FAIL, "queue") in subjects(planned(jobs))
+    wide = {"train.a": make_training(context=10, placement=make_placement(nodes=3))}
+    for checked in (planned(jobs, account="forbidden"), planned(wide)):
+        assert "queue" not in {subject for _, subject in subjects(checked)}
+
+
+def test_check_that_stumbles_stops_nothing(planned, monkeypatch) -> None:
+    """And what it had found counts."""
+
+    def stumble(*_: Any) -> Findings:
+        yield failure("JW509", "found before")
+        raise IndexError
+
+    monkeypatch.setattr(plan, "check_folders", stumble)
+    assert subjects(planned({})) == [*CONTAINER, (FAIL, "folders"), (WARN, "folders")]
+
+
+def test_error_of_a_user_fails_its_check(planned, monkeypatch) -> None:
+    def refuse() -> Findings:
+        raise UserError("JW111", "there is no apptainer in PATH")
+        yield passed("1.4")
+
+    monkeypatch.setattr(plan, "check_apptainer", refuse)
+    message = "there is no apptainer in PATH"
+    assert plan.run_preflight(planned({}))[0] == Finding(FAIL, message, "JW111", "apptainer")
+
+
+def test_labels_are_those_of_the_configuration(site) -> None:
+    settings = {"train": {"b": {}, "a": {}}, "benchmark": {"memory": {}, "io": {"nodes": 2}}}
+    config = make_config(site, **settings, node_check={"nodes": ["n1"]}, account="x")
+    assert [*plan.all_jobs(config)] == [
+        *("smoke_test", "train.a", "train.b"),
+        *("benchmark.memory", "benchmark.memory on 1x4-n1", "benchmark.io"),
+    ]
+    assert [*plan.labelled_jobs(config, False, ["b"], ["2x4"])] == ["train.b", "benchmark.io"]
+
+
+# ----------------------------------------------------------------------------------- what is said
+
+FINDINGS = [
+    passed("1.4")._replace(subject="apptainer"),
+    warning("n: down")._replace(subject="nodes"),
+    failure("JW510", "none left")._replace(subject="disk space"),
+]
+
+
+def test_summary_has_what_a_user_should_know(planned) -> None:
+    assert plan.summary(planned({"train.a": TRAINING}), FINDINGS, complete=False) == [
+        "warn nodes       n: down",
+        "FAIL disk space  none left [JW510]",
+        "     cost        at most 5 node-h = 640 core-h in all",
+    ]
+
+
+def test_complete_summary_has_everything(planned) -> None:
+    lines = plan.summary(planned({"train.a": TRAINING}), FINDINGS, complete=True)
+    assert lines[0] == "pass apptainer   1.4"
+    assert [line.split()[:2] for line in lines[3:]] == [["cost", "train:"], ["cost", "at"]]
+
+
+def test_failure_stops_the_run_and_a_warning_does_not() -> None:
+    plan.require_success(FINDINGS[:2])
+    with pytest.raises(UserError, match="see FAIL above; nothing was submitted") as raised:
+        plan.require_success(FINDINGS)
+    assert raised.value.code == "JW500"

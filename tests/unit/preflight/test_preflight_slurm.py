@@ -1,0 +1,212 @@
+"""Checks that ask Slurm: account, partition, queue, nodes. The cluster's tests ask a real one."""
+
+import pytest
+from examples import make_job, make_site
+from jaxway.preflight.account import check_account
+from jaxway.preflight.finding import FAIL, PASS, WARN, Finding, failure, passed, warning
+from jaxway.preflight.nodes import check_nodes
+from jaxway.preflight.partition import check_partition, parse_minutes
+from jaxway.preflight.queue import check_queue
+from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT
+
+SHOW = "scontrol --all --oneliner show partition gpu"
+JOB = make_job()
+
+# -------------------------------------------------------------------------------------- partition
+
+
+def partition(**placement: int) -> list[Finding]:
+    return [*check_partition("gpu", {"train.big": make_job(**placement)})]
+
+
+def test_healthy_partition_passes(machine) -> None:
+    assert partition() == [passed("gpu: 4 nodes with 4 GPUs, at most 24 h")]
+
+
+@pytest.mark.parametrize(
+    ("placement", "message"),
+    [
+        ({"nodes": 3}, "train.big.nodes: gpu gives at most 2 to a job, not 3"),
+        ({"gpus_per_node": 8}, "train.big.gpus_per_node: a node of gpu has 4, not 8"),
+        ({"walltime": 1441}, "train.big.walltime: gpu allows 1440 minutes, not 1441"),
+    ],
+)
+def test_job_over_a_limit_fails(machine, placement, message) -> None:
+    assert partition(**placement) == [failure("JW505", message)]
+
+
+def test_job_at_all_limits_passes(machine) -> None:
+    (finding,) = partition(walltime=1440, nodes=2)
+    assert finding.status is PASS
+
+
+def test_closed_partition_fails_and_names_open_ones(machine) -> None:
+    machine[SHOW] = machine[SHOW].replace("UP", "DRAIN")
+    message = "train.big.partition: gpu is DRAIN and starts no job; open are gpu, other"
+    assert partition() == [failure("JW504", message)]
+
+
+@pytest.mark.parametrize(("max_nodes", "wanted", "given"), [("0", 1, 0), ("9", 3, 2)])
+def test_max_nodes_counts_where_it_is_lower_than_the_nodes_there_are(
+    machine, max_nodes, wanted, given
+) -> None:
+    machine[SHOW] = machine[SHOW].replace("UNLIMITED", max_nodes)
+    message = f"train.big.nodes: gpu gives at most {given} to a job, not {wanted}"
+    assert partition(nodes=wanted) == [failure("JW505", message)]
+
+
+def test_partition_that_is_down_is_a_warning(machine) -> None:
+    machine[SHOW] = machine[SHOW].replace("UP", "DOWN", 1)
+    assert partition() == [warning("gpu is down, and jobs wait there until it is up")]
+
+
+def test_controller_that_does_not_answer_is_a_warning(machine) -> None:
+    machine[SHOW] = "!Unable to contact slurm controller (connect failure)"
+    (finding,) = partition()
+    assert finding.status is WARN
+
+
+def test_partition_without_a_name_is_the_default_one(machine) -> None:
+    (finding,) = check_partition(None, {"train.big": make_job(nodes=3)})
+    assert "gpu gives at most 2 to a job" in finding.message
+    machine["sinfo --noheader --format=%P"] = "gpu\nother"
+    assert not [*check_partition(None, {"train.big": JOB})]
+
+
+def test_unknown_partition_fails_and_names_open_ones(machine) -> None:
+    machine[SHOW] = "!Partition gpu not found"
+    message = "train.big.partition: Partition gpu not found; open are gpu, other"
+    assert partition() == [failure("JW503", message)]
+
+
+def test_many_jobs_with_one_problem_are_one_line(machine) -> None:
+    jobs = {f"train.{k}": make_job(nodes=3) for k in range(1000)}
+    (finding,) = check_partition("gpu", jobs)
+    assert finding.message.startswith("train.0.nodes: gpu gives at most 2 to a job, not 3 (and 999")
+
+
+@pytest.mark.parametrize(
+    ("limit", "minutes"),
+    [("1-00:00:00", 1440), ("02:00:30", 120.5), ("UNLIMITED", float("inf"))],
+)
+def test_time_limit_in_minutes(limit, minutes) -> None:
+    assert parse_minutes(limit) == minutes
+
+
+# ---------------------------------------------------------------------------------------- account
+
+
+def account(name: str = "training", budget_command: str | None = None) -> Finding:
+    """Half an hour of one node with 128 cores."""
+    site = make_site(cores_per_node=128, budget_command=budget_command)
+    (finding,) = check_account(name, 0.5, site)
+    return finding
+
+
+def test_account_of_another_fails_and_names_the_user_s(machine) -> None:
+    message = "you may not charge account 'forbidden': set `account` or $SBATCH_ACCOUNT to one of "
+    assert account("forbidden") == failure("JW501", message + "other, training")
+    assert account("Training").status is PASS  # Slurm keeps them in lower case
+
+
+def test_budget_that_slurm_does_not_report_passes(machine) -> None:
+    left = "training; Slurm does not report what is left of its budget"
+    assert account() == passed(left)
+    assert account(budget_command="jutil") == passed(f"{left} (`jutil` does)")
+
+
+def test_accounting_that_does_not_answer_is_a_warning(machine) -> None:
+    machine["sacctmgr --noheader --parsable2 show"] = "!slurmdbd is down"
+    assert account() == warning("training: Slurm did not report it (slurmdbd is down)")
+
+
+@pytest.mark.parametrize(
+    ("used", "status", "message"),
+    [  # of 100 core-h; the job may take 64
+        (0, PASS, "training has 100 CPU-h left"),
+        (60 * 50, WARN, "training has 50 CPU-h left, less than this may take"),
+        (60 * 100, FAIL, "training has 0 CPU-h left: its jobs would wait"),
+    ],
+)
+def test_budget_is_compared_with_what_the_plan_may_take(machine, used, status, message) -> None:
+    machine["sshare"] = f"CLUSTER: x\nalice|cpu=6|cpu=6\n|cpu=6000,gres/gpu=1|cpu={used},mem=3"
+    finding = account()
+    assert finding.status is status
+    assert finding.message.startswith(message)
+
+
+# ------------------------------------------------------------------------------------------ queue
+
+
+def test_queue_reports_start_or_refusal_of_each_kind_of_job(machine) -> None:
+    jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": make_job(walltime=5)}
+    jobs["benchmark.c"] = make_job(node="jrc0101", walltime=7)  # its node is checked instead
+    kinds = "sbatch --test-only --nodes=1 --gres=gpu:4 --time="
+    del machine["sbatch --test-only"]
+    machine[f"{kinds}30 --partition=gpu --account=training"] = (
+        "sbatch: Job 7 to start at 2099-01-01T10:00:00 using 128 processors"
+    )
+    machine[f"{kinds}5"] = "!allocation failure: Invalid qos specification"
+    assert [*check_queue(jobs, "training")] == [
+        passed("train.a and 1 more could start 2099-01-01 10:00:00"),
+        failure("JW506", "smoke_test: Slurm would refuse it: Invalid qos specification"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Requested node configuration is not available",
+        "Requested partition configuration not available now",
+        "Requested nodes are busy",
+        "Job can not start due to maintenance reservation.",
+        "Unable to contact slurm controller (connect failure)",
+        "Socket timed out on send/recv operation",
+    ],
+)
+def test_job_that_could_start_later_is_a_warning(machine, message) -> None:
+    machine["sbatch --test-only"] = f"!sbatch: error: allocation failure: {message}"
+    (finding,) = check_queue({"train.a": JOB}, "training")
+    assert finding == warning(f"train.a: Slurm did not report a start: {message}")
+
+
+def test_slurm_that_is_unreachable_is_asked_once(machine) -> None:
+    machine["sbatch --test-only"] = "!Unable to contact slurm controller"
+    jobs = {"train.a": JOB, "smoke_test": make_job(walltime=5)}
+    assert len([*check_queue(jobs, "training")]) == 1
+
+
+# ------------------------------------------------------------------------------------------ nodes
+
+
+def test_nodes_that_start_jobs_pass(machine) -> None:
+    machine["sinfo --all --noheader --Node"] = "n1 idle\nn3 mixed"
+    assert [*check_nodes(["n1", "n3", "n1"])] == [passed("all 2 to check can start a job")]
+
+
+def test_nodes_that_start_no_job_fail(machine) -> None:
+    states = "n1 idle\nn2 drained\nn3 mixed\nn5 down\nn6 failing\nn7 idle*"
+    machine["sinfo --all --noheader --Node"] = states
+    (finding,) = check_nodes([f"n{number}" for number in range(1, 8)])
+    unusable = "n2 (drained), n4 (unknown), n5 (down), n6 (failing), n7 (idle*)"
+    message = f"node_check.nodes: no job can start on {unusable}; remove these"
+    assert finding == failure("JW507", message)
+
+
+# ---------------------------------------------------------------------------------------- outages
+
+
+@pytest.mark.parametrize("exit_code", [EXIT_TIMEOUT, EXIT_NOT_FOUND])
+@pytest.mark.parametrize("command", ["scontrol", "sinfo", "sbatch", "sacctmgr"])
+def test_command_that_does_not_answer_fails_no_check(machine, command, exit_code) -> None:
+    """The other answers are those of a healthy Slurm."""
+    machine.exit_code = exit_code
+    for key in [key for key in machine if key.startswith(command)]:
+        machine[key] = f"!{command} did not answer"
+    for findings in (
+        check_partition("gpu", {"train.a": JOB}),
+        check_queue({"train.a": JOB}, "training"),
+        check_nodes(["n1"]) if command == "sinfo" else [],
+        [account()],
+    ):
+        assert FAIL not in [finding.status for finding in findings]

@@ -1,0 +1,71 @@
+"""The container: whether Apptainer runs here, and the image is there or can be pulled."""
+
+import threading
+from pathlib import Path
+
+from jaxway_shared.errors import UserError
+
+from jaxway.config.containers import Container
+from jaxway.container import image_name, registry, verify
+from jaxway.container.apptainer import apptainer_version
+from jaxway.container.image_name import ImageName
+from jaxway.preflight.finding import Finding, Findings, failure, passed, unchecked, warning
+
+REGISTRY_TIMEOUT_S = 5
+
+
+def check_apptainer() -> Findings:
+    yield passed(apptainer_version())
+
+
+def check_image(
+    image: str, pulled: Container, container: Container, pulls: bool
+) -> tuple[int, Finding]:
+    """Bytes to pull, and whether the container is there as it was pulled, or can be.
+
+    ``container``: ``pulled``, with packages on top. ``pulls``: it is going to be pulled, whether it
+    is there or not.
+    """
+    try:
+        sifs = [Path(each.sif) for each in (container, pulled) if not pulls]
+        existing = next(filter(verify.exists, sifs), None)
+        if existing is None:
+            return check_registry(image, pulled.sif)
+        if problem := verify.problem(existing, full=False, image=image):
+            raise problem
+        return 0, passed(f"{existing}, as it was pulled")
+    except UserError as error:
+        return 0, failure(error.code, str(error))
+    except Exception as error:
+        return 0, unchecked(error)
+
+
+def check_registry(image: str, sif: str) -> tuple[int, Finding]:
+    """Bytes to pull, and whether the image's registry has it."""
+    name = image_name.parse(image)
+    if not name:
+        return 0, passed(f"{image} will be made into {sif}")
+    size = size_in_registry(name)
+    if size is None:
+        return 0, warning(f"{name.host} did not answer within {REGISTRY_TIMEOUT_S} s")
+    return size, passed(f"{image}: {size / 1e9:.1f} GB to pull")
+
+
+def size_in_registry(name: ImageName) -> int | None:
+    """Bytes of an image's layers; None, if its registry does not answer soon."""
+    found: list[registry.Image] = []
+    errors: list[Exception] = []
+
+    def query() -> None:
+        try:
+            repository = registry.Repository(name.host, name.repository, lambda line: None)
+            found.append(repository.image(name.reference, image_name.host_architecture()))
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=query, daemon=True)  # it tries for longer than we wait
+    thread.start()
+    thread.join(REGISTRY_TIMEOUT_S)
+    if errors:
+        raise errors[0]
+    return found[0].size if found else None

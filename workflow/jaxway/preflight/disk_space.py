@@ -1,0 +1,120 @@
+"""Disk space: whether there is enough for image, checkpoints and data, in bytes and inodes."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxway_shared import presets
+from jaxway_shared.training import TrainingState
+
+from jaxway.config.jobs import TrainJob
+from jaxway.config.site import Site
+from jaxway.container import work_folder
+from jaxway.container.work_folder import Space
+from jaxway.preflight.data import files_of, record_of, vocabulary_size
+from jaxway.preflight.finding import Findings, failure, passed, warning
+from jaxway.preflight.folders import nearest_existing_parent
+
+FILES_OF_A_PULL = 5  # SIF, record, digest, and what stands beside them for a while
+FILES_OF_DATA = 5  # shards and record
+FILES_OF_A_CHECKPOINT, FILES_OF_A_PROCESS = 20, 10  # as Orbax writes them, roughly
+BYTES_OF_A_PARAMETER = 12  # float32, and AdamW's two moments
+
+
+@dataclass(frozen=True)
+class Download:
+    """An image that is going to be pulled."""
+
+    sif: Path
+    bytes: int
+    tmpdir: Path | None  # the configured one
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What is going to be written below a folder."""
+
+    folder: Path
+    bytes: int
+    inodes: int
+
+
+def check_disk_space(
+    site: Site, trainings: Iterable[TrainJob], download: Download | None
+) -> Findings:
+    """``trainings``: those that the plan does not find finished."""
+    trainings = [*trainings]
+    scratch = Path(site.scratch)
+    required = [*required_by_checkpoints(scratch, trainings), *required_by_data(scratch, trainings)]
+    if download:
+        yield from check_work_folder(download)
+        folder = download.sif.parent
+        required.insert(0, Requirement(folder, download.bytes, FILES_OF_A_PULL))
+    disks: dict[int, list[Requirement]] = {}
+    for each in required:
+        disks.setdefault(nearest_existing_parent(each.folder).stat().st_dev, []).append(each)
+    for each_disk in disks.values():
+        yield from check_disk(each_disk)
+
+
+def check_disk(required: list[Requirement]) -> Findings:
+    """Whether one file system has space for all that is going to be written there."""
+    folder = nearest_existing_parent(required[0].folder)
+    needed_bytes = sum(each.bytes for each in required)
+    needed_inodes = sum(each.inodes for each in required)
+    status = os.statvfs(folder)
+    free, inodes = status.f_bavail * status.f_frsize, status.f_favail
+    message = (
+        f"{folder}: {free / 1e9:,.1f} GB and {inodes:,} inodes free, "
+        f"{needed_bytes / 1e9:,.1f} GB and {needed_inodes:,} inodes required"
+    )
+    # A file system without inodes has no number of them.
+    if free < needed_bytes or (status.f_files and inodes < needed_inodes):
+        yield failure("JW510", f"{message}: free some space there")
+    else:
+        yield passed(message)
+
+
+def check_work_folder(download: Download) -> Findings:
+    """A warning, where no folder has the space that a pull takes for a while."""
+    needed = work_folder.space_needed(download.bytes)
+    folders = work_folder.candidates(download.sif, download.tmpdir)
+    if download.tmpdir:
+        folders = folders[:1]
+    spaces = [work_folder.free_space(folder) for folder in folders if folder.parent.is_dir()]
+    if not any(space.exceeds(needed) for space in spaces):
+        where = ", ".join(str(folder.parent) for folder in folders)
+        yield warning(f"{where}: none has {in_words(needed)} for the pull; set `tmpdir`")
+
+
+def in_words(space: Space) -> str:
+    return f"{space.bytes / 1e9:,.1f} GB and {space.inodes:,} inodes"
+
+
+def required_by_checkpoints(scratch: Path, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
+    """Space for checkpoints of trainings that have none yet."""
+    for job in trainings:
+        state = TrainingState.newest(scratch / "train" / f"{job.name}-{job.id}")
+        if state is None or state.last_checkpoint_step is None:
+            kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
+            inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
+            yield Requirement(scratch, kept * checkpoint_bytes(job), kept * inodes)
+
+
+def required_by_data(scratch: Path, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
+    """Space for data that are not prepared yet: about what their files have."""
+    for data in dict.fromkeys(job.data for job in trainings if job.data):
+        if not record_of(data):
+            size = sum(file.bytes for file in files_of(*data.data))
+            yield Requirement(scratch, size, FILES_OF_DATA)
+
+
+def checkpoint_bytes(job: TrainJob) -> int:
+    """Size of a checkpoint: parameters as model.init() has them, whose module imports JAX."""
+    sizes = presets.resolve(job.options)
+    vocabulary = vocabulary_size(job.data.tokenizer if job.data else "bytes")
+    ngrams: int = (sizes["ngram"] - 1) * 2**presets.NGRAM_BITS
+    width: int = sizes["width"]
+    blocks: int = 12 * sizes["layers"] * width
+    return BYTES_OF_A_PARAMETER * width * (blocks + 2 * vocabulary + ngrams)

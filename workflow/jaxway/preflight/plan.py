@@ -1,0 +1,148 @@
+"""All checks of a plan, in the order in which a user would look for a mistake."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxway_shared.errors import UserError
+
+from jaxway.config.containers import Container
+from jaxway.config.jobs import Config, SubmittedJob, TrainJob
+from jaxway.config.site import Site
+from jaxway.preflight.account import check_account
+from jaxway.preflight.container import check_apptainer, check_image
+from jaxway.preflight.data import check_data
+from jaxway.preflight.disk_space import Download, check_disk_space
+from jaxway.preflight.finding import FAIL, PASS, Finding, Findings, failure, unchecked
+from jaxway.preflight.folders import check_folders
+from jaxway.preflight.home import check_home_quota
+from jaxway.preflight.nodes import check_nodes
+from jaxway.preflight.partition import check_partition
+from jaxway.preflight.queue import check_queue
+from jaxway.preflight.shared_fs import check_shared_fs
+from jaxway.slurm import accounting
+
+Jobs = Mapping[str, SubmittedJob]  # by label, as in the configuration: train.small
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run is going to do."""
+
+    config: Config
+    site: Site
+    jobs: Jobs
+    pulled: Container | None  # None: jobs run without a container
+    container: Container | None  # that, with the configured packages
+    pulls: bool = False  # the image is going to be pulled, whether it is there or not
+    retries: int = 0  # how often a failed job is submitted again
+
+    @property
+    def trainings(self) -> dict[str, TrainJob]:
+        """Those whose data are prepared here, by label."""
+        jobs = self.jobs.items()
+        return {label: job for label, job in jobs if isinstance(job, TrainJob) and job.data}
+
+
+def labelled_jobs(
+    config: Config, smoke_test: bool, trainings: Iterable[str], allocations: Iterable[str]
+) -> dict[str, SubmittedJob]:
+    """Jobs by label: the smoke test, and trainings and allocations of these names."""
+    jobs: dict[str, SubmittedJob] = {"smoke_test": config.smoke_test} if smoke_test else {}
+    jobs |= {f"train.{name}": config.train[name] for name in sorted(trainings)}
+    for name in sorted(allocations):
+        allocation = config.allocations[name]
+        where = f" on {name}" if allocation.placement.node else ""
+        jobs[f"benchmark.{allocation.benchmarks[0]}{where}"] = allocation
+    return jobs
+
+
+def all_jobs(config: Config) -> dict[str, SubmittedJob]:
+    """All jobs of the configuration, by label."""
+    return labelled_jobs(config, True, config.train, config.allocations)
+
+
+def run_preflight(plan: Plan) -> list[Finding]:
+    """All findings. What depends on a check that failed is not checked."""
+    findings: list[Finding] = []
+    download = None
+    if plan.pulled and plan.container:
+        findings += run_check("apptainer", check_apptainer)
+        image = plan.config.image
+        size, finding = check_image(image, plan.pulled, plan.container, plan.pulls)
+        findings.append(finding._replace(subject="image"))
+        if size:
+            tmpdir = Path(plan.config.tmpdir) if plan.config.tmpdir else None
+            download = Download(Path(plan.pulled.sif), size, tmpdir)
+    if plan.jobs and plan.site.launcher:
+        findings += run_slurm_checks(plan)
+    findings += run_check("folders", check_folders, plan.site, folder_of_new_container(plan))
+    trainings = plan.trainings
+    findings += run_check("disk space", check_disk_space, plan.site, trainings.values(), download)
+    findings += run_check("data", check_data, trainings)
+    if plan.jobs:
+        findings += run_check("shared", check_shared_fs, plan.site.shared)
+        if plan.site.small_home:
+            findings += run_check("home", check_home_quota, plan.config.environment)
+    return findings
+
+
+def run_slurm_checks(plan: Plan) -> list[Finding]:
+    """Findings about what Slurm has to say. It is not asked twice for what it refuses."""
+    account, findings = plan.config.account, []
+    if account:
+        hours = accounting.node_hours(plan.jobs.values(), plan.retries)
+        findings += run_check("account", check_account, account, hours, plan.site)
+    may_charge = not any(finding.status is FAIL for finding in findings)
+    partitions = dict.fromkeys(job.placement.partition for job in plan.jobs.values())
+    for name in partitions:
+        jobs = {k: job for k, job in plan.jobs.items() if job.placement.partition == name}
+        found = run_check("partition", check_partition, name, jobs)
+        findings += found
+        if may_charge and all(finding.status is PASS for finding in found):
+            findings += run_check("queue", check_queue, jobs, account)
+    nodes = [job.placement.node for job in plan.jobs.values() if job.placement.node]
+    return findings + run_check("nodes", check_nodes, nodes)
+
+
+def folder_of_new_container(plan: Plan) -> Path | None:
+    """The folder where a container is going to be made; None, if none is."""
+    containers = [each for each in (plan.pulled, plan.container) if each]
+    if all(os.path.exists(each.output) for each in containers) and not plan.pulls:
+        return None
+    return Path(containers[0].sif).parent
+
+
+def run_check(subject: str, check: Callable[..., Findings], *arguments: Any) -> list[Finding]:
+    """What a check finds. One that stumbles stops nothing, and what it had found counts."""
+    findings: list[Finding] = []
+    try:
+        for finding in check(*arguments):
+            findings.append(finding)
+    except UserError as error:
+        findings.append(failure(error.code, str(error)))
+    except Exception as error:
+        findings.append(unchecked(error))
+    return [finding._replace(subject=subject) for finding in findings]
+
+
+def summary(plan: Plan, findings: list[Finding], complete: bool) -> list[str]:
+    """Findings and estimated cost, in lines; only what a user should know, or ``complete``."""
+    lines = [str(each) for each in findings if complete or each.status is not PASS]
+    if plan.site.launcher:
+        cores = plan.site.cores_per_node
+        costs = accounting.foretold(plan.jobs, plan.retries, cores)
+        lines += [f"{'':5}{'cost':12}{line}" for line in (costs if complete else costs[-1:])]
+    return lines
+
+
+def require_success(findings: list[Finding]) -> None:
+    """Raise a UserError if a check has failed."""
+    if any(finding.status is FAIL for finding in findings):
+        raise UserError(
+            "JW500",
+            "the plan cannot run, see FAIL above; nothing was submitted (where a check errs, "
+            "`--config preflight=False` lets it pass)",
+        )

@@ -1,0 +1,48 @@
+"""The queue: whether Slurm would take each kind of job, and when that could start."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime
+
+from jaxway.config.jobs import Placement, SubmittedJob
+from jaxway.preflight.finding import Findings, and_more, failure, passed, warning
+from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT, error_message, run_query
+
+# What Slurm's commands say when it does not answer, and of jobs that it takes but cannot start now.
+UNREACHABLE_RE = re.compile("Unable to contact|timed out|Connection refused")
+TEMPORARY_RE = re.compile("not available|are busy|maintenance|is down|not responding")
+
+
+def check_queue(jobs: Mapping[str, SubmittedJob], account: str | None) -> Findings:
+    """Nothing is submitted. Jobs on a node by its name are left to check_nodes()."""
+    kinds: dict[tuple[str, ...], list[str]] = {}
+    for label, job in jobs.items():
+        if not job.placement.node:
+            kinds.setdefault(sbatch_options(job.placement, account), []).append(label)
+    for options, labels in kinds.items():
+        who = and_more(labels)
+        result = run_query("sbatch", "--test-only", *options, "--wrap=true")
+        message = re.sub(r".*(error|failure): ", "", error_message(result))
+        no_answer = result.returncode in (EXIT_TIMEOUT, EXIT_NOT_FOUND)
+        if no_answer or UNREACHABLE_RE.search(message):
+            yield warning(f"{who}: Slurm did not report a start: {message}")
+            return
+        if result.returncode and TEMPORARY_RE.search(message):
+            yield warning(f"{who}: Slurm did not report a start: {message}")
+        elif result.returncode:
+            yield failure("JW506", f"{who}: Slurm would refuse it: {message}")
+        elif start := re.search(r"to start at (\S+)", result.stderr):
+            yield passed(f"{who} could start {in_words(datetime.fromisoformat(start[1]))}")
+
+
+def sbatch_options(placement: Placement, account: str | None) -> tuple[str, ...]:
+    options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
+    options += [f"--time={placement.walltime}"]
+    options += [f"--partition={placement.partition}"] if placement.partition else []
+    options += [f"--account={account}"] if account else []
+    return tuple(options)
+
+
+def in_words(start: datetime) -> str:
+    soon = (start - datetime.now()).total_seconds() < 60
+    return "now" if soon else str(start)

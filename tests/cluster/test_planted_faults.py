@@ -46,11 +46,11 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
         "node_check": {"nodes": list(cluster.compute)},
     }
     text = said(alice, settings, SCRATCH=SCRATCH)
-    assert "note" not in text
+    assert "WARN" not in text
     for subject in ("apptainer", "image", "account", "partition", "queue", "nodes", "folders"):
-        assert f"ok {subject} " in text
-    for subject in ("room", "data", "shared", "home"):
-        assert f"ok {subject} " in text
+        assert f"PASS {subject} " in text
+    for subject in ("disk space", "data", "shared", "home"):
+        assert f"PASS {subject} " in text
     assert "GB to pull" in text
     assert "at most" in text.partition(" cost ")[2]
 
@@ -70,13 +70,13 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
     text = said(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden")
     for fault in (
         "FAIL image nvcr.io has no none of nvidia/jax",
-        "FAIL account forbidden is no account that you may charge",
+        "FAIL account you may not charge account 'forbidden'",
         "FAIL partition train.closed.partition: dc-closed is INACTIVE and starts no job; open are ",
         "FAIL partition train.nowhere.partition: Partition dc-none not found; open are ",
         "FAIL partition train.wide.nodes: dc-gpu gives at most 2 to a job, not 3",
         "FAIL partition train.long.walltime: dc-gpu allows 1440 minutes, not 1441",
         "FAIL data train.short.data: ",
-        "note home $HF_HOME is in $HOME",
+        "WARN home $HF_HOME is in $HOME",
     ):
         assert fault in text
 
@@ -92,15 +92,15 @@ def test_missing_data(alice: Checkout) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "fault"),
     [
-        ("inodes", "nr_inodes=20", "inodes are coming: make room there"),
-        ("space", "size=100k", "inodes are coming: make room there"),
+        ("inodes", "nr_inodes=20", "inodes required: free some space there"),
+        ("space", "size=100k", "inodes required: free some space there"),
         ("readonly", "ro", "you cannot write there"),
     ],
 )
 def test_faults_of_scratch(cluster: Cluster, alice: Checkout, name, options, fault) -> None:
     folder = scratch(cluster, name, options)
     text = said(alice, {"train": {"one": SMALL}}, SCRATCH=folder)
-    subject = "folders" if name == "readonly" else "room"
+    subject = "folders" if name == "readonly" else "disk space"
     assert f"FAIL {subject} {folder}" in text
     assert fault in text
 
@@ -125,7 +125,7 @@ def test_faults_of_the_machine(cluster: Cluster, alice: Checkout) -> None:
     for fault in (
         "FAIL apptainer you may not use Apptainer here yet",
         "FAIL partition train.one.gpus_per_node: a node of dc-gpu has 4, not 8",
-        f"FAIL shared Python's environment, {own}, is on this node only: move it to /p",
+        f"FAIL shared Python's environment, {own}, exists on this node only: move it to /p",
     ):
         assert fault in text
     cluster.run(["sed", "-i", "s/gpus_per_node: 8/gpus_per_node: 4/", site])
@@ -138,7 +138,7 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
         text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH)
     finally:
         cluster.run(limit.format(-1), user="root")
-    assert re.search("FAIL account training has -?[0-9,]+ CPU-h left, and its jobs would", text)
+    assert re.search("FAIL account training has -?[0-9,]+ CPU-h left: its jobs would", text)
 
 
 def test_real_run_is_refused(alice: Checkout) -> None:

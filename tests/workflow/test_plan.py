@@ -429,7 +429,7 @@ def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
     refused = plan.snakemake("train", profile="local", check=False)
     assert refused.returncode == 1
     (last,) = refused.stderr.strip().splitlines()[-1:]
-    assert last.startswith("The plan cannot run, see FAIL above; nothing was submitted.")
+    assert last.startswith("the plan cannot run, see FAIL above; nothing was submitted")
     assert not (plan.folder / "logs").exists()
     said = plan.snakemake("train", "--config", "preflight=False", profile="local", check=False)
     assert "FAIL data" in " ".join(said.stderr.split())

@@ -113,7 +113,7 @@ FINDINGS = [
 
 def test_summary_has_what_a_user_should_know(planned) -> None:
     assert plan.summary(planned({"train.a": TRAINING}), FINDINGS, complete=False) == [
-        "warn nodes       n: down",
+        "WARN nodes       n: down",
         "FAIL disk space  none left [JW510]",
         "     cost        at most 5 node-h = 640 core-h in all",
     ]
@@ -121,7 +121,7 @@ def test_summary_has_what_a_user_should_know(planned) -> None:
 
 def test_complete_summary_has_everything(planned) -> None:
     lines = plan.summary(planned({"train.a": TRAINING}), FINDINGS, complete=True)
-    assert lines[0] == "pass apptainer   1.4"
+    assert lines[0] == "PASS apptainer   1.4"
     assert [line.split()[:2] for line in lines[3:]] == [["cost", "train:"], ["cost", "at"]]
 
 

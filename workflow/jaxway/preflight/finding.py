@@ -10,9 +10,9 @@ from jaxway_shared.errors import with_code
 class Status(Enum):
     """PASS: all is well. WARN: not known, or good to know. FAIL: the plan cannot run."""
 
-    PASS = "pass"
-    WARN = "warn"
-    FAIL = "FAIL"  # stands out in a list
+    PASS = "PASS"
+    WARN = "WARN"
+    FAIL = "FAIL"
 
 
 PASS, WARN, FAIL = Status.PASS, Status.WARN, Status.FAIL

@@ -75,6 +75,22 @@ CODES = {
     # Benchmarks, history and report: 450 to 499.
     #
     # Preflight: 500 to 549.
+    "JW500": "a check of the plan has failed",
+    "JW501": "account of somebody else",
+    "JW502": "budget is used up",
+    "JW503": "unknown partition",
+    "JW504": "closed partition",
+    "JW505": "limit of a partition",
+    "JW506": "refused by Slurm",
+    "JW507": "node that starts no job",
+    "JW508": "file system is not mounted",
+    "JW509": "folder cannot be written",
+    "JW510": "too little disk space",
+    "JW511": "no file of data",
+    "JW512": "file of data cannot be read",
+    "JW513": "too little data",
+    "JW514": "compute nodes do not see a folder",
+    "JW515": "run in $HOME",
     #
     # The command line `jaxway`: 550 to 599.
     "JW550": "ended by a signal",

@@ -33,9 +33,9 @@ def launcher(config: Config, site: Site) -> list[str]:
 
 
 def command_line(args: argparse.Namespace) -> list[str]:
-    """The command line that steps in; sets the environment it needs."""
+    """The command line that enters the container. Sets the environment that it needs."""
     profile, settings, site = read(args)
-    # Here nobody has to pay.
+    # On this machine no account is charged.
     config = load(settings, replace(site, account_variables=[]) if args.here else site)
     container = containers.container(config.packages, site)
     launch.prepare_environment(WORKFLOW.parent, site, container)
@@ -43,7 +43,7 @@ def command_line(args: argparse.Namespace) -> list[str]:
 
     sif = Path(container.sif)
     for file in (sif, Path(container.output)):
-        if not file.exists():
+        if not verify.exists(file):
             raise UserError(
                 "JW553",
                 f"{file} does not exist: `snakemake --profile {args.profile} "

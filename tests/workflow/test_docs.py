@@ -25,19 +25,19 @@ from jaxway.config.site import load_site
 from plan import IMAGE, ROOT, Plan
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
-FOLLOWED = "docs/porting.md"  # its blocks are run in their order by test_porting.py
+RUN_IN_ORDER = "docs/porting.md"  # its blocks are run in their order by test_porting.py
 PLACEHOLDERS = {
     **{"--profile ...": "--profile profiles/jureca", "<profile>": "profiles/jureca"},
     **{"<account>": "training", "<run>": "small", "<one>": "one", "<other>": "other"},
     **{"<jaxway's address>": str(ROOT), "[WIDTH]": "512"},
 }
 SLURM = "sacct|sacctmgr|sbatch|scancel|scontrol|sinfo|squeue|srun"
-PROGRAM = re.compile(
+COMMAND_RE = re.compile(
     r"(\w+=\S+ |time )*(\S*/)?(snakemake|(?<=/)jaxway|python3?|pytest|make|cluster|ruff|jutil|"
     rf"git|pip|tensorboard|source|apptainer|{SLURM}|nvidia-smi|export|df|kill|gzip|curl|"
     r"\.\.\.) [^=|]"
 )
-ON_CLUSTER = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
+CLUSTER_TESTS = (ROOT / "tests/cluster/test_docs_on_cluster.py").read_text()
 CHAIN = ".venv/bin/snakemake --profile profiles/jureca"
 SUBMODULE = f"git submodule add {ROOT} jaxway"
 DRY_RUN = {
@@ -62,7 +62,7 @@ ELSEWHERE = {
     "python -m pytest tests/cluster": FAULTS,
     "pytest tests/workflow/test_sites.py": "test_site_plans_the_whole_chain",
 }
-HEARD = "sh -c 'until grep -q http:// said; do sleep 0.1; done'"
+WAIT_FOR_SERVER = "sh -c 'until grep -q http:// output; do sleep 0.1; done'"
 BY_HAND = {
     "takes minutes; run by hand when a figure of the documents is made anew": (
         *("python benchmarks/orchestration.py", ".venv/bin/python benchmarks/agreement.py"),
@@ -86,7 +86,7 @@ SMALLER = {  # as the documents have it, it takes minutes
     "benchmarks/dry_run.py": "benchmarks/dry_run.py 3 1",
     "benchmarks/train_speed.py 512": "benchmarks/train_speed.py 64",
 }
-HERE = re.compile(
+RUN_HERE_RE = re.compile(
     r"(\.venv/bin/)?(snakemake|jaxway|ruff|make|source|tensorboard|pip|"
     r"python (workflow|benchmarks)/\S*)( |$)"
 )
@@ -97,24 +97,31 @@ def commands(page: Path) -> list[str]:
     text = page.read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     text = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    typed = [] if page == ROOT / FOLLOWED else "".join(blocks).replace("\\\n", " ").splitlines()
-    typed += [line for line in re.findall(r"^    (\S.*)", text, re.MULTILINE) if " -> " not in line]
+    lines = [] if page == ROOT / RUN_IN_ORDER else "".join(blocks).replace("\\\n", " ").splitlines()
+    lines += [line for line in re.findall(r"^    (\S.*)", text, re.MULTILINE) if " -> " not in line]
     for table in re.findall(r"^\| (?:code \| )?it says \|.*\n(?:\|.*\n?)+", text, re.MULTILINE):
-        said = r"^\|( \| | JW[^|]*\|)?(?:[^|\\]|\\.)*\|"  # no command, but what is seen
-        text = text.replace(table, re.sub(said, "|", table, flags=re.MULTILINE))
+        seen = r"^\|( \| | JW[^|]*\|)?(?:[^|\\]|\\.)*\|"  # no command, but what is seen
+        text = text.replace(table, re.sub(seen, "|", table, flags=re.MULTILINE))
     codes = [code for _, code in re.findall(r"(?s)(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)", text)]
-    typed += [code for code in codes if PROGRAM.match(" ".join(code.split()))]
-    found = (" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in typed)
+    lines += [code for code in codes if COMMAND_RE.match(" ".join(code.split()))]
+    found = (" ".join(re.sub(r"(^|\s)# .*", "", line).split()) for line in lines)
     return [
-        re.sub(PLACEHOLDER, lambda match: PLACEHOLDERS[match[0]], line) for line in found if line
+        re.sub(PLACEHOLDER_RE, lambda match: PLACEHOLDERS[match[0]], line) for line in found if line
     ]
 
 
-PLACEHOLDER = "|".join(map(re.escape, PLACEHOLDERS))
+PLACEHOLDER_RE = "|".join(map(re.escape, PLACEHOLDERS))
 FOUND = {command: page.name for page in PAGES for command in commands(page)}
-OTHERS = {CHAIN, SUBMODULE, *ELSEWHERE, *(command for each in BY_HAND.values() for command in each)}
-OTHERS |= {command for command in FOUND if f'"{command}"' in ON_CLUSTER}
-RUN = sorted(command for command in FOUND if HERE.match(command) and command not in OTHERS)
+NOT_RUN_HERE = {
+    CHAIN,
+    SUBMODULE,
+    *ELSEWHERE,
+    *(command for each in BY_HAND.values() for command in each),
+}
+NOT_RUN_HERE |= {command for command in FOUND if f'"{command}"' in CLUSTER_TESTS}
+RUN = sorted(
+    command for command in FOUND if RUN_HERE_RE.match(command) and command not in NOT_RUN_HERE
+)
 
 
 @pytest.fixture(scope="module")
@@ -145,17 +152,17 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
         for name in ("bin", "lib", "pyvenv.cfg"):
             (plan.folder / ".venv" / name).symlink_to(Path(sys.prefix) / name)
         (plan.folder / ".venv/.done").touch()
-    remember(found["local"].folder)
+    add_history(found["local"].folder)
     home = Path(found["local"].environment["HOME"])
     home.mkdir()
     (home / ".gitconfig").write_text('[safe]\ndirectory = *\n[protocol "file"]\nallow = always\n')
     for site, command in (("jureca", CHAIN), ("local", f"git init -q; {SUBMODULE}")):
-        done = typed(found[site], command)
+        done = run_in_checkout(found[site], command)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return found
 
 
-def remember(folder: Path) -> None:
+def add_history(folder: Path) -> None:
     """A history of four runs in each of two months, each month with its own image."""
     for number in range(8):
         month, image = (
@@ -177,8 +184,8 @@ def remember(folder: Path) -> None:
         history.add(folder / "history", file)
 
 
-def typed(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as if typed in a checkout, in its environment."""
+def run_in_checkout(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user would in a checkout, in its environment."""
     return subprocess.run(
         ["bash", "-c", command],
         cwd=plan.folder,
@@ -190,27 +197,29 @@ def typed(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", RUN)
-def test_command(checkouts: dict[str, Plan], command: str) -> None:
+def test_command_of_a_document_runs(checkouts: dict[str, Plan], command: str) -> None:
     plan = checkouts["jureca" if "profiles/jureca" in command else "local"]
     if command == "make config/README.md":
         (plan.folder / "config/README.md").unlink(missing_ok=True)
     if command.startswith("tensorboard "):  # serves until it is ended
-        command = f"{command} --port=0 > said 2>&1 & trap 'kill %1' EXIT; timeout 20 {HEARD}"
+        command = (
+            f"{command} --port=0 > output 2>&1 & trap 'kill %1' EXIT; timeout 20 {WAIT_FOR_SERVER}"
+        )
     for long, short in SMALLER.items():
         command = re.sub(rf"{long}$", short, command)
-    done = typed(plan, f"{command} --dry-run" if command in DRY_RUN else command)
+    done = run_in_checkout(plan, f"{command} --dry-run" if command in DRY_RUN else command)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
-def test_every_command_is_run() -> None:
+def test_every_command_is_run_or_listed() -> None:
     assert {
-        command: page for command, page in FOUND.items() if command not in {*RUN, *OTHERS}
+        command: page for command, page in FOUND.items() if command not in {*RUN, *NOT_RUN_HERE}
     } == {}
 
 
-def test_lists_are_of_what_the_documents_say() -> None:
+def test_every_listed_command_is_in_a_document() -> None:
     """And the tests that they name exist."""
-    assert (OTHERS | DRY_RUN) - {*FOUND} == set()
+    assert (NOT_RUN_HERE | DRY_RUN) - {*FOUND} == set()
     tests = "".join(file.read_text() for file in ROOT.glob("tests/*/test_*.py"))
     assert [test for test in ELSEWHERE.values() if f"def {test}(" not in tests] == []
 
@@ -218,7 +227,7 @@ def test_lists_are_of_what_the_documents_say() -> None:
 SETTINGS = [
     (page.name, block)
     for page in PAGES
-    if page != ROOT / FOLLOWED
+    if page != ROOT / RUN_IN_ORDER
     for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
     if "  fft:\n" not in block  # test_own_benchmark.py has it, with its program
 ]
@@ -231,7 +240,9 @@ SETTINGS += [
 
 
 @pytest.mark.parametrize(("page", "text"), SETTINGS)
-def test_settings(page: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_configuration_in_a_document_is_valid(
+    page: str, text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(ROOT)
     (tmp_path / "text").mkdir()
     for name in ("text/a.txt", "tokenizer.json", "mine-1.0-py3-none-any.whl"):

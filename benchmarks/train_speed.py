@@ -14,8 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 import jax
 import numpy as np
 import optax
-import train
-from jaxway_job import flops, model
+from jaxway_job import flops, model, optimization
 
 LAYERS, CONTEXT, BATCH, ROUNDS = 4, 256, 8, 7
 
@@ -37,7 +36,7 @@ def main():
     width = int(sys.argv[1]) if sys.argv[1:] else 512
     config = model.Config(LAYERS, width, width // 64)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
-    step = jax.jit(partial(train.train_step, config, optimizer, 1), donate_argnums=0)
+    step = jax.jit(partial(optimization.train_step, config, optimizer, 1), donate_argnums=0)
     params = model.init(config, jax.random.key(0))
     state = {"params": params, "optimizer": optimizer.init(params)}
     text = np.random.default_rng(0).integers(0, 256, (BATCH, CONTEXT + 1)).astype(np.uint8)

@@ -194,7 +194,8 @@ def batches(record):
     text = dataset.load(record)
 
     def batch(seed, step):
-        return dataset.rows(text, dataset.starts(text, seed, step, BATCH, CONTEXT), CONTEXT)
+        offsets = dataset.window_offsets(text, seed, step, BATCH, CONTEXT)
+        return dataset.windows(text, offsets, CONTEXT)
 
     return [np.stack([batch(seed, step) for step in range(1, STEPS + 1)]) for seed in SEEDS]
 

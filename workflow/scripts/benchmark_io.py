@@ -88,7 +88,7 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
         for step in range(1, args.repeats + 1):
             begin = time.perf_counter()
             store.save(step, state)
-            store.finish()
+            store.wait()
             written = time.perf_counter()
             _, found = store.restore(like)
             jax.block_until_ready(found)

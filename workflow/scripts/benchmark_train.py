@@ -12,9 +12,8 @@ from functools import partial
 import jax
 import numpy as np
 import optax
-import train
 from jax.sharding import Mesh, NamedSharding
-from jaxway_job import flops, measure, model, runtime
+from jaxway_job import flops, measure, model, optimization, runtime
 from jaxway_shared import presets
 
 OPTIONS = {
@@ -81,9 +80,9 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
     )
     # Slow enough for every width; the rate does not change the work.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
-    step = jax.jit(partial(train.train_step, config, optimizer, 1), donate_argnums=0)
+    step = jax.jit(partial(optimization.train_step, config, optimizer, 1), donate_argnums=0)
 
-    def initial() -> train.Tree:
+    def initial() -> optimization.Tree:
         params = model.init(config, jax.random.key(0))
         return {"params": params, "optimizer": optimizer.init(params)}
 
@@ -100,7 +99,7 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
     loss = float(metrics["loss"])
     check = measure.check("the first loss", abs(loss - math.log(config.vocabulary)), 0.1)
 
-    def call() -> train.Tree:
+    def call() -> optimization.Tree:
         nonlocal state, metrics
         state, metrics = step(state, tokens, wishes)
         return metrics

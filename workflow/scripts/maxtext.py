@@ -1,13 +1,12 @@
 """Run the MaxText of the container as a training.
 
-Its own log becomes the metrics, its own checkpoints let the next job go on. Knows the MaxText of
-October 2024, which images have in /opt/maxtext, and the package ``maxtext``.
+Its log becomes the metrics, and the next job resumes from its checkpoints. Works with the MaxText
+of October 2024, which images have in /opt/maxtext, and with the package ``maxtext``.
 """
 
 import argparse
 import contextlib
 import importlib.util
-import json
 import math
 import os
 import re
@@ -23,6 +22,8 @@ from typing import Any
 
 import command
 from jaxway_job import runtime, training_state
+from jaxway_shared import training
+from jaxway_shared.errors import fail
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "model_name": {
@@ -47,28 +48,28 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "string",
         "enum": ["synthetic", "tfds", "grain", "hf"],
         "default": "synthetic",
-        "description": "where the data come from; any but synthetic needs more in settings",
+        "description": "source of the data; any but synthetic needs more in settings",
     },
     "checkpoint_period": {
         "type": "integer",
         "minimum": 1,
         "default": 100,
-        "same": False,
+        "affects_result": False,
         "description": "steps between checkpoints",
     },
     "fsdp": {
         "type": "integer",
         "minimum": 1,
         "default": 1,
-        "same": False,
-        "description": "devices over which parameters and optimizer are split",
+        "affects_result": False,
+        "description": "devices over which parameters and optimizer state are sharded",
     },
     "tensor": {
         "type": "integer",
         "minimum": 1,
         "default": 1,
-        "same": False,
-        "description": "devices over which matrices are split; the rest of all share the batch",
+        "affects_result": False,
+        "description": "devices over which matrices are sharded; the others share the batch",
     },
     "settings": {
         "type": "string",
@@ -76,11 +77,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "further settings of MaxText: key=value words",
     },
 }
-MARGIN = 120  # seconds before the deadline at which MaxText is told to save and end
+SHUTDOWN_MARGIN_S = 120  # before the deadline, when MaxText is asked to save and exit
 HOME = Path(os.environ.get("MAXTEXT_HOME", "/opt/maxtext"))
-RUN = "run"  # name of the folder that MaxText makes in the state
+RUN_NAME = "run"  # name of the folder that MaxText makes in the state
 NUMBER = r"([-+.\w]+)"
-LINE = re.compile(
+STEP_RE = re.compile(
     rf"completed step: (\d+), seconds: {NUMBER}, TFLOP/s/device: {NUMBER}, "
     rf"Tokens/s/device: {NUMBER}, .*?\bloss: {NUMBER}"
 )
@@ -95,18 +96,18 @@ def entry_point() -> tuple[list[str], Path, Path | None]:
     sys.path[:] = [path for path in sys.path if not Path(path, "maxtext.py").exists()]
     package = importlib.util.find_spec("maxtext")
     if not package or not package.submodule_search_locations:
-        runtime.fail(f"there is no MaxText here: neither {HOME}/MaxText nor a package maxtext")
+        fail("JW313", f"there is no MaxText here: neither {HOME}/MaxText nor a package maxtext")
     base = Path(package.submodule_search_locations[0], "configs/base.yml")
     return [sys.executable, "-m", "maxtext.trainers.pre_train.train", str(base)], base, None
 
 
 def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
-    """All settings as ``key=value`` words. Of ours only those that this MaxText knows."""
-    ours = {
-        "run_name": RUN,
+    """All settings as ``key=value`` words; of those set here only what this MaxText knows."""
+    fixed = {
+        "run_name": RUN_NAME,
         "base_output_directory": folder,
         "jax_cache_dir": folder / "compilation_cache",  # its default is in the home folder
-        "hardware": "gpu_multiprocess" if runtime.place(args).processes > 1 else "gpu",
+        "hardware": "gpu_multiprocess" if runtime.process_topology(args).processes > 1 else "gpu",
         "model_name": args.model_name,
         "steps": args.steps,
         "per_device_batch_size": args.per_device_batch_size,
@@ -118,31 +119,32 @@ def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
         "enable_checkpointing": True,
         "async_checkpointing": True,
         "checkpoint_period": args.checkpoint_period,
-        "enable_autocheckpoint": True,  # newer: save when told to end; older: always do
-        "max_num_checkpoints_to_keep": 2,  # newer; older: keep all
+        "enable_autocheckpoint": True,  # newer: save on SIGTERM; older: always does
+        "max_num_checkpoints_to_keep": 2,  # newer; older: keeps all
         "enable_goodput_recording": False,  # both would write to Google Cloud
         "monitor_goodput": False,
     }
     try:
         words = shlex.split(args.settings)
     except ValueError as error:
-        runtime.fail(f"settings: {error}")
+        fail("JW314", f"settings: {error}")
     for word in words:
         key, equals, _ = word.partition("=")
-        if not equals or key in ours:
-            runtime.fail(f"settings: {word} is " + ("set already" if equals else "no key=value"))
+        if not equals or key in fixed:
+            problem = "is set already" if equals else "is no key=value"
+            fail("JW314", f"settings: {word} {problem}")
     known = {line.partition(":")[0] for line in base.read_text().splitlines()}
-    return [f"{key}={value}" for key, value in ours.items() if key in known] + words
+    return [f"{key}={value}" for key, value in fixed.items() if key in known] + words
 
 
 def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     """Environment that makes MaxText start JAX's distributed service, also in one process.
 
-    Only with it does SIGTERM make MaxText save and end.
+    Only with it does SIGTERM make MaxText save and exit.
     """
     result = command.environment(args, folder)
-    here = runtime.place(args)
-    if here.processes == 1:
+    topology = runtime.process_topology(args)
+    if topology.processes == 1:
         with socket.create_server(("localhost", 0)) as server:
             port = server.getsockname()[1]
         result |= {
@@ -150,67 +152,94 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
             "JAX_COORDINATOR_PORT": str(port),
             "NNODES": "1",
             "NODE_RANK": "0",
-            "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, here.local_devices)),
+            "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, topology.local_devices)),
         }
     return result
 
 
 def saved_steps(folder: Path) -> int:
     """Steps that the newest finished checkpoint holds. MaxText counts them from 0."""
-    found = (folder / RUN / "checkpoints").glob("*")
+    found = (folder / RUN_NAME / "checkpoints").glob("*")
     return max((int(path.name) + 1 for path in found if path.name.isdecimal()), default=0)
 
 
-class Log:
-    """Passes MaxText's log on, and notes what it and the checkpoints say."""
+def parse_step(line: str, devices: int) -> dict[str, float] | None:
+    """Metrics of a step that a line of MaxText's log is about; None, it is about none.
 
-    def __init__(self, args: argparse.Namespace, folder: Path):
+    Another thread may have written into the line: it is skipped unless all numbers are numbers.
+    """
+    found = STEP_RE.search(line)
+    if not found:
+        return None
+    with contextlib.suppress(ValueError):
+        seconds, tflops, tokens, loss = map(float, found.groups()[1:])
+        return {
+            "step": int(found[1]) + 1,
+            "loss": loss,
+            "step_seconds": seconds,
+            "tokens_per_second": tokens * devices,
+            "tflops_per_device": tflops,
+        }
+    return None
+
+
+class LogReader:
+    """Passes MaxText's log on, and records the metrics and checkpoints that it is about."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
         self.folder, self.devices = folder, args.devices
-        self.read, self.write = os.pipe()
-        os.set_blocking(self.read, False)
-        self.rest = b""
+        self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, False)
+        self.incomplete_line = b""
         self.step = 0
-        self.note_checkpoint()
+        self.record_checkpoint()
         self.progress = command.Progress(args, folder)
-        self.stop = (training_state.deadline() or math.inf) - MARGIN
+        self.stop_time = (training_state.deadline() or math.inf) - SHUTDOWN_MARGIN_S
 
-    def note_checkpoint(self) -> None:
+    def record_checkpoint(self) -> None:
+        """Record the newest checkpoint, if it is another one."""
         step = saved_steps(self.folder)
-        if step != training_state.safe_step(self.folder):
-            training_state.write(self.folder / "step", f"{step}\n")
+        if step != command.last_checkpoint_step(self.folder):
+            training_state.record_checkpoint(self.folder, step)
 
-    def look(self, child: Any) -> None:
+    def poll(self) -> None:
+        """Read what is new, and ask MaxText to stop when it is time to."""
         with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self.read, 65536):
+            while chunk := os.read(self.read_end, 65536):
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.flush()
-                *lines, self.rest = (self.rest + chunk).split(b"\n")
+                *lines, self.incomplete_line = (self.incomplete_line + chunk).split(b"\n")
                 for line in lines:
-                    self.note(line.decode(errors="replace"))
-        self.note_checkpoint()
-        self.progress.look()
-        if time.time() > self.stop:
-            self.stop = math.inf
+                    self.record_metrics(line.decode(errors="replace"))
+        self.record_checkpoint()
+        self.progress.poll()
+        if time.time() > self.stop_time:
+            self.stop_time = math.inf
             signal.raise_signal(signal.SIGTERM)
 
-    def note(self, line: str) -> None:
-        """Add a line of the log to the metrics, if it is of a step."""
-        if not (found := LINE.search(line)):
+    def record_metrics(self, line: str) -> None:
+        """Add a line of the log to the metrics, if it is about a step."""
+        metrics = parse_step(line, self.devices)
+        if metrics is None:
             return
-        self.step = int(found[1]) + 1
-        seconds, tflops, tokens, loss = map(float, found.groups()[1:])
-        if not math.isfinite(loss):
-            runtime.fail(f"the loss is {loss} at step {self.step}")
-        if runtime.first_process():
-            metrics = {
-                "step": self.step,
-                "loss": loss,
-                "step_seconds": seconds,
-                "tokens_per_second": tokens * self.devices,
-                "tflops_per_device": tflops,
-            }
-            with (self.folder / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+        self.step = int(metrics["step"])
+        if not math.isfinite(metrics["loss"]):
+            fail("JW305", f"the loss is {metrics['loss']} at step {self.step}")
+        training_state.append_metrics(self.folder, metrics)
+
+
+def run(args: argparse.Namespace, words: list[str], home: Path | None, log: LogReader) -> None:
+    """Run MaxText up to its last step. Ends the program if it does not come to that."""
+    output = {"stdout": log.write_end, "stderr": subprocess.STDOUT, "cwd": home}
+    code, terminated = command.run(words, environment(args, log.folder), log.poll, **output)
+    if terminated and log.step < args.steps:
+        training_state.exit_for_resubmission(
+            f"MaxText was asked to stop and exited with code {code}"
+        )
+    if code in command.EXIT_SIGNALS:
+        sys.exit(code)
+    if code:
+        fail("JW311", f"MaxText exited with code {code}; see the log")
 
 
 def main() -> None:
@@ -220,31 +249,23 @@ def main() -> None:
     args = parser.parse_args()
     runtime.check_container(args)
     start, base, home = entry_point()
-    with training_state.opened(args) as folder:
-        if training_state.finished(folder, args.out):
+    with training_state.locked_state(args) as folder:
+        if training_state.rewrite_results(folder, args.out):
             return
-        log = Log(args, folder)
+        log = LogReader(args, folder)
         words = start + settings(args, folder, base)
         if saved_steps(folder) < args.steps:
-            output = {"stdout": log.write, "stderr": subprocess.STDOUT, "cwd": home}
-            code, told = command.run(words, environment(args, folder), log.look, **output)
-            if told and log.step < args.steps:
-                training_state.to_be_continued(f"MaxText was told to end, with exit code {code}")
-            if code in command.SIGNALS:
-                sys.exit(code)
-            if code:
-                runtime.fail(f"MaxText ended with exit code {code}; see the log")
-        metrics = training_state.read_lines(folder / "metrics.jsonl")
-        rates = [line["tokens_per_second"] for line in metrics]
-        summary = {
-            "program": "maxtext",
-            "command": words,
-            **log.progress.summary(),
-            "steps": args.steps,
-            "loss": metrics[-1]["loss"] if metrics else None,
-            "tokens_per_second": statistics.median(rates) if rates else None,
-        }
-        training_state.finish(folder, args.out, summary)
+            run(args, words, home, log)
+        metrics = training.read_metrics(folder / training.METRICS)
+        rates = [line.numbers["tokens_per_second"] for line in metrics]
+        summary = log.progress.summary(
+            "maxtext",
+            words,
+            args.steps,
+            loss=metrics[-1].numbers["loss"] if metrics else None,
+            tokens_per_second=statistics.median(rates) if rates else None,
+        )
+        training_state.write_results(folder, args.out, summary)
 
 
 if __name__ == "__main__":

@@ -198,7 +198,7 @@ def main() -> None:
         check = {"name": name, "passed": not failing, "measured": measured, "expected": expected}
         checks.append(check | {"meaning": MEANING[name]} if failing else check)
     failed = [check for check in checks if not check["passed"]]
-    provenance = runtime.provenance(args) if "jit" in outcome else None
+    provenance = runtime.provenance(args).to_json() if "jit" in outcome else None
     software = versions() | {k: provenance and provenance[k] for k in ("backend", "driver")}
 
     if runtime.first_process():

@@ -2,9 +2,8 @@
 
 import shutil
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxway_shared.errors import fail
 
 from jaxway_job import runtime
 
@@ -35,15 +35,15 @@ class Checkpoints:
         self.folder = folder
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
         self.manager = ocp.CheckpointManager(folder, options=options)
-        self.saving = False
-        self.began, self.longest = 0.0, 0.0  # seconds, of the last save and that the longest took
+        self.saving, self.save_start = False, 0.0
+        self.longest_save = 0.0  # seconds
 
     def restore(self, like: Any) -> tuple[int, Any]:
-        """Step and content of the newest checkpoint that is whole; 0 and None where there is none.
+        """Step and content of the newest intact checkpoint; 0 and None, there are none.
 
         ``like`` is a tree of jax.ShapeDtypeStruct with shardings, not necessarily those of the
         processes that wrote it. Newer ones, which are damaged, are named and moved aside. Ends the
-        program if there are checkpoints, and none is whole.
+        program if there are checkpoints, and none is intact.
         """
         damaged, aside = [], self.folder.with_name("damaged")
         for step in sorted(self.manager.all_steps(), reverse=True):
@@ -54,10 +54,11 @@ class Checkpoints:
             if runtime.first_process():
                 print(f"checkpoint of step {step} is damaged: {problem}", flush=True)
         else:
-            if damaged:  # or whole, and something else is wrong: so they stay
-                runtime.fail(
-                    f"no checkpoint in {self.folder} can be used, and it is said above what is "
-                    f"wrong with each: mend that, or delete {self.folder.parent} to start over"
+            if damaged:  # they stay: the cause may be another, such as a file system's failure
+                fail(
+                    "JW304",
+                    f"no checkpoint in {self.folder} can be read, for the reasons above: remove "
+                    f"their cause, or delete {self.folder.parent} to start over",
                 )
             return 0, None
         if damaged:
@@ -71,14 +72,14 @@ class Checkpoints:
         return step, content
 
     def read(self, step: int, like: Any) -> tuple[Any, str]:
-        """Content of a checkpoint and what is wrong with it, found in all processes alike."""
+        """Content of a checkpoint and what is wrong with it, the same in all processes."""
         restored: Any = None
         problem = ""
         mesh = jax.tree.leaves(like)[0].sharding.mesh
-        whole = partial(jax.ShapeDtypeStruct, (), jnp.uint32, sharding=NamedSharding(mesh, P()))
-        wanted = {"state": like, "checksums": jax.tree.map(lambda _: whole(), like)}
+        number = jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(mesh, P()))
+        expected = {"state": like, "checksums": jax.tree.map(lambda _: number, like)}
         try:
-            restored = self.manager.restore(step, args=ocp.args.StandardRestore(wanted))
+            restored = self.manager.restore(step, args=ocp.args.StandardRestore(expected))
         except Exception as error:  # whatever a file that was cut or changed makes Orbax raise
             problem = runtime.first_line(error)
         if np.any(multihost_utils.process_allgather(np.array(bool(problem)))):
@@ -86,50 +87,51 @@ class Checkpoints:
         # On the CPU these arrays may lie in memory that is not JAX's own, and training donates
         # them: JAX 0.4.33 then corrupts the heap.
         content = jax.tree.map(jnp.copy, restored["state"])
-        right = jax.tree.map(np.array_equal, checksums(content), restored["checksums"])
-        wrong = [path for path, ok in jax.tree_util.tree_leaves_with_path(right) if not ok]
-        return content, f"{jax.tree_util.keystr(wrong[0])} has changed" if wrong else ""
+        same = jax.tree.map(np.array_equal, checksums(content), restored["checksums"])
+        changed = [path for path, ok in jax.tree_util.tree_leaves_with_path(same) if not ok]
+        return content, f"{jax.tree_util.keystr(changed[0])} has changed" if changed else ""
 
     def save(self, step: int, content: Any) -> None:
         """Begin to write a checkpoint; returns as soon as ``content`` may be donated.
 
         Ends the program if this one, or one before it, cannot be written.
         """
-        self.saving, self.began = True, time.perf_counter()
+        self.saving, self.save_start = True, time.perf_counter()
         try:
             # On the CPU it would be written from the very memory that is donated.
             if jax.default_backend() == "cpu":
                 content = jax.tree.map(jnp.copy, content)
             tree = {"state": content, "checksums": checksums(content)}
             self.manager.save(step, args=ocp.args.StandardSave(tree))
-        except Exception as error:  # a full disk comes in many wrappings
-            self.fail(error)
+        except Exception as error:  # Orbax wraps a full disk in many ways
+            self.fail_save(error)
 
-    def finished(self) -> bool:
+    def save_finished(self) -> bool:
         """Whether a checkpoint has been finished since the last call."""
         if not self.saving or self.manager.is_saving_in_progress():
             return False
-        self.finish()
+        self.wait()
         self.saving = False
-        self.longest = max(self.longest, time.perf_counter() - self.began)
+        self.longest_save = max(self.longest_save, time.perf_counter() - self.save_start)
         return True
 
     def newest(self) -> int:
-        """Step of the newest checkpoint that is finished; 0, there is none."""
+        """Step of the newest finished checkpoint; 0 where there is none."""
         steps = [int(path.name) for path in self.folder.iterdir() if path.name.isdecimal()]
         return max(steps, default=0)
 
-    def finish(self) -> None:
+    def wait(self) -> None:
         """Wait until all is written. Ends the program if something cannot be."""
         try:
             self.manager.wait_until_finished()
             self.manager.check_for_errors()
         except Exception as error:
-            self.fail(error)
+            self.fail_save(error)
 
-    def fail(self, error: Exception) -> None:
+    def fail_save(self, error: Exception) -> NoReturn:
         """End the program with the reason why a checkpoint was not written."""
-        runtime.fail(
-            f"checkpoint not written to {self.folder}: {runtime.first_line(error)}; the newest one "
-            f"is of step {self.newest()}"
+        fail(
+            "JW303",
+            f"checkpoint not written to {self.folder}: {runtime.first_line(error)}; last "
+            f"checkpoint: step {self.newest()}",
         )

@@ -1,17 +1,16 @@
-"""What training reads of the data that prepare_data wrote: windows of its token shards.
+"""What training reads of the prepared data: windows of its token shards.
 
 Needs numpy only. N is a number of windows, T the context; a window is T+1 tokens, in the type that
-the record names. A place is a token's number in all shards one after the other.
+the record names. An offset is a token's number in all shards one after the other.
 """
 
 import math
-import sys
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from jaxway_shared.data_record import VALIDATION, DataRecord, shard
-from jaxway_shared.errors import UserError
+from jaxway_shared.errors import UserError, fail
 
 
 class Data(NamedTuple):
@@ -25,11 +24,6 @@ class Data(NamedTuple):
     validation: np.ndarray
 
 
-def fail(sentence: str) -> NoReturn:
-    """End the program with exit code 1 and one sentence on standard error."""
-    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
-
-
 def load(path: Path) -> Data:
     """Open the data whose record is in a file. Ends the program when they are not as prepared."""
     try:
@@ -37,42 +31,43 @@ def load(path: Path) -> Data:
         if problem := record.problem():
             raise problem
     except UserError as error:
-        fail(error.line())
+        fail(error.code, str(error))
     except OSError as error:
-        fail(f"{path} cannot be read: {error.strerror}")
+        fail("JW308", f"{path} cannot be read: {error.strerror}")
     folder, dtype = Path(record.folder), record.token_type
     files = [folder / shard(number) for number in range(len(record.shards))]
     shards = [np.memmap(file, dtype, mode="r") for file in files]
     return Data(record, shards, np.fromfile(folder / VALIDATION, dtype))
 
 
-def starts(data: Data, seed: int, step: int, global_batch: int, context: int) -> np.ndarray:
-    """Places N, int64, where a step's windows start, given by seed and step alone.
+def window_offsets(data: Data, seed: int, step: int, global_batch: int, context: int) -> np.ndarray:
+    """Offsets N, int64, of a step's windows, given by seed and step alone.
 
     Each window that lies in one shard is as likely as any other. Ends the program when none does.
     """
     tokens = np.array(data.record.shards)
-    windows = np.maximum(tokens - context, 0)
-    if not windows.any():
+    counts = np.maximum(tokens - context, 0)  # of windows in each shard
+    if not counts.any():
         fail(
+            "JW309",
             f"data: the longest of {len(tokens)} shards has {tokens.max()} tokens, too few for a "
-            f"context of {context}"
+            f"context of {context}",
         )
-    picks = np.random.default_rng((seed, step)).integers(0, windows.sum(), global_batch)
-    which = np.searchsorted(np.cumsum(windows), picks, side="right")
-    ends = tokens - windows  # tokens at the end of each shard at which no window starts
-    return picks + (np.cumsum(ends) - ends)[which]
+    picks = np.random.default_rng((seed, step)).integers(0, counts.sum(), global_batch)
+    shards = np.searchsorted(np.cumsum(counts), picks, side="right")
+    ends = tokens - counts  # tokens at the end of each shard at which no window starts
+    return picks + (np.cumsum(ends) - ends)[shards]
 
 
-def rows(data: Data, starts: np.ndarray, context: int) -> np.ndarray:
-    """Windows Nx(T+1) that start at the given places; nothing else is read."""
+def windows(data: Data, offsets: np.ndarray, context: int) -> np.ndarray:
+    """Windows Nx(T+1) at the given offsets; nothing else is read."""
     tokens = np.array(data.record.shards)
     ends = np.cumsum(tokens)
-    which = np.searchsorted(ends, starts, side="right")
-    result = np.empty((len(starts), context + 1), data.validation.dtype)
-    places = zip(which.tolist(), (starts - (ends - tokens)[which]).tolist(), strict=True)
-    for row, (number, start) in zip(result, places, strict=True):
-        row[:] = data.shards[number][start : start + context + 1]
+    shards = np.searchsorted(ends, offsets, side="right")
+    result = np.empty((len(offsets), context + 1), data.validation.dtype)
+    starts = offsets - (ends - tokens)[shards]  # in its shard
+    for row, shard_number, start in zip(result, shards.tolist(), starts.tolist(), strict=True):
+        row[:] = data.shards[shard_number][start : start + context + 1]
     return result
 
 

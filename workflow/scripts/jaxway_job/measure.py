@@ -198,7 +198,7 @@ def each_device(measure: Callable[[jax.Device], Measurement]) -> Measurement:
 
 def write(args: argparse.Namespace, cases: Iterable[Measurement]) -> None:
     """Write the result of a round, anew after each case: whatever ends the program leaves those."""
-    provenance, found = runtime.provenance(args), []
+    provenance, found = runtime.provenance(args).to_json(), []
     for each in cases:
         found.append(each)
         transports = nccl_log.taken(args.out)

@@ -16,9 +16,9 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxway_shared.presets import NGRAM_BITS
 
-LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
+MAX_LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
 AXES = ("data", "fsdp", "tensor")  # of the mesh
-SHARDING = {  # axis of an array: axes of the mesh that it is split over
+SHARDING = {  # axis of an array: axes of the mesh over which it is sharded
     "B": ("data", "fsdp"),
     "D": "fsdp",
     "F": "tensor",
@@ -34,7 +34,7 @@ class Config:
 
     ``dtype`` is that of activations; parameters are always float32. ``ngram`` is the number of
     tokens in the longest n-grams embedded; 1: single tokens only. ``remat`` says what the backward
-    pass computes again: nothing, all but matrix products (dots), or everything (full).
+    pass recomputes: nothing, all but matrix products (dots), or everything (full).
     """
 
     layers: int
@@ -55,8 +55,8 @@ class Config:
 # --------------------------------------------------------------------------------------- sharding
 
 
-def spec(name: str) -> PartitionSpec:
-    """How an array is split whose name ends in its axes, such as ``up_LxDxF``."""
+def partition_spec(name: str) -> PartitionSpec:
+    """How an array is sharded whose name ends in its axes, such as ``up_LxDxF``."""
     return PartitionSpec(*(SHARDING.get(axis) for axis in name.rpartition("_")[2].split("x")))
 
 
@@ -65,7 +65,8 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
     def sharding(path: Any, leaf: Array) -> NamedSharding:
         names = [str(key.key) for key in path if "_" in str(getattr(key, "key", ""))]
-        return NamedSharding(mesh, spec(names[-1]) if names and leaf.ndim else PartitionSpec())
+        spec = partition_spec(names[-1]) if names and leaf.ndim else PartitionSpec()
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
@@ -73,8 +74,8 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 BATCH = PartitionSpec(SHARDING["B"])  # of tokens and activations: by their first axis
 
 
-def split(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
-    """``x``, split over the mesh."""
+def constrain(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
+    """``x``, sharded over the mesh."""
     if config.mesh is None:
         return x
     return jax.lax.with_sharding_constraint(x, NamedSharding(config.mesh, spec))
@@ -84,7 +85,7 @@ def split(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
 
 
 def init(config: Config, key: Array) -> Params:
-    """Random parameters, float32. The layers' have a leading axis L, over which hidden() scans."""
+    """Random parameters, float32. The layers' have a leading axis L, over which forward() scans."""
     L, D, H, F, V = config.layers, config.width, config.heads, 4 * config.width, config.vocabulary
     keys = jax.random.split(key, 4)
     # Residual branches end in zeros and the head is small: the first prediction is nearly uniform.
@@ -110,7 +111,7 @@ def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
 
     def look_up(table: Array, row_BxT: Array) -> Array:
         # Each device has the whole table for it: XLA is bad at lookups in parts of one.
-        return split(config, split(config, table, PartitionSpec())[row_BxT])
+        return constrain(config, constrain(config, table, PartitionSpec())[row_BxT])
 
     x_BxTxD = look_up(params["embed_VxD"], tokens_BxT)
     token = key = tokens_BxT.astype(jnp.uint32)
@@ -139,7 +140,7 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return turned.astype(x_BxTxHxK.dtype)
 
 
-def mix(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
+def sdpa(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
     """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA."""
     _, T, _, K = q_BxTxHxK.shape
     fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
@@ -163,7 +164,7 @@ def mix(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
     return jnp.concatenate(parts, axis=1)
 
 
-def product(x: Array, weight: Array) -> Array:
+def matmul(x: Array, weight: Array) -> Array:
     """Matrix product over the last axis of ``x`` and the first of ``weight``, both as matrices.
 
     XLA on the CPU needs up to twice as long for the gradient of a product of more axes.
@@ -174,40 +175,40 @@ def product(x: Array, weight: Array) -> Array:
 
 def attention(layer: Params, x_BxTxD: Array) -> Array:
     """Causal self-attention."""
-    qkv_BxTxHx3K = product(x_BxTxD, layer["qkv_LxDxHx3K"])
+    qkv_BxTxHx3K = matmul(x_BxTxD, layer["qkv_LxDxHx3K"])
     q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = jnp.split(qkv_BxTxHx3K, 3, axis=-1)
-    mixed_BxTxHxK = mix(rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxHxK)), v_BxTxHxK)
+    attended_BxTxHxK = sdpa(rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxHxK)), v_BxTxHxK)
     out_HKxD = layer["out_LxHxKxD"].reshape(x_BxTxD.shape[-1], -1)
-    return product(mixed_BxTxHxK.reshape(x_BxTxD.shape), out_HKxD)
+    return matmul(attended_BxTxHxK.reshape(x_BxTxD.shape), out_HKxD)
 
 
 def mlp(layer: Params, x_BxTxD: Array) -> Array:
     """Squared ReLU (So et al. 2021): learns like a gated unit, with fewer passes over memory."""
-    h_BxTxF = jnp.square(jax.nn.relu(product(x_BxTxD, layer["up_LxDxF"])))
-    return product(h_BxTxF, layer["down_LxFxD"])
+    h_BxTxF = jnp.square(jax.nn.relu(matmul(x_BxTxD, layer["up_LxDxF"])))
+    return matmul(h_BxTxF, layer["down_LxFxD"])
 
 
-def hidden(config: Config, params: Params, tokens_BxT: Array) -> Array:
-    """What the head sees at each position, BxTxD."""
+def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
+    """Input BxTxD of the head, at each position."""
     params = jax.tree.map(lambda p: p.astype(config.dtype), params)
 
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
         x_BxTxD += attention(layer, norm(x_BxTxD))
         x_BxTxD += mlp(layer, norm(x_BxTxD))
-        return split(config, x_BxTxD), None
+        return constrain(config, x_BxTxD), None
 
     if config.remat != "none":
         policies = jax.checkpoint_policies
         policy = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
         block = jax.checkpoint(block, policy=policy, prevent_cse=False)
-    x_BxTxD = split(config, norm(embed(config, params, tokens_BxT)))
+    x_BxTxD = constrain(config, norm(embed(config, params, tokens_BxT)))
     x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"])
     return norm(x_BxTxD)
 
 
 def logits(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Logits BxTxV, float32: at each position for the token that follows it."""
-    x_BxTxD, head_DxV = hidden(config, params, tokens_BxT), params["head_DxV"]
+    x_BxTxD, head_DxV = forward(config, params, tokens_BxT), params["head_DxV"]
     return (x_BxTxD @ head_DxV.astype(config.dtype)).astype(jnp.float32)
 
 
@@ -229,7 +230,7 @@ def sum_over_chunks(
 ) -> tuple[Array, Array, Array]:
     """The sum of cross_entropy() and, if wanted, its gradients by ``x`` and ``head``."""
     (B, T), V = target_BxT.shape, head_DxV.shape[1]
-    C = next(c for c in range(T, 0, -1) if T % c == 0 and (c == 1 or B * c * V <= LOGITS))
+    C = next(c for c in range(T, 0, -1) if T % c == 0 and (c == 1 or B * c * V <= MAX_LOGITS))
 
     def chunks(x: Array) -> Array:
         return jnp.moveaxis(x.reshape(B, T // C, C, *x.shape[2:]), 1, 0)
@@ -259,17 +260,17 @@ def sum_over_chunks(
     return total, jnp.moveaxis(dx_NxBxCxD, 0, 1).reshape(x_BxTxD.shape), dhead_DxV
 
 
-def _forward(x: Array, head: Array, target: Array, weight: Array) -> Any:
+def cross_entropy_forward(x: Array, head: Array, target: Array, weight: Array) -> Any:
     total, dx, dhead = sum_over_chunks(x, head, target, weight, gradient=True)
     return total, (dx, dhead.astype(head.dtype))
 
 
-def _backward(gradients: tuple[Array, Array], g: Array) -> Any:
+def cross_entropy_backward(gradients: tuple[Array, Array], g: Array) -> Any:
     dx, dhead = gradients
     return g.astype(dx.dtype) * dx, g.astype(dhead.dtype) * dhead, None, None
 
 
-cross_entropy.defvjp(_forward, _backward)
+cross_entropy.defvjp(cross_entropy_forward, cross_entropy_backward)
 
 
 def loss(
@@ -280,7 +281,7 @@ def loss(
     tokens_BxT, target_BxT = tokens_BxT1[:, :-1], tokens_BxT1[:, 1:].astype(jnp.int32)
     if weight_BxT is None:
         weight_BxT = jnp.full(target_BxT.shape, 1 / target_BxT.size, jnp.float32)
-    x_BxTxD = hidden(config, params, tokens_BxT)
+    x_BxTxD = forward(config, params, tokens_BxT)
     return cross_entropy(x_BxTxD, params["head_DxV"].astype(config.dtype), target_BxT, weight_BxT)
 
 

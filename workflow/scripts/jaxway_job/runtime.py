@@ -1,4 +1,4 @@
-"""What every program of this folder shares: command line, JAX processes, provenance, result files.
+"""What all programs share: command line, JAX processes, provenance, result files.
 
 A program declares its options as a literal dictionary ``OPTIONS`` of JSON-schema properties. The
 plan reads the same dictionary to check the configuration, so each option is defined once. Needs
@@ -6,6 +6,7 @@ only what the container holds: Python 3.10, JAX 0.4.33 and numpy, or anything ne
 """
 
 import argparse
+import dataclasses
 import functools
 import json
 import operator
@@ -15,7 +16,8 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,8 +26,10 @@ import jax
 import jaxlib
 import numpy as np
 from jax.sharding import Mesh
+from jaxway_shared import errors
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.errors import UserError
+from jaxway_shared.provenance import Provenance
 
 TYPES = {"integer": int, "number": float, "string": str}
 BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
@@ -90,8 +94,8 @@ def first_host(nodelist: str) -> str:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where this process is among those of its Slurm step; alone, outside a step of several tasks.
+class ProcessTopology:
+    """This process among those of its Slurm step; the only one outside a step of several tasks.
 
     ``local_devices`` are its devices among those of its node, ``coordinator`` the address at which
     the first process waits for the others.
@@ -103,33 +107,36 @@ class Place:
     coordinator: str
 
 
-def place(args: argparse.Namespace) -> Place:
-    """Find the place of this process. Ends the program if the devices cannot be shared equally.
+def process_topology(args: argparse.Namespace) -> ProcessTopology:
+    """Which process this is. Ends the program if the devices cannot be shared equally.
 
     Every process takes its equal share of its node's devices, in the order of its local id.
     """
     env = os.environ
     processes = int(env["SLURM_NTASKS"]) if "SLURM_STEP_NODELIST" in env else 1
     if args.devices < 1 or args.devices % processes:
-        fail(f"{args.devices} devices cannot be shared equally by {processes} processes")
+        errors.fail(
+            "JW380", f"{args.devices} devices cannot be shared equally by {processes} processes"
+        )
     share = args.devices // processes
     if processes == 1:
-        return Place(1, 0, list(range(share)), "")
+        return ProcessTopology(1, 0, list(range(share)), "")
     first = int(env["SLURM_LOCALID"]) * share
     # JAX's own choice of port is the same for all steps of a job; this one is not.
     port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
     coordinator = f"{first_host(env['SLURM_STEP_NODELIST'])}{args.host_suffix}:{port}"
-    process = int(env["SLURM_PROCID"])
-    return Place(processes, process, list(range(first, first + share)), coordinator)
+    local_devices = list(range(first, first + share))
+    return ProcessTopology(processes, int(env["SLURM_PROCID"]), local_devices, coordinator)
 
 
 def check_container(args: argparse.Namespace) -> None:
     """End the program if it runs in another image than the configured one."""
     record = container_record(args)
     if record and args.image and not record.same_image(args.image):
-        fail(
+        errors.fail(
+            "JW383",
             f"the container is {record.image}, not {args.image}: somebody else pulled it; "
-            "run `snakemake pull --forcerun pull`"
+            "run `snakemake pull --forcerun pull`",
         )
 
 
@@ -140,7 +147,7 @@ def start(args: argparse.Namespace) -> Mesh:
     the plan expects; above all, it never falls back to the CPU when a GPU is expected.
     """
     check_container(args)
-    here = place(args)
+    here = process_topology(args)
     share = len(here.local_devices)
     # JAX reads all of this when the first device is asked for, not when it is imported.
     count = f"--xla_force_host_platform_device_count={share}"
@@ -169,12 +176,15 @@ def start(args: argparse.Namespace) -> Mesh:
             )
         seen = jax.devices()
     except AssertionError:
-        fail(f"this installation of JAX knows no platform {args.platform}")
+        errors.fail("JW381", f"this installation of JAX knows no platform {args.platform}")
     except RuntimeError as error:
-        fail(f"JAX cannot use its {args.platform or 'default'} devices: {first_line(error)}")
+        platform = args.platform or "default"
+        errors.fail("JW381", f"JAX cannot use its {platform} devices: {first_line(error)}")
     if len(seen) != args.devices:
         kind = seen[0].platform
-        fail(f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}")
+        errors.fail(
+            "JW382", f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}"
+        )
     return Mesh(np.array(seen), (AXIS,))
 
 
@@ -195,10 +205,11 @@ def container_record(args: argparse.Namespace) -> ContainerRecord | None:
 
 @functools.cache  # as it was at the start: a pull may replace it while this runs
 def read_record(path: Path) -> ContainerRecord:
+    """A container's record. Ends the program when it cannot be read."""
     try:
         return ContainerRecord.read(path)
     except UserError as error:
-        fail(error.line())
+        errors.fail(error.code, str(error))
 
 
 def container_digest(args: argparse.Namespace) -> str:
@@ -207,44 +218,60 @@ def container_digest(args: argparse.Namespace) -> str:
     return record.identity.removeprefix("sha256:") if record else ""
 
 
-def origin(args: argparse.Namespace) -> dict[str, Any]:
-    """The part of a provenance that is known without asking JAX for its devices."""
-    driver, container = Path("/proc/driver/nvidia/version"), container_record(args)
-    return {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "container": container.to_json() if container else None,
-        "commit": os.environ.get("JAXWAY_COMMIT"),
-        "site": os.environ.get("JAXWAY_SITE"),
-        "nodes": os.environ.get("SLURM_STEP_NODELIST", socket.gethostname()),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "processes": place(args).processes,
-        "devices": args.devices,
-        "platform": args.platform,
-        "device_kind": None,
-        "python": machine.python_version(),
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "numpy": np.__version__,
-        "backend": None,
-        "driver": driver.read_text().splitlines()[0] if driver.exists() else None,
-        "arguments": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
-    }
+def provenance_without_devices(args: argparse.Namespace) -> Provenance:
+    """The part of a provenance that is known before JAX looks for its devices."""
+    driver = Path("/proc/driver/nvidia/version")
+    return Provenance(
+        time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        container=container_record(args),
+        commit=os.environ.get("JAXWAY_COMMIT"),
+        site=os.environ.get("JAXWAY_SITE"),
+        nodes=os.environ.get("SLURM_STEP_NODELIST", socket.gethostname()),
+        job=os.environ.get("SLURM_JOB_ID"),
+        processes=process_topology(args).processes,
+        devices=args.devices,
+        platform=args.platform,
+        device_kind=None,
+        python=machine.python_version(),
+        jax=jax.__version__,
+        jaxlib=jaxlib.__version__,
+        numpy=np.__version__,
+        backend=None,
+        driver=driver.read_text().splitlines()[0] if driver.exists() else None,
+        arguments={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+    )
 
 
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
+def provenance(args: argparse.Namespace) -> Provenance:
     """Where a result comes from: image, code, nodes, devices, versions and configuration."""
     device = jax.devices()[0]
-    return origin(args) | {
-        "platform": device.platform,
-        "device_kind": device.device_kind,
-        "backend": device.client.platform_version.replace("\n", " "),
-    }
+    return dataclasses.replace(
+        provenance_without_devices(args),
+        platform=device.platform,
+        device_kind=device.device_kind,
+        backend=device.client.platform_version.replace("\n", " "),
+    )
 
 
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write a result file so that nobody ever sees half of it. Only the first process writes."""
+@contextmanager
+def explain_write(path: Path) -> Iterator[None]:
+    """End the program with a sentence if a file cannot be written, as on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        errors.fail("JW384", f"{path} cannot be written: {error.strerror}")
+
+
+def atomic_replace(path: Path, text: str) -> None:
+    """Replace a file, so that nobody ever sees half of it. Only the first process writes."""
     if first_process():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        part.replace(path)
+        with explain_write(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(path.name + ".part")
+            part.write_text(text)
+            part.replace(path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a result file. Only the first process writes."""
+    atomic_replace(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

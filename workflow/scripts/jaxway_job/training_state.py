@@ -1,25 +1,29 @@
-"""The state of a training: the folder that survives its jobs, and what the plan reads there.
+"""The state of a training: the folder that survives its jobs, as the program in a job writes it.
 
-``step`` holds the number of the last step that is safe. The plan starts the next job of a training
-that has not finished only if this number has grown, and if there is no file ``failed``: that one
-holds the sentence with which a job gave up, since another one would fail as well.
+jaxway_shared.training says what is in it, and reads it.
 """
 
 import argparse
+import dataclasses
 import fcntl
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jaxway_shared import training
+from jaxway_shared.errors import UserError, fail
+from jaxway_shared.provenance import Provenance
+from jaxway_shared.training import LockOwner, MetricsLine, Segment, Segments, TrainingSummary
+
 from jaxway_job import runtime
 
-TO_BE_CONTINUED = 75  # exit code: all is safe, the next job goes on (EX_TEMPFAIL of sysexits.h)
+EXIT_RESUBMIT = 75  # all is saved, the next job resumes (EX_TEMPFAIL of sysexits.h)
 
 
 def add_argument(parser: argparse.ArgumentParser) -> None:
@@ -27,22 +31,28 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder of the training state")
 
 
+def deadline() -> float | None:
+    """When this job is killed, in seconds since 1970; None, never."""
+    return float(os.environ["JAXWAY_DEADLINE"]) if os.environ.get("JAXWAY_DEADLINE") else None
+
+
 @contextmanager
-def opened(args: argparse.Namespace) -> Iterator[Path]:
+def locked_state(args: argparse.Namespace) -> Iterator[Path]:
     """The folder of ``--state``, for this job alone. Ends the program when another one writes it.
 
     In a container the folder's name ends in the image's digest: another image is another training.
+    A sentence with which the program ends stays there as the training's error.
     """
     folder: Path = args.state.absolute()
     if digest := runtime.container_digest(args):
         folder = folder.with_name(f"{folder.name}-{digest[:8]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
+        file = (folder / training.LOCK).open("a+")
     except OSError as error:
-        runtime.fail(f"state {folder} cannot be written: {error.strerror}")
+        fail("JW301", f"state {folder} cannot be written: {error.strerror}")
     with file:
-        # One process holds it for all: when it fails, srun ends the others. The kernel lets go of
+        # One process holds it for all: when it fails, srun ends the others. The kernel releases
         # a lock whose owner is dead, on whatever node.
         if runtime.first_process():
             try:
@@ -50,113 +60,157 @@ def opened(args: argparse.Namespace) -> Iterator[Path]:
                 os.set_inheritable(file.fileno(), True)
             except BlockingIOError:
                 file.seek(0)
-                runtime.fail(f"state {folder} is in use by {file.read()}")
+                fail("JW300", f"state {folder} is in use by {file.read()}")
             except OSError as error:
-                runtime.fail(f"state {folder} cannot be locked ({error.strerror})")
+                fail("JW301", f"state {folder} cannot be locked: {error.strerror}")
             file.truncate(0)
             job = os.environ.get("SLURM_JOB_ID", "none")
-            file.write(f"host {socket.gethostname()}, process {os.getpid()}, job {job}")
+            file.write(str(LockOwner(socket.gethostname(), os.getpid(), job)))
             file.flush()
-            (folder / "failed").unlink(missing_ok=True)
-        try:
+            (folder / training.ERROR).unlink(missing_ok=True)
+        with recorded_error(folder):
+            check_version(folder)
             yield folder
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                with suppress(OSError):  # on a full disk it stays empty, which says enough
-                    (folder / "failed").write_text(f"{end.code}\n")
-            raise
 
 
-def to_be_continued(why: str) -> NoReturn:
-    """End the program, so that the plan starts the next job."""
+@contextmanager
+def recorded_error(folder: Path) -> Iterator[None]:
+    """Keep the sentence with which the program ends, if it does, as the training's error."""
+    try:
+        try:
+            yield
+        except UserError as error:
+            fail(error.code, str(error))
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            with suppress(OSError):  # on a full disk it stays empty, which readers know
+                (folder / training.ERROR).write_text(f"{end.code}\n")
+        raise
+
+
+def check_version(folder: Path) -> None:
+    """End the program if the state was written before its files were renamed."""
+    if (folder / "step").exists() and not (folder / training.LAST_CHECKPOINT_STEP).exists():
+        fail(
+            "JW302",
+            f"state {folder} has a file `step`, which is called `{training.LAST_CHECKPOINT_STEP}` "
+            "now: rename it, in your own program too, or delete the folder to start over",
+        )
+
+
+def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Record what a state is made with, or end the program when it was made with something else."""
+    path = folder / "settings.json"
+    try:
+        before = json.loads(path.read_text()) if path.exists() else settings
+    except (OSError, ValueError) as error:
+        fail("JW302", f"{path} cannot be read ({error}); delete {folder} to start over")
+    for name, value in settings.items():
+        if before.get(name) != value:
+            fail(
+                "JW302",
+                f"state {folder} has {name} {before.get(name)}, not {value}; "
+                "delete that folder to start over",
+            )
+    runtime.write_json(path, dict(settings))
+
+
+def exit_for_resubmission(reason: str) -> NoReturn:
+    """End the program, so that the next job of this training is submitted."""
     if runtime.first_process():
-        print(f"to be continued: {why}", flush=True)
-    sys.exit(TO_BE_CONTINUED)
+        print(f"{reason}, will be resubmitted", flush=True)
+    sys.exit(EXIT_RESUBMIT)
 
 
-def deadline() -> float | None:
-    """When this job is killed, in seconds since 1970; None, never."""
-    return float(os.environ["JAXWAY_DEADLINE"]) if os.environ.get("JAXWAY_DEADLINE") else None
+def record_checkpoint(folder: Path, step: int) -> None:
+    """Record the step of the newest finished checkpoint."""
+    runtime.atomic_replace(folder / training.LAST_CHECKPOINT_STEP, f"{step}\n")
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file, so that nobody sees half of it. Only the first process writes."""
+# ---------------------------------------------------------------------------------------- metrics
+
+
+def append_metrics(folder: Path, values: Mapping[str, float | None]) -> MetricsLine:
+    """Add a line of metrics. Only the first process writes."""
+    line = json.dumps(values)
     if runtime.first_process():
-        part = path.with_name(path.name + ".part")
-        part.write_text(text)
-        part.replace(path)
+        path = folder / training.METRICS
+        with runtime.explain_write(path), path.open("a") as file:
+            file.write(line + "\n")
+    return MetricsLine.parse(line)
 
 
-def sync(path: Path) -> None:
-    """Have a file on the disk, if there is one. Only the first process does."""
+def sync_metrics(folder: Path) -> None:
+    """Have all lines of metrics on the disk, if there are any. Only the first process does."""
+    path = folder / training.METRICS
     if runtime.first_process() and path.exists():
-        with path.open("a") as file:
+        with runtime.explain_write(path), path.open("a") as file:
             os.fsync(file.fileno())
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON Lines file; a last line that was cut short is left out."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def drop_metrics_after(folder: Path, step: int) -> None:
+    """Drop the lines of metrics after a step, since these steps are done again."""
+    path = folder / training.METRICS
+    kept = [line for line in training.metrics_text(path) if MetricsLine.parse(line).step <= step]
+    runtime.atomic_replace(path, "".join(kept))
 
 
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Replace a JSON Lines file. Only the first process writes."""
-    write(path, "".join(json.dumps(line) + "\n" for line in lines))
+# --------------------------------------------------------------------------------------- segments
 
 
-def safe_step(folder: Path) -> int | None:
-    """Number in the file ``step``; None as long as there is none."""
-    path = folder / "step"
-    text = path.read_text().strip() if path.exists() else ""
-    return int(text) if text.isdecimal() else None
+class SegmentLog:
+    """Records what each job of a training does, this one last.
 
-
-class Segment:
-    """What one job of a training does, as ``segments.jsonl`` keeps it.
-
-    ``done``: the step that is safe when it begins; steps after it come again, so their metrics are
-    dropped. ``began``: when, by time.perf_counter().
+    ``resumed_step``: that of the checkpoint from which this job resumes; 0, it starts.
+    ``job_start``: when, by time.perf_counter().
     """
 
-    def __init__(self, folder: Path, done: int, began: float, provenance: dict[str, Any]) -> None:
-        self.folder, self.began = folder, began
-        self.earlier = read_lines(folder / "segments.jsonl")
-        if self.earlier:
-            self.earlier[-1]["last_step"] = done  # a kill may come between checkpoint and record
-        self.now: dict[str, Any] = {"first_step": done + 1, "provenance": provenance}
-        metrics = folder / "metrics.jsonl"
-        write_lines(metrics, [line for line in read_lines(metrics) if line["step"] <= done])
-        self.note(done)
+    def __init__(
+        self, folder: Path, resumed_step: int, job_start: float, provenance: Provenance
+    ) -> None:
+        self.folder, self.job_start = folder, job_start
+        earlier = training.read_segments(folder)
+        if earlier:  # a kill may come between a checkpoint and its record
+            last = dataclasses.replace(earlier[-1], last_step=resumed_step)
+            earlier = (*earlier[:-1], last)
+        self.earlier = earlier
+        self.current = Segment(resumed_step + 1, resumed_step, 0.0, provenance)
+        drop_metrics_after(folder, resumed_step)
+        self.record_progress(resumed_step)
 
-    def note(self, step: int, **more: Any) -> None:
-        """Write down that all up to a step is safe."""
-        seconds = time.perf_counter() - self.began
-        self.now |= {"last_step": step, "seconds": seconds, **more}
-        write_lines(self.folder / "segments.jsonl", [*self.earlier, self.now])
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All jobs, oldest first."""
+        return (*self.earlier, self.current)
 
-    def summary(self) -> dict[str, Any]:
-        """The part of a training's summary that its jobs make."""
-        segments = [*self.earlier, self.now]
-        return {
-            "provenance": self.now["provenance"],
-            "seconds": sum(segment["seconds"] for segment in segments),
-            "segments": segments,
-        }
+    @property
+    def seconds(self) -> float:
+        """Time of all jobs up to their newest checkpoints."""
+        return sum(segment.seconds for segment in self.segments)
 
-
-def finished(folder: Path, out: Path) -> bool:
-    """Whether a training has finished before; if so, write its results once more."""
-    summary = folder / "summary.json"
-    if summary.exists():
-        finish(folder, out, json.loads(summary.read_text()))
-    return summary.exists()
+    def record_progress(self, step: int, **changes: Any) -> None:
+        """Record that there is a checkpoint of a step, and what else has changed."""
+        seconds = time.perf_counter() - self.job_start
+        self.current = dataclasses.replace(self.current, last_step=step, seconds=seconds, **changes)
+        content = Segments(self.segments).to_json()
+        runtime.atomic_replace(self.folder / training.SEGMENTS, json.dumps(content) + "\n")
 
 
-def finish(folder: Path, out: Path, summary: dict[str, Any]) -> None:
-    """Write the results: metrics first, and the summary, which says that all is there, last."""
-    if runtime.first_process():
-        out.parent.mkdir(parents=True, exist_ok=True)
-    write_lines(out.parent / "metrics.jsonl", read_lines(folder / "metrics.jsonl"))
-    runtime.write_json(folder / "summary.json", summary)
-    runtime.write_json(out, summary)
+# ---------------------------------------------------------------------------------------- results
+
+
+def rewrite_results(folder: Path, out: Path) -> bool:
+    """Whether the training has finished before; if so, write its results once more."""
+    finished = (folder / training.SUMMARY).exists()
+    if finished:
+        write_results(folder, out, training.read_summary(folder / training.SUMMARY))
+    return finished
+
+
+def write_results(folder: Path, out: Path, summary: TrainingSummary) -> None:
+    """Write the results: metrics first, and last the summary, whose existence means finished."""
+    metrics = training.metrics_text(folder / training.METRICS)
+    runtime.atomic_replace(out.with_name(training.METRICS), "".join(metrics))
+    content = summary.to_json()
+    runtime.write_json(folder / training.SUMMARY, content)
+    runtime.write_json(out, content)

@@ -1,7 +1,9 @@
 """Provenance: where a result comes from. Part of every result file, so it has no version alone."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
+
+from jaxway_shared.container_record import ContainerRecord
 
 
 @dataclass(frozen=True)
@@ -9,7 +11,7 @@ class Provenance:
     """Image, code, nodes, devices, versions and arguments of the program that made a result."""
 
     time: str  # when the program began; UTC, ISO 8601
-    container: dict[str, Any] | None  # the container's record; None outside a container
+    container: ContainerRecord | None  # None outside a container
     commit: str | None  # of this repository, with "-dirty" if tracked files had changed
     site: str | None  # folder of the site's profile
     nodes: str  # node list of the Slurm step, or the machine's name
@@ -25,3 +27,7 @@ class Provenance:
     backend: str | None  # version of JAX's runtime, with CUDA's
     driver: str | None  # NVIDIA's kernel driver
     arguments: dict[str, Any]  # of the program, defaults included
+
+    def to_json(self) -> dict[str, Any]:
+        """The part of a result file."""
+        return asdict(self)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxway_shared import versioned
+from jaxway_shared.data_record import DataRecord
 from jaxway_shared.provenance import Provenance
 
 SCHEMA_VERSION = 2  # of summary.json and segments.json
@@ -126,7 +127,7 @@ def read_segments(folder: Path) -> tuple[Segment, ...]:
 
 @dataclass(frozen=True)
 class MetricsLine:
-    """A line of metrics.jsonl: what readers use of it, and all numbers that it has.
+    """A line of metrics.jsonl: its step, and all numbers that it has.
 
     A program of the user's own writes what it likes, with ``step``, so a line has no version.
     """
@@ -195,7 +196,7 @@ class ModelSummary(TrainingSummary):
 
     parameters: int
     flops_per_token: int
-    data: dict[str, Any]  # record of the prepared data
+    data: DataRecord
     train_bits_per_byte: float
     validation_bits_per_byte: float
     unigram_bits_per_byte: float

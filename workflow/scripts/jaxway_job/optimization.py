@@ -1,0 +1,49 @@
+"""One training step: gradient, clipping, AdamW."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxway_job import model
+
+Tree = dict[str, Any]
+
+
+def make_optimizer(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    """AdamW after clipping of the gradient's norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay),
+    )
+
+
+def train_step(
+    config: model.Config,
+    optimizer: optax.GradientTransformation,
+    accumulation_steps: int,
+    state: Tree,
+    tokens_BxT1: jax.Array,
+    requested_actions: jax.Array,
+) -> tuple[Tree, dict[str, jax.Array]]:
+    """One update. Returns the new state and the step's ``loss`` (nats per token), gradient norm
+    and the greatest of the processes' requested actions, which all learn with the step itself."""
+    gradient_of = jax.value_and_grad(partial(model.loss, config))
+
+    def add(sums: Any, part: jax.Array) -> Any:
+        return jax.tree.map(jnp.add, sums, gradient_of(state["params"], part)), None
+
+    if accumulation_steps == 1:
+        loss, gradient = gradient_of(state["params"], tokens_BxT1)
+    else:
+        # Each device's rows are spread over all parts, so no row moves to another device.
+        parts = tokens_BxT1.reshape(-1, accumulation_steps, tokens_BxT1.shape[1]).swapaxes(0, 1)
+        zeros = jax.tree.map(jnp.zeros_like, (jnp.float32(0), state["params"]))
+        sums, _ = jax.lax.scan(add, zeros, parts)
+        loss, gradient = jax.tree.map(lambda x: x / accumulation_steps, sums)
+    updates, moments = optimizer.update(gradient, state["optimizer"], state["params"])
+    state = {"params": optax.apply_updates(state["params"], updates), "optimizer": moments}
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradient)))
+    return state, {"loss": loss, "gradient_norm": norm, "action": requested_actions.max()}

@@ -1,0 +1,171 @@
+"""The loop of a training: resume, step, measure, save, stop in time, and at the end evaluate."""
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+from jaxway_shared.errors import fail
+from jaxway_shared.training import ModelSummary
+
+from jaxway_job import evaluation, flops, model, runtime, training_state
+from jaxway_job.checkpoints import Checkpoints
+from jaxway_job.optimization import Tree
+from jaxway_job.startup_timer import StartupTimer
+from jaxway_job.training_metrics import TrainingMetrics
+from jaxway_job.training_setup import TrainingSetup
+from jaxway_job.watchdog import CONTINUE, STOP, Watchdog
+
+
+class Training:
+    """This job of a training. ``folder`` is the training's state."""
+
+    def __init__(self, setup: TrainingSetup, folder: Path, timer: StartupTimer) -> None:
+        args = setup.args
+        self.setup, self.args, self.folder, self.timer = setup, args, folder, timer
+        self.checkpoints = Checkpoints(folder / "checkpoints", args.keep_checkpoints)
+        self.watchdog = Watchdog(
+            folder, runtime.process_topology(args), args.checkpoint_minutes, args.hang_minutes
+        )
+        timer.mark("data")
+
+    def run(self) -> None:
+        """Train from where the state is to the last step, or until this job's time is over."""
+        last = self.args.steps
+        first, state = self.restore()
+        run_step = self.setup.compile_step(state)
+        multihost_utils.sync_global_devices("compiled")  # compiling does not count as a hang
+        self.timer.mark("compile")
+        self.watchdog.start()
+        self.metrics.restart_clock()
+        pending: list[tuple[int, Any]] = []
+        for step in range(first, last + 1):
+            self.watchdog.begin_step(step)
+            tokens = self.load_batch(step)
+            state, result = run_step(state, tokens, self.setup.actions(self.requested_action()))
+            pending.append((step, result))
+            # The device computes this step while the one before is processed. The first is
+            # processed, and saved, at once: a full disk is not to be found after hours.
+            must_save = step in (1, last)
+            action = CONTINUE
+            while len(pending) > (not must_save):
+                action = max(action, self.process_metrics(*pending.pop(0)))
+            if action != CONTINUE or must_save:
+                while pending:
+                    self.process_metrics(*pending.pop(0))
+                self.save(step, state, wait=action == STOP or step == last)
+            if self.checkpoints.save_finished():
+                self.record_progress(self.checkpoints.newest())
+            if action == STOP and step < last:
+                reason = self.watchdog.stop_reason()
+                training_state.exit_for_resubmission(
+                    f"{reason}: checkpoint of step {step} of {last} saved"
+                )
+        self.watchdog.begin_step(last)
+        self.finish(state["params"])
+
+    def restore(self) -> tuple[int, Tree]:
+        """Number of the first step to do, and the state before it."""
+        done, state = self.checkpoints.restore(self.setup.sharded_shapes())
+        if not done:
+            state = self.setup.sharded_initial_state()
+        self.segments = training_state.SegmentLog(
+            self.folder, done, self.timer.process_start, runtime.provenance(self.args)
+        )
+        self.metrics = TrainingMetrics(self.setup, self.folder)
+        saves = (segment.save_seconds or 0.0 for segment in self.segments.earlier)
+        self.checkpoints.longest_save = max(saves, default=0.0)
+        self.record_progress(done)
+        if runtime.first_process():
+            doing = f"resuming from step {done}" if done else "starting"
+            print(f"{doing}, {self.args.steps} steps in all; state {self.folder}", flush=True)
+        self.timer.mark("state")
+        return done + 1, state
+
+    def load_batch(self, step: int) -> jax.Array:
+        """Tokens of a step."""
+        begin = time.perf_counter()
+        tokens = self.setup.batch(step)
+        self.metrics.data_seconds += time.perf_counter() - begin
+        return tokens
+
+    def requested_action(self) -> int:
+        """What this process wants to be done after the next step."""
+        return self.watchdog.requested_action(
+            self.metrics.step_seconds, self.checkpoints.longest_save
+        )
+
+    def process_metrics(self, step: int, result: Tree) -> int:
+        """Take a step's result, log it if it is time to, and return the action it asks for."""
+        try:
+            values = jax.device_get(result)
+        except RuntimeError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise
+            # A process is gone.
+            self.watchdog.abort(f"step {step} failed ({runtime.first_line(error)})")
+        loss, norm = float(values["loss"]), float(values["gradient_norm"])
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.checkpoints.wait()
+            fail(
+                "JW305",
+                f"loss {loss} and gradient norm {norm} at step {step}; last checkpoint: step "
+                f"{self.checkpoints.newest()}",
+            )
+        self.metrics.count_step()
+        if "first_step" not in self.timer:
+            self.timer.mark("first_step")
+        if step % self.args.log_every == 0 or step == self.args.steps:
+            self.metrics.log(step, loss, norm)
+        return int(values["action"])
+
+    def save(self, step: int, state: Tree, wait: bool) -> None:
+        """Begin to write a checkpoint, and wait until it is written if asked to."""
+        begin = time.perf_counter()
+        # Lines of metrics are not to be lost where their steps are not.
+        training_state.sync_metrics(self.folder)
+        self.checkpoints.save(step, state)
+        self.watchdog.record_save()
+        self.watchdog.begin_step(step)
+        if wait:
+            self.checkpoints.wait()
+        self.metrics.checkpoint_seconds += time.perf_counter() - begin
+
+    def record_progress(self, step: int) -> None:
+        """Record that the checkpoint of a step is finished."""
+        training_state.record_checkpoint(self.folder, step)
+        self.segments.record_progress(
+            step, startup=dict(self.timer), save_seconds=self.checkpoints.longest_save
+        )
+
+    def finish(self, params: Tree) -> None:
+        """Evaluate the trained model and write the results."""
+        args, record = self.args, self.setup.data.record
+        sample = None
+        if record.tokenizer == "bytes":
+            sample = evaluation.sample_text(self.setup, params)
+        nats = evaluation.score(self.setup, params, lambda: self.watchdog.begin_step(args.steps))
+        bits = 1 / math.log(2)
+        train_bits = self.metrics.final_loss() * bits
+        self.record_progress(args.steps)
+        summary = ModelSummary(
+            program="train",
+            steps=args.steps,
+            seconds=self.segments.seconds,
+            tokens_per_second=self.metrics.median("tokens_per_second"),
+            provenance=self.segments.current.provenance,
+            segments=self.segments.segments,
+            parameters=model.parameter_count(params),
+            flops_per_token=flops.per_token(self.setup.config, args.context),
+            data=record,
+            train_bits_per_byte=train_bits * record.train_tokens / record.train_bytes,
+            validation_bits_per_byte=nats * bits / record.validation_bytes,
+            unigram_bits_per_byte=record.unigram_bits_per_byte,
+            gzip_bits_per_byte=record.gzip_bits_per_byte,
+            mfu=self.metrics.median("mfu"),
+            mfu_causal=self.metrics.median("mfu_causal"),
+            sample=sample,
+        )
+        training_state.write_results(self.folder, args.out, summary)

@@ -1,0 +1,87 @@
+"""What a training works with and never changes: data, model, optimizer, and how all is sharded."""
+
+import argparse
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxway_job import dataset, flops, model
+from jaxway_job.optimization import Tree, make_optimizer, train_step
+
+
+class TrainingSetup:
+    """Data, model and optimizer of a training, given by its options and devices."""
+
+    def __init__(self, args: argparse.Namespace, mesh: Mesh) -> None:
+        self.args = args
+        self.data = dataset.load(args.data_record)
+        device = mesh.devices.flat[0]
+        self.config = model.Config(
+            layers=args.layers,
+            width=args.width,
+            heads=args.heads,
+            ngram=args.ngram,
+            vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
+            dtype=args.dtype or ("bfloat16" if device.platform == "gpu" else "float32"),
+            remat=args.remat,
+            mesh=mesh,
+        )
+        self.schedule = optax.warmup_cosine_decay_schedule(
+            0.0, args.learning_rate, args.warmup_steps, args.steps
+        )
+        self.optimizer = make_optimizer(self.schedule, args.weight_decay)
+        self.by_batch = NamedSharding(mesh, model.BATCH)
+        self.by_device = NamedSharding(mesh, PartitionSpec(model.AXES))
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.shapes = jax.eval_shape(self.initial_state)
+        self.shardings = model.shardings(mesh, self.shapes)
+        device_peak = flops.peak(device.device_kind)
+        self.peak_flops = device_peak and device_peak * mesh.size
+
+    def initial_state(self) -> Tree:
+        """The state before the first step."""
+        params = model.init(self.config, jax.random.key(self.args.seed))
+        return {"params": params, "optimizer": self.optimizer.init(params)}
+
+    def sharded_initial_state(self) -> Tree:
+        """The state before the first step, each device's part made on that device."""
+        state: Tree = jax.jit(self.initial_state, out_shardings=self.shardings)()
+        return state
+
+    def sharded_shapes(self) -> Tree:
+        """Shape, type and sharding of each array of the state."""
+        return jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            self.shapes,
+            self.shardings,
+        )
+
+    def batch(self, step: int) -> jax.Array:
+        """Tokens Bx(T+1) of a step; every process reads the rows of its own devices."""
+        size, context = self.args.global_batch, self.args.context
+        offsets = dataset.window_offsets(self.data, self.args.seed, step, size, context)
+        return jax.make_array_from_callback(
+            (size, context + 1),
+            self.by_batch,
+            lambda index: dataset.windows(self.data, offsets[index[0]], context),  # type: ignore[index]
+        )
+
+    def actions(self, action: int) -> jax.Array:
+        """The action that this process requests, on each of its devices."""
+        return jax.make_array_from_callback(
+            (self.args.devices,), self.by_device, lambda _: np.full(1, action, np.int32)
+        )
+
+    def compile_step(self, state: Tree) -> Any:
+        """The function (state, tokens, requested actions) -> (state, result) of a step."""
+        step_function = jax.jit(
+            partial(train_step, self.config, self.optimizer, self.args.gradient_accumulation_steps),
+            out_shardings=(self.shardings, self.replicated),
+            donate_argnums=0,
+        )
+        return step_function.lower(state, self.batch(1), self.actions(0)).compile()

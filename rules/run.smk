@@ -15,6 +15,7 @@ from jaxway.slurm import accounting
 from jaxway.container import verify
 from jaxway_shared import data_record
 from jaxway_shared.errors import UserError
+from jaxway_shared.training import TrainingState
 from jaxway.slurm import commands
 
 
@@ -169,14 +170,10 @@ SAFE = {}  # of each planned training, its state's folder and the step that was 
 
 def safe_step(job):
     """The folder of a training's state, its last safe step, and why its last job gave up, if so."""
-    folders = [*Path(job.params.state).parent.glob(f"{Path(job.params.state).name}*")]
-    if not folders:
-        return None, 0, ""
-    state = max(folders, key=lambda folder: folder.stat().st_mtime)  # of the newest image
-    step, failed = (state / name for name in ("step", "failed"))
-    text = step.read_text().strip() if step.exists() else ""
-    reason = failed.exists() and (failed.read_text().strip() or f"it gave up, see {job.log[0]}")
-    return state, int(text) if text.isdecimal() else 0, reason
+    state = TrainingState.newest(Path(job.params.state))
+    if not state:
+        return None, 0, None
+    return state.folder, state.last_checkpoint_step or 0, state.error
 
 
 def restarts(job):
@@ -198,13 +195,13 @@ def restarts(job):
     elif states and states[-1] == "CANCELLED":
         why = "its job was cancelled"
     elif step <= before:
-        why = f"its last job got no further than step {before}, see {job.log[0]}"
+        why = f"no progress past step {before}, see {job.log[0]}"
     elif job.attempt >= allowed:
-        why = f"it has had its {allowed} allocations; step {step} is safe"
+        why = f"reached max_jobs={allowed}; last checkpoint: step {step}"
     else:
-        print(f"Training {job.wildcards.name} goes on from step {step}.", flush=True)
+        print(f"Training {job.wildcards.name}: resuming from step {step}", flush=True)
         return job.attempt
-    print(f"Training {job.wildcards.name} stops: {why}.", file=sys.stderr, flush=True)
+    print(f"Training {job.wildcards.name} stops: {why}", file=sys.stderr, flush=True)
     return 0
 
 

@@ -59,14 +59,14 @@ def state(cluster: Cluster, training: str) -> Path:
 
 
 def segments(cluster: Cluster, training: str) -> list[Json]:
-    """The starts of a training up to now."""
-    file = state(cluster, training) / "segments.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    """The jobs of a training up to now."""
+    file = state(cluster, training) / "segments.json"
+    return json.loads(file.read_text())["segments"] if file.exists() else []
 
 
-def safe_step(cluster: Cluster, training: str) -> int:
-    """Step of the checkpoint from which a training could go on."""
-    file = state(cluster, training) / "step"
+def last_checkpoint_step(cluster: Cluster, training: str) -> int:
+    """Step of the checkpoint from which a training would resume."""
+    file = state(cluster, training) / "last_checkpoint_step"
     return int(file.read_text()) if file.exists() else 0
 
 
@@ -199,7 +199,7 @@ def catch(cluster: Cluster, training: str, seize: Callable[[str], object], after
     """Does something to a training, by its job's id, as soon as a step later than ``after`` is
     safe."""
     cluster.wait_for(
-        lambda: safe_step(cluster, training) > after,
+        lambda: last_checkpoint_step(cluster, training) > after,
         timeout=180,
         what=f"a checkpoint of {training} after step {after}",
     )
@@ -215,7 +215,9 @@ def freeze(cluster: Cluster, job: str) -> None:
 
 def arrays(cluster: Cluster, training: str) -> dict[str, Any]:
     """All numbers of a finished training's newest checkpoint, and their checksums."""
-    folder = state(cluster, training) / f"checkpoints/{safe_step(cluster, training)}/default"
+    folder = (
+        state(cluster, training) / f"checkpoints/{last_checkpoint_step(cluster, training)}/default"
+    )
     with warnings.catch_warnings():  # Orbax misses the shardings, which it does not need
         warnings.simplefilter("ignore")
         tree = ocp.StandardCheckpointer().restore(folder)
@@ -250,7 +252,7 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
                 what=f"the job after {job}",
             )
             ended.append(job)
-            after = safe_step(cluster, "disturbed")
+            after = last_checkpoint_step(cluster, "disturbed")
             for node in cluster.compute:
                 if cluster.run("true", node=node, check=False).returncode:
                     cluster.control("start-node", node)

@@ -11,6 +11,11 @@ from examples import make_job, make_placement, make_training
 from jaxway.config.jobs import SubmittedJob
 from jaxway.slurm import accounting
 
+PROVENANCE = {
+    **dict.fromkeys(("container", "commit", "site", "platform", "device_kind", "backend")),
+    **dict.fromkeys(("time", "nodes", "python", "jax", "jaxlib", "numpy"), ""),
+    **{"processes": 1, "devices": 1, "driver": None, "arguments": {}},
+}
 LONG = make_placement(nodes=2, walltime=90)  # 3 node-h
 
 
@@ -53,12 +58,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     for name, job, last in (("a", "8", 4), ("b", "9", 20)):
-        segment = {"first_step": 5, "last_step": last, "provenance": {"job": job}}
-        file = tmp_path / f"scratch/train/{name}-1/segments.jsonl"
+        provenance = PROVENANCE | {"job": job}
+        segment = {"first_step": 5, "last_step": last, "seconds": 1, "provenance": provenance}
+        file = tmp_path / f"scratch/train/{name}-1/segments.json"
         file.parent.mkdir(parents=True)
-        file.write_text(json.dumps(segment) + "\n")
+        file.write_text(json.dumps({"schema_version": 2, "segments": [segment]}))
     (tmp_path / "scratch/train/broken-1").mkdir()
-    (tmp_path / "scratch/train/broken-1/segments.jsonl").write_text('{"first_step": 1}')
+    (tmp_path / "scratch/train/broken-1/segments.json").write_text('{"segments": []}')
     sacct(tmp_path, BOOKED)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     return tmp_path

@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import train
 from benchmark_collective import part
 from jax.sharding import Mesh
-from jaxway_job import measure, model, runtime
+from jaxway_job import measure, model, optimization, runtime
 from jaxway_shared import presets
 from test_runtime import launch
 
@@ -391,12 +390,12 @@ def stub(monkeypatch):
     """A stand-in for training, whose loss is ``first`` and then changes in every step."""
 
     def make(first=NATS, change=-0.01):
-        def step(config, optimizer, microbatches, state, tokens, wishes):
+        def step(config, optimizer, accumulation_steps, state, tokens, actions):
             params = {"loss": state["params"]["loss"] + change}
             return state | {"params": params}, state["params"]
 
         monkeypatch.setattr(model, "init", lambda config, key: {"loss": jnp.float32(first)})
-        monkeypatch.setattr(train, "train_step", step)
+        monkeypatch.setattr(optimization, "train_step", step)
 
     return make
 

@@ -48,11 +48,11 @@ class Training:
             time.sleep(0.005)
 
     def segments(self):
-        lines = (self.state / "segments.jsonl").read_text().splitlines()
-        return [(s["first_step"], s["last_step"]) for s in map(json.loads, lines)]
+        segments = json.loads((self.state / "segments.json").read_text())["segments"]
+        return [(s["first_step"], s["last_step"]) for s in segments]
 
-    def failed(self):
-        path = self.state / "failed"
+    def error(self):
+        path = self.state / "error"
         return path.read_text() if path.exists() else None
 
 
@@ -73,8 +73,9 @@ STEP = "import os, pathlib; state = pathlib.Path(os.environ['JAXWAY_STATE'])\n"
 
 def test_the_documented_example_resumes_and_finishes(training):
     output = training.run(EXAMPLE, 75, JAXWAY_DEADLINE="1")
-    assert "to be continued" in output and not training.out.exists()
-    assert (training.state / "step").read_text() == "10" and training.failed() is None
+    assert "the command exited with code 75, will be resubmitted" in output
+    assert not training.out.exists() and training.error() is None
+    assert (training.state / "last_checkpoint_step").read_text() == "10"
     # As a kill before the next checkpoint leaves them.
     with (training.state / "metrics.jsonl").open("a") as file:
         file.write('{"step": 11, "loss": 7}\n{"step": 12, "lo')
@@ -91,7 +92,7 @@ def test_the_documented_example_resumes_and_finishes(training):
     assert training.segments() == [(1, 10), (11, 100)]
 
 
-def test_a_finished_state_is_not_run_again(training):
+def test_finished_state_is_not_run_again(training):
     training.run("print('ran')")
     summary = json.loads(training.out.read_text())
     assert summary["steps"] is None
@@ -100,13 +101,13 @@ def test_a_finished_state_is_not_run_again(training):
     assert json.loads(training.out.read_text()) == summary
 
 
-def test_a_failure_is_said_and_cleared_by_the_next_start(training):
+def test_error_is_recorded_and_cleared_by_the_next_start(training):
     output = training.run("print('why', flush=True); raise SystemExit(3)", 1)
-    sentence = "command.py: the command ended with exit code 3; see the log\n"
-    assert output == f"why\n{sentence}" and training.failed() == sentence
+    sentence = "command.py: the command exited with code 3; see the log [JW311]\n"
+    assert output == f"why\n{sentence}" and training.error() == sentence
     assert not training.out.exists()
     training.run("")
-    assert training.failed() is None and training.out.exists()
+    assert training.error() is None and training.out.exists()
 
 
 @pytest.mark.parametrize(
@@ -117,19 +118,19 @@ def test_a_failure_is_said_and_cleared_by_the_next_start(training):
         ("raise SystemExit(137)", 137),
     ],
 )
-def test_a_program_that_a_signal_killed_has_not_failed(training, script, code):
-    training.run(f"{STEP}(state / 'step').write_text('4')\n{script}", code)
-    assert training.failed() is None and not training.out.exists()
+def test_program_killed_by_a_signal_has_no_error(training, script, code):
+    training.run(f"{STEP}(state / 'last_checkpoint_step').write_text('4')\n{script}", code)
+    assert training.error() is None and not training.out.exists()
     assert training.segments() == [(1, 4)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_signals_reach_the_program(training, number):
+def test_signals_are_forwarded_to_the_program(training, number):
     script = f"""{STEP}import signal
 signal.pthread_sigmask(signal.SIG_BLOCK, [{int(number)}])
 (state / "ready").touch()
 assert signal.sigwait([{int(number)}]) == {int(number)}
-(state / "step").write_text("8")
+(state / "last_checkpoint_step").write_text("8")
 raise SystemExit(75)"""
     process = training.start(script)
     training.until(process, "ready")
@@ -138,10 +139,12 @@ raise SystemExit(75)"""
     assert training.segments() == [(1, 8)]
 
 
-def test_the_segment_is_kept_when_all_is_killed(training):
-    script = f"{STEP}(state / 'step').write_text('5')\nimport signal; signal.pause()"
+def test_segment_is_kept_when_all_processes_are_killed(training):
+    script = (
+        f"{STEP}(state / 'last_checkpoint_step').write_text('5')\nimport signal; signal.pause()"
+    )
     process = training.start(script)
-    while not (training.state / "segments.jsonl").exists() or training.segments() != [(1, 5)]:
+    while not (training.state / "segments.json").exists() or training.segments() != [(1, 5)]:
         assert process.poll() is None
         time.sleep(0.005)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -152,12 +155,19 @@ def test_the_segment_is_kept_when_all_is_killed(training):
     assert training.segments() == [(1, 5)]
 
 
-def test_a_state_has_one_writer(training):
+def test_state_whose_step_has_the_old_name_is_refused(training):
+    """As a program leaves it that was written for the name before."""
+    training.run(f"{STEP}(state / 'step').write_text('4')\nraise SystemExit(75)", 75)
+    output = training.run("", 1)
+    assert "has a file `step`, which is called `last_checkpoint_step` now: rename it" in output
+
+
+def test_state_has_one_writer(training):
     script = f"{STEP}(state / 'ready').touch()\nimport signal; signal.pause()"
     process = training.start(script)
     training.until(process, "ready")
     assert f"is in use by host {os.uname().nodename}" in training.run("", 1)
-    assert training.failed() is None
+    assert training.error() is None
     process.terminate()
     wait(process, 143)
 
@@ -205,10 +215,10 @@ def test_environment_of_a_node_with_two_processes(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"loss": 1}', '{"step": "1"}', "[1]", "loss 1"])
-def test_metrics_that_cannot_be_used(training, line):
+def test_invalid_metrics(training, line):
     script = f"{STEP}(state / 'metrics.jsonl').write_text({line + chr(10)!r})"
     assert "a line is no JSON object with an integer `step`" in training.run(script, 1)
-    assert not training.out.exists() and training.failed()
+    assert not training.out.exists() and training.error()
 
 
 @pytest.mark.parametrize(
@@ -220,4 +230,4 @@ def test_metrics_that_cannot_be_used(training, line):
     ],
 )
 def test_commands_that_cannot_run(training, words, sentence):
-    assert wait(training.start_words(words), 1) == f"command.py: {sentence}\n"
+    assert wait(training.start_words(words), 1) == f"command.py: {sentence} [JW310]\n"

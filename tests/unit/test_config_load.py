@@ -93,7 +93,8 @@ BROKEN: dict[str, tuple[Any, str]] = {
     "no time": ({"smoke_test": {"walltime": 0}}, "smoke_test.walltime: must be at least 1"),
     "a batch that does not divide": (
         {"train": {"a": {"global_batch": 6}}},
-        "train.a.global_batch: must be a multiple of 4, GPUs that share it x microbatches",
+        "train.a.global_batch: must be a multiple of 4, GPUs that share it x "
+        "gradient_accumulation_steps",
     ),
     "a width that does not divide": (
         {"train": {"a": {"width": 100, "heads": 3}}},

@@ -162,9 +162,9 @@ def record(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(record, tmp_path_factory):
+def logged(record, tmp_path_factory):
     """Lines of metrics that the program writes, of each seed."""
-    folder = tmp_path_factory.mktemp("ours")
+    folder = tmp_path_factory.mktemp("logged")
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
     cache = {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
@@ -204,34 +204,34 @@ def losses(lines):
     return np.array([line["loss"] for line in lines])
 
 
-def our_parameters(seed):
+def model_parameters(seed):
     config = model.Config(layers=LAYERS, width=WIDTH, heads=HEADS, ngram=1)
     return in_flax(model.init(config, jax.random.key(seed)))
 
 
-def their_parameters(seed):
+def flax_parameters(seed):
     tokens_BxT = jnp.zeros((1, CONTEXT), jnp.int32)
     return jax.jit(Transformer().init)(jax.random.key(100 + seed), tokens_BxT)["params"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_from_the_same_parameters_every_step_is_the_same(ours, batches, seed):
+def test_same_parameters_give_the_same_steps(logged, batches, seed):
     """Loss and gradient norm agree to rounding, at every step.
 
     float32 rounds at 6e-8; after 150 steps that was 1e-6 of a loss and 2e-5 of a gradient norm.
     One detail done otherwise changed some loss by 1e-2 and more: no norm or another turn of q and
     k, another b2, epsilon or schedule of AdamW, no weight decay (8e-3, the least) or no clipping.
     """
-    loss, size = learn(our_parameters(seed), batches[seed])
-    np.testing.assert_allclose(losses(ours[seed]), loss, rtol=1e-4)
-    np.testing.assert_allclose([line["gradient_norm"] for line in ours[seed]], size, rtol=1e-3)
+    loss, size = learn(model_parameters(seed), batches[seed])
+    np.testing.assert_allclose(losses(logged[seed]), loss, rtol=1e-4)
+    np.testing.assert_allclose([line["gradient_norm"] for line in logged[seed]], size, rtol=1e-3)
 
 
-def test_first_parameters_have_the_same_spread():
+def test_initial_parameters_have_the_same_spread():
     """The standard deviation of n normal numbers has a relative error of 1/sqrt(2n)."""
     arrays = [
         jax.tree_util.tree_flatten_with_path(params)[0]
-        for params in (our_parameters(0), their_parameters(0))
+        for params in (model_parameters(0), flax_parameters(0))
     ]
     for (name, x), (other, y) in zip(*arrays, strict=True):
         assert name == other and x.shape == y.shape
@@ -239,7 +239,7 @@ def test_first_parameters_have_the_same_spread():
         assert abs(np.mean(x)) <= 5 * np.std(y) / np.sqrt(x.size), name
 
 
-def test_from_other_parameters_the_loss_comes_to_the_same(ours, batches):
+def test_other_parameters_give_the_same_final_loss(logged, batches):
     """Mean losses of all seeds agree within four standard errors at the end, five at any step.
 
     The batches of a seed are the same in both, so the first parameters are all that differs. The
@@ -247,7 +247,7 @@ def test_from_other_parameters_the_loss_comes_to_the_same(ours, batches):
     the three: it notices, for instance, that there are no positions (seven standard errors), that
     the activation is not squared (five), or a head that starts ten times as large (eight).
     """
-    theirs = [learn(their_parameters(seed), batches[seed])[0] for seed in SEEDS]
-    difference = np.mean(theirs, axis=0) - np.mean([losses(lines) for lines in ours], axis=0)
+    flax_losses = [learn(flax_parameters(seed), batches[seed])[0] for seed in SEEDS]
+    difference = np.mean(flax_losses, axis=0) - np.mean([losses(lines) for lines in logged], axis=0)
     assert abs(difference[-LAST:].mean()) < 4 * SPREAD / np.sqrt(len(SEEDS))
     assert np.abs(difference[WARMUP:]).max() < 5 * STEP_SPREAD / np.sqrt(len(SEEDS))

@@ -128,7 +128,7 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_that_finishes(start, stub, tmp_path):
+def test_run_that_finishes(start, stub, tmp_path):
     log = wait(start("--settings=learning_rate=1e-4", devices=2, **stub))
     metrics = read_lines(tmp_path / "out/metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
@@ -151,31 +151,33 @@ def test_a_run_that_finishes(start, stub, tmp_path):
     summary = json.loads((tmp_path / "out/s").read_text())
     assert (summary["program"], summary["steps"], summary["loss"]) == ("maxtext", STEPS, 8.1)
     assert summary["tokens_per_second"] == 513
-    assert (tmp_path / "state/step").read_text() == "9\n"  # of its newest checkpoint
+    assert (
+        tmp_path / "state/last_checkpoint_step"
+    ).read_text() == "9\n"  # of its newest checkpoint
     again = wait(start(devices=2, **stub))
     assert "words" not in again
 
 
-def test_it_is_told_before_the_deadline_and_goes_on(start, stub, tmp_path):
-    soon = str(time.time() + maxtext.MARGIN)
+def test_maxtext_is_stopped_before_the_deadline_and_resumes(start, stub, tmp_path):
+    soon = str(time.time() + maxtext.SHUTDOWN_MARGIN_S)
     log = wait(start(**stub, STUB_PAUSE="6", JAXWAY_DEADLINE=soon), 75)
-    saved = int((tmp_path / "state/step").read_text())
-    assert "to be continued: MaxText was told to end" in log
-    assert not (tmp_path / "out").exists() and not (tmp_path / "state/failed").exists()
+    saved = int((tmp_path / "state/last_checkpoint_step").read_text())
+    assert "MaxText was asked to stop and exited with code 0, will be resubmitted" in log
+    assert not (tmp_path / "out").exists() and not (tmp_path / "state/error").exists()
     wait(start(**stub))
     assert [line["step"] for line in read_lines(tmp_path / "out/metrics.jsonl")] == [
         *range(1, STEPS + 1)
     ]
-    segments = read_lines(tmp_path / "state/segments.jsonl")
+    segments = json.loads((tmp_path / "state/segments.json").read_text())["segments"]
     assert [(s["first_step"], s["last_step"]) for s in segments] == [(1, saved), (saved + 1, 9)]
 
 
-def test_sigterm_is_passed_on(start, stub, tmp_path):
+def test_sigterm_is_forwarded(start, stub, tmp_path):
     process = start(**stub, STUB_PAUSE="6")
     until(process, tmp_path / "state/ready0")
     process.terminate()
     wait(process, 75)
-    assert (tmp_path / "state/step").read_text() == "7\n"
+    assert (tmp_path / "state/last_checkpoint_step").read_text() == "7\n"
 
 
 def test_steps_after_a_killed_run_are_logged_once(start, stub, tmp_path):
@@ -185,21 +187,21 @@ def test_steps_after_a_killed_run_are_logged_once(start, stub, tmp_path):
     for child in children:
         os.kill(int(child), signal.SIGKILL)
     wait(process, 137)
-    assert (tmp_path / "state/step").read_text() == "5\n"
+    assert (tmp_path / "state/last_checkpoint_step").read_text() == "5\n"
     assert len(read_lines(tmp_path / "state/metrics.jsonl")) == 7
     wait(start(**stub))
     assert len(read_lines(tmp_path / "out/metrics.jsonl")) == STEPS
 
 
-def test_a_failure_is_said(start, stub, tmp_path):
-    assert "MaxText ended with exit code 3" in wait(start(**stub, STUB_FAIL="2"), 1)
-    assert (tmp_path / "state/failed").exists() and not (tmp_path / "out").exists()
+def test_failure_is_recorded(start, stub, tmp_path):
+    assert "MaxText exited with code 3" in wait(start(**stub, STUB_FAIL="2"), 1)
+    assert (tmp_path / "state/error").exists() and not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(start, stub, tmp_path):
+def test_loss_that_is_not_finite_ends_the_run(start, stub, tmp_path):
     process = start(**stub, STUB_LOSS="nan", STUB_PAUSE="0")
     assert f"the loss is {math.nan} at step 1" in wait(process, 1)
-    assert (tmp_path / "state/failed").exists()
+    assert (tmp_path / "state/error").exists()
 
 
 def test_two_processes(start, stub, tmp_path):
@@ -224,7 +226,14 @@ def test_two_processes(start, stub, tmp_path):
         assert "hardware=gpu_multiprocess" in log
 
 
-def test_a_container_without_maxtext(start):
+def test_line_that_another_thread_wrote_into_is_skipped():
+    line = NEW_LINE.format(step=4, loss="6.645W1126 03:45:59.000001")
+    assert maxtext.parse_step(line, 1) is None
+    metrics = maxtext.parse_step(NEW_LINE.format(step=4, loss="6.645"), 2)
+    assert metrics is not None and (metrics["step"], metrics["loss"]) == (5, 6.645)
+
+
+def test_container_without_maxtext(start):
     assert "there is no MaxText here" in wait(start(MAXTEXT_HOME="/nowhere"), 1)
 
 
@@ -235,5 +244,5 @@ def test_a_container_without_maxtext(start):
         ("learning_rate", "settings: learning_rate is no key=value"),
     ],
 )
-def test_settings_that_cannot_be(start, tmp_path, settings, sentence):
+def test_invalid_settings(start, tmp_path, settings, sentence):
     assert sentence in wait(start(f"--settings={settings}", **old_image(tmp_path / "stub")), 1)

@@ -49,6 +49,7 @@ SMOKE_TEST = {
 }
 SEGMENT = {"first_step": 1, "last_step": 100, "seconds": 60.5, "provenance": PROVENANCE}
 RUN: dict[str, Any] = {
+    "program": "train",
     "provenance": PROVENANCE,
     "steps": 100,
     "parameters": 1234567,

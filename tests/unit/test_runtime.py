@@ -1,4 +1,4 @@
-"""The harness alone. ``launch`` runs a program the way srun does; other tests use it too."""
+"""The runtime alone. ``launch`` runs a program the way srun does; other tests use it too."""
 
 import argparse
 import ast
@@ -177,11 +177,12 @@ def test_coordinator_and_share_of_devices(monkeypatch, step):
 
 
 START = """
-import json, sys, harness
+import json, sys
+from jaxway_job import runtime
 args = runtime.parser("", {}).parse_args()
 mesh = runtime.start(args)
 print(json.dumps([str(device) for device in mesh.local_devices]))
-runtime.write_json(args.out, runtime.provenance(args))
+runtime.write_json(args.out, runtime.provenance(args).to_json())
 """
 
 

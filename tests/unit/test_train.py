@@ -16,7 +16,8 @@ import orbax.checkpoint as ocp
 import pytest
 import train
 from jaxway_job import checkpoints, runtime, watchdog
-from jaxway_shared import presets
+from jaxway_shared import presets, training
+from jaxway_shared.training import TrainingState
 
 PROGRAM = Path(train.__file__)
 STEPS = 100
@@ -93,9 +94,13 @@ def in_this_process(monkeypatch, *args):
     train.main()
 
 
+def read_lines(file):
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
 def metrics(folder):
     """Logged lines without their times, which no two runs share."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = read_lines(folder / "metrics.jsonl")
     return [
         {name: line[name] for name in ("step", "loss", "gradient_norm", "learning_rate")}
         for line in lines
@@ -146,7 +151,7 @@ def test_options_can_be_read_without_running_the_program():
         assert set(schema) >= {"type", "default", "description"}, name
 
 
-def test_training_learns_and_says_so(undisturbed):
+def test_training_learns_and_writes_results(undisturbed):
     summary = json.loads((undisturbed / "out/summary.json").read_text())
     lines = metrics(undisturbed / "out")
     assert [line["step"] for line in lines] == [*range(1, STEPS + 1)]
@@ -168,8 +173,8 @@ def test_training_learns_and_says_so(undisturbed):
     assert summary["provenance"]["arguments"]["width"] == 32
     kept = [int(path.name) for path in (undisturbed / "state/checkpoints").iterdir()]
     assert len(kept) == 2 and max(kept) == STEPS
-    assert (undisturbed / "state/step").read_text() == f"{STEPS}\n"
-    lines = train.training_state.read_lines(undisturbed / "out/metrics.jsonl")
+    assert (undisturbed / "state/last_checkpoint_step").read_text() == f"{STEPS}\n"
+    lines = read_lines(undisturbed / "out/metrics.jsonl")
     assert lines[20]["tokens_per_second"] == pytest.approx(16 * 64 / lines[20]["step_seconds"])
     assert lines[20]["peak_memory_bytes"] > 50e6 and lines[20]["mfu"] is None
     seconds = {
@@ -178,7 +183,7 @@ def test_training_learns_and_says_so(undisturbed):
     assert 0 < seconds["data"] + seconds["checkpoint"] < seconds["step"]
 
 
-def test_a_finished_state_gives_its_summary_again(undisturbed, record, tmp_path, monkeypatch):
+def test_finished_state_gives_its_summary_again(undisturbed, record, tmp_path, monkeypatch):
     in_this_process(monkeypatch, *arguments(record, undisturbed / "state", tmp_path))
     for name in ("summary.json", "metrics.jsonl"):
         assert (tmp_path / name).read_text() == (undisturbed / "out" / name).read_text()
@@ -197,14 +202,14 @@ def same_as(undisturbed, folder):
     return other["segments"]
 
 
-def safe(state):
-    """The step that the plan would take for safe."""
-    return int((state / "step").read_text()) if (state / "step").exists() else 0
+def last_checkpoint_step(state):
+    """The step from which the next job would resume."""
+    return TrainingState.read(state).last_checkpoint_step or 0
 
 
 def logged(state):
     """Steps whose metrics are written."""
-    return len(train.training_state.read_lines(state / "metrics.jsonl"))
+    return len(training.metrics_text(state / "metrics.jsonl"))
 
 
 def wait_for(condition, process):
@@ -213,7 +218,7 @@ def wait_for(condition, process):
         time.sleep(0.002)
 
 
-def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, record, tmp_path):
+def test_run_killed_repeatedly_gives_the_same_result(launch, undisturbed, record, tmp_path):
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out")
     draw = random.Random()
@@ -221,7 +226,7 @@ def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, rec
     for moment in moments:
         goal = max(moment, logged(state) + 1)
         process = launch(*command)
-        wait_for(lambda goal=goal: safe(state) and logged(state) >= goal, process)
+        wait_for(lambda goal=goal: last_checkpoint_step(state) and logged(state) >= goal, process)
         time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
         process.send_signal(signal.SIGKILL)
         wait(process, -signal.SIGKILL)
@@ -236,25 +241,25 @@ def test_a_run_killed_again_and_again_comes_to_the_same(launch, undisturbed, rec
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_a_signal_saves_and_ends_it(launch, undisturbed, record, tmp_path, signum):
+def test_signal_saves_and_stops(launch, undisturbed, record, tmp_path, signum):
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
     process = launch(*command)
     wait_for(lambda: logged(state) > 5, process)
     process.send_signal(signum)
     wait(process, 75)
-    assert 5 < safe(state) < STEPS  # not only the checkpoint of the first step
-    assert not (state / "failed").exists()
+    assert 5 < last_checkpoint_step(state) < STEPS  # not only the checkpoint of the first step
+    assert not (state / "error").exists()
     wait(launch(*command))
     assert len(same_as(undisturbed, tmp_path)) == 2
 
 
-def test_it_ends_before_its_deadline(launch, undisturbed, record, tmp_path):
+def test_stops_before_deadline(launch, undisturbed, record, tmp_path):
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
     process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 30))
     assert "Traceback" not in wait(process, 75)
-    assert 0 < safe(state) < STEPS
+    assert 0 < last_checkpoint_step(state) < STEPS
     process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 1000))
     wait(process)
     same_as(undisturbed, tmp_path)
@@ -286,7 +291,7 @@ def halfway(launch, record, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", ["cut", "gone", "bit"])
-def test_a_damaged_checkpoint_is_named_and_skipped(
+def test_damaged_checkpoint_is_named_and_skipped(
     launch, halfway, undisturbed, record, tmp_path, how
 ):
     shutil.copytree(halfway / "state", tmp_path / "state")
@@ -310,22 +315,23 @@ def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
     for _ in range(2):
         stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
         assert "no checkpoint in" in stderr and "to start over" in stderr
-        assert (tmp_path / "state/failed").exists()
+        assert (tmp_path / "state/error").exists()
         assert len([*(tmp_path / "state/checkpoints").iterdir()]) == 2
 
 
-def test_it_stops_while_there_is_time_to_save(tmp_path, monkeypatch):
+def test_stops_while_there_is_time_to_save(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    for left, wish in (
-        (3 * 5 + 2 * 7 + 30.1, watchdog.GO_ON),
+    for left, action in (
+        (3 * 5 + 2 * 7 + 30.1, watchdog.CONTINUE),
         (3 * 5 + 2 * 7 + 29.9, watchdog.STOP),
     ):
         monkeypatch.setenv("JAXWAY_DEADLINE", str(1000 + left))
-        alone = runtime.Place(1, 0, [0], "")
-        assert watchdog.Watch(tmp_path, alone, 10, 10).wish(5, 7) == wish
+        alone = runtime.ProcessTopology(1, 0, [0], "")
+        dog = watchdog.Watchdog(tmp_path, alone, 10, 10)
+        assert dog.requested_action(5, 7) == action
 
 
-def test_a_checksum_finds_every_flipped_bit():
+def test_checksum_finds_every_flipped_bit():
     numbers = np.array([1.5, -2.0, 0.0, 3e38], np.float32)
     before = int(checkpoints.checksums(numbers))
     for bit in range(32 * len(numbers)):
@@ -367,10 +373,10 @@ def agree(one, other):
     [
         {"devices": 4, "remat": "full"},
         {"devices": 8, "fsdp": 2, "tensor": 2},
-        {"devices": 2, "fsdp": 2, "microbatches": 2},
+        {"devices": 2, "fsdp": 2, "gradient_accumulation_steps": 2},
     ],
 )
-def test_every_split_learns_the_same(launch, undisturbed, record, tmp_path, options):
+def test_every_sharding_learns_the_same(launch, undisturbed, record, tmp_path, options):
     wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **options)))
     agree(undisturbed, tmp_path)
 
@@ -386,7 +392,7 @@ def test_several_processes_learn_what_one_learns(launch, undisturbed, record, tm
     assert summary["provenance"]["processes"] == 4
 
 
-def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record, tmp_path):
+def test_run_resumes_with_other_processes(launch, halfway, undisturbed, record, tmp_path):
     shutil.copytree(halfway / "state", tmp_path / "state")
     command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, tensor=2)
     for process in ranks(launch, command, 2):
@@ -395,33 +401,33 @@ def test_a_run_goes_on_with_other_processes(launch, halfway, undisturbed, record
 
 
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
-def test_a_missing_process_is_named(launch, record, tmp_path, signum):
+def test_missing_process_is_named(launch, record, tmp_path, signum):
     options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.4}  # the first step compiles
     first, second = ranks(
         launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 2
     )
-    wait_for(lambda: safe(tmp_path / "state") > 0, first)
+    wait_for(lambda: last_checkpoint_step(tmp_path / "state") > 0, first)
     second.send_signal(signum)
     stderr = wait(first, 1)
-    assert "process 1 is silent" in stderr
+    assert "process 1 is not responding" in stderr
     assert "Traceback" not in stderr
-    assert not (tmp_path / "state/failed").exists()  # another job may do better
+    assert not (tmp_path / "state/error").exists()  # another job may do better
     second.kill()
     second.communicate()
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(launch, record, tmp_path):
+def test_loss_that_is_not_finite_ends_the_run(launch, record, tmp_path):
     options = {"learning_rate": 1e30, "warmup_steps": 0, "ngram": 1}
     command = arguments(record, tmp_path / "state", tmp_path / "out", **options)
     stderr = wait(launch(*command), code=1)
     kept = [path.name for path in (tmp_path / "state/checkpoints").iterdir()]
     assert kept == ["1"]
-    assert "at step 2;" in stderr and "newest checkpoint is of step 1" in stderr
-    assert "at step 2;" in (tmp_path / "state/failed").read_text()
+    assert "at step 2;" in stderr and "last checkpoint: step 1" in stderr
+    assert "at step 2;" in (tmp_path / "state/error").read_text()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_state_has_one_writer(record, tmp_path, monkeypatch):
+def test_state_has_one_writer(record, tmp_path, monkeypatch):
     with (tmp_path / "lock").open("w") as file:
         file.write("host jrc0101, process 7, job 42")
         file.flush()
@@ -430,7 +436,7 @@ def test_a_state_has_one_writer(record, tmp_path, monkeypatch):
             in_this_process(monkeypatch, *arguments(record, tmp_path, tmp_path / "out"))
 
 
-def test_a_state_is_not_continued_with_other_settings(undisturbed, record, tmp_path, monkeypatch):
+def test_state_is_not_resumed_with_other_settings(undisturbed, record, tmp_path, monkeypatch):
     shutil.copytree(undisturbed / "state", tmp_path / "state")
     (tmp_path / "state/summary.json").unlink()
     command = arguments(record, tmp_path / "state", tmp_path / "out", width=64)
@@ -447,7 +453,7 @@ def test_a_state_is_not_continued_with_other_settings(undisturbed, record, tmp_p
         ({"devices": 2, "global_batch": 9}, "global_batch must be a multiple of 2"),
         ({"devices": 4, "fsdp": 3}, "fsdp must be such that fsdp x tensor divides 4 GPUs, not 3"),
         ({"devices": 4, "tensor": 4}, "heads must be a multiple of tensor 4, not 2"),
-        ({"microbatches": 3}, "global_batch must be a multiple of 3"),
+        ({"gradient_accumulation_steps": 3}, "global_batch must be a multiple of 3"),
     ],
 )
 def test_options_that_do_not_fit(record, tmp_path, monkeypatch, options, sentence):

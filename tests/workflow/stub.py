@@ -26,6 +26,7 @@ RESULT = {  # what is needed of a smoke test, of a training and of a benchmark
         "sha256": "",
         "tokenizer": "bytes",
     },
+    "program": "train",
     "mfu": None,
     "mfu_causal": None,
     "segments": [],

@@ -51,7 +51,7 @@ def test_a_training_goes_on_in_its_next_job(foreign):
     for name in ("smoke_test.json", ".smoke_test_passed"):
         (foreign.folder / "results" / name).touch()
     done = foreign.snakemake(profile="local")
-    assert "Training mine goes on from step 10." in done.stdout
+    assert "Training mine: resuming from step 10" in done.stdout
     assert "mine" in (foreign.folder / "evaluation.txt").read_text()
 
 
@@ -79,7 +79,7 @@ def test_a_cancelled_job_is_recognised(foreign):
     foreign.make_container()
     foreign.environment["STUB_DIES"] = "rule_jaxway_train_run"
     done = foreign.snakemake("--slurm-init-seconds-before-status-checks=1", check=False)
-    assert "Training mine stops: its job was cancelled." in done.stderr
+    assert "Training mine stops: its job was cancelled" in done.stderr
     assert (foreign.folder / "below/results/smoke_test.json").exists()
     assert list((foreign.folder / "below/results/data").glob("*.json"))
 

@@ -57,7 +57,7 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
     properties = {**definition("placement"), **definition("training"), **options, **data}
     for label, values in combinations(entry, properties, name, path):
         text = data_of(values, path) if data else None
-        defining = {key: values[key] for key, s in options.items() if s.get("same", True)}
+        defining = {key: values[key] for key, s in options.items() if s.get("affects_result", True)}
         job = TrainJob(
             name=label,
             placement=placement(values, "train", path, site),

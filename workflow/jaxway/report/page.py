@@ -82,7 +82,7 @@ def load(path: Path, kind: str) -> Result:
         fail(f"{path} cannot be read ({error.strerror}): check its permissions")
     except ValueError as error:
         fail(f"{path} is no valid JSON ({error}): delete it and run snakemake again")
-    if kind == "train" and isinstance(result, dict) and "program" in result:
+    if kind == "train" and isinstance(result, dict) and result.get("program") != "train":
         kind = "program"
     for field in NEEDED[kind].split():
         if not isinstance(result, dict) or field not in result:
@@ -227,8 +227,8 @@ def page(
     cost: Result | None,
 ) -> str:
     """The HTML page."""
-    programs = [run for run in trainings if "program" in run]
-    runs = [run for run in trainings if "program" not in run]
+    programs = [run for run in trainings if run["program"] != "train"]
+    runs = [run for run in trainings if run["program"] == "train"]
     runs = sorted(runs, key=lambda run: run["validation_bits_per_byte"])
     for rank, run in enumerate(runs):
         arguments = run["provenance"]["arguments"]

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jaxway_shared.errors import UserError
+from jaxway_shared.training import read_segments
 
 from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.slurm.commands import error_message, run_query
@@ -85,11 +87,11 @@ def foretold(
 def useful(scratch: Path) -> set[str]:
     """Ids of the jobs that brought a training further, whatever their end."""
     jobs = set()
-    for file in scratch.glob("train/*/segments.jsonl"):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not of ours
-            for segment in map(json.loads, file.read_text().splitlines()):
-                if segment["last_step"] >= segment["first_step"]:
-                    jobs.add(segment["provenance"]["job"])
+    for folder in scratch.glob("train/*"):
+        with contextlib.suppress(OSError, UserError):  # another version's, or damaged
+            for segment in read_segments(folder):
+                if segment.last_step >= segment.first_step and segment.provenance.job:
+                    jobs.add(segment.provenance.job)
     return jobs
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written by Orbax while training goes on, and checked when read."""
+"""Checkpoints of a training: written by Orbax in the background, and checked when read."""
 
 import shutil
 import time

@@ -67,8 +67,28 @@ CODES = {
     # Slurm, its executor, and a run as a whole: 200 to 299.
     #
     # Training programs and their state: 300 to 379.
+    "JW300": "training's state is in use",
+    "JW301": "training's state cannot be written",
+    "JW302": "training's state is of other settings or another version",
+    "JW303": "checkpoint not written",
+    "JW304": "no checkpoint can be read",
+    "JW305": "loss or gradient is not finite",
+    "JW306": "step does not end, or a process is gone",
+    "JW307": "options of a training do not fit together",
+    "JW308": "prepared data cannot be read",
+    "JW309": "data too short for the context",
+    "JW310": "program of the user cannot be run",
+    "JW311": "program of the user failed",
+    "JW312": "metrics of the user's program cannot be read",
+    "JW313": "no MaxText in the container",
+    "JW314": "settings of MaxText",
     #
     # Devices and processes: 380 to 399.
+    "JW380": "devices cannot be shared equally",
+    "JW381": "JAX cannot use the platform",
+    "JW382": "JAX sees another number of devices",
+    "JW383": "container of another image",
+    "JW384": "file of a program cannot be written",
     #
     # Smoke test: 400 to 449.
     #

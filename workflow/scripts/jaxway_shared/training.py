@@ -50,7 +50,7 @@ class LockOwner:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What decides whether a training goes on in another job."""
+    """What decides whether the next job of a training is submitted."""
 
     folder: Path
     last_checkpoint_step: int | None  # None, no checkpoint yet

@@ -8,13 +8,13 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
     """Each option that breaks a rule, and what it must be. ``options``: with the preset's sizes."""
     fsdp, tensor, steps = options["fsdp"], options["tensor"], options["steps"]
     width, heads = options["width"], options["heads"]
-    parts = devices // tensor * options["microbatches"]
+    parts = devices // tensor * options["gradient_accumulation_steps"]
     rules = (
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
         (
             "global_batch",
             options["global_batch"] % max(1, parts) == 0,
-            f"a multiple of {parts}, GPUs that share it x microbatches",
+            f"a multiple of {parts}, GPUs that share it x gradient_accumulation_steps",
         ),
         ("width", width % fsdp == 0, f"a multiple of fsdp {fsdp}"),
         ("heads", heads % tensor == 0, f"a multiple of tensor {tensor}"),

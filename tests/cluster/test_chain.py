@@ -215,9 +215,8 @@ def freeze(cluster: Cluster, job: str) -> None:
 
 def arrays(cluster: Cluster, training: str) -> dict[str, Any]:
     """All numbers of a finished training's newest checkpoint, and their checksums."""
-    folder = (
-        state(cluster, training) / f"checkpoints/{last_checkpoint_step(cluster, training)}/default"
-    )
+    step = last_checkpoint_step(cluster, training)
+    folder = state(cluster, training) / f"checkpoints/{step}/default"
     with warnings.catch_warnings():  # Orbax misses the shardings, which it does not need
         warnings.simplefilter("ignore")
         tree = ocp.StandardCheckpointer().restore(folder)

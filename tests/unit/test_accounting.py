@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from examples import make_job, make_placement, make_training
 from jaxway.config.jobs import SubmittedJob
 from jaxway.slurm import accounting
 
-PROVENANCE = {
+PROVENANCE: dict[str, Any] = {
     **dict.fromkeys(("container", "commit", "site", "platform", "device_kind", "backend")),
     **dict.fromkeys(("time", "nodes", "python", "jax", "jaxlib", "numpy"), ""),
     **{"processes": 1, "devices": 1, "driver": None, "arguments": {}},

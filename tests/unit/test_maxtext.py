@@ -151,9 +151,7 @@ def test_run_that_finishes(start, stub, tmp_path):
     summary = json.loads((tmp_path / "out/s").read_text())
     assert (summary["program"], summary["steps"], summary["loss"]) == ("maxtext", STEPS, 8.1)
     assert summary["tokens_per_second"] == 513
-    assert (
-        tmp_path / "state/last_checkpoint_step"
-    ).read_text() == "9\n"  # of its newest checkpoint
+    assert (tmp_path / "state/last_checkpoint_step").read_text() == "9\n"
     again = wait(start(devices=2, **stub))
     assert "words" not in again
 

@@ -27,7 +27,7 @@ def tokens():
     return np.random.default_rng(0).integers(0, 256, (3, 17)).astype(np.uint8)
 
 
-def test_a_byte_changes_no_prediction_before_it(params, tokens):
+def test_byte_changes_no_prediction_before_it(params, tokens):
     changed = tokens.copy()
     changed[:, 9] ^= 1
     before, after = (np.asarray(apply(CONFIG, params, t)) for t in (tokens, changed))
@@ -35,7 +35,7 @@ def test_a_byte_changes_no_prediction_before_it(params, tokens):
     assert (before[:, 9:] != after[:, 9:]).any(axis=-1).all()
 
 
-def test_attention_knows_the_order(params, tokens):
+def test_attention_depends_on_order(params, tokens):
     swapped = tokens.copy()
     swapped[:, [2, 5]] = tokens[:, [5, 2]]
     before, after = (np.asarray(apply(CONFIG, params, t)) for t in (tokens, swapped))
@@ -61,7 +61,7 @@ def plain_loss(config, params, tokens, weights):
 
 @pytest.mark.parametrize("held", [2**28, 3 * 4 * 256, 1])  # in one, in 4, in 16 chunks
 def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, held, monkeypatch):
-    monkeypatch.setattr(model, "LOGITS", held)
+    monkeypatch.setattr(model, "MAX_LOGITS", held)
     jax.clear_caches()
     weights = jax.random.uniform(jax.random.key(0), (3, 16))
     chunked, plain = (
@@ -77,7 +77,7 @@ def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, held, 
     assert mean == pytest.approx(float(plain_loss(CONFIG, params, tokens, 1 / 48)), rel=1e-5)
 
 
-def test_an_untrained_model_costs_about_8_bits_a_byte(tokens):
+def test_untrained_model_costs_about_8_bits_a_byte(tokens):
     cost = loss(CONFIG, model.init(CONFIG, jax.random.key(0)), tokens)
     assert float(cost) == pytest.approx(np.log(256), abs=0.1)
 
@@ -92,7 +92,7 @@ def test_remat_changes_no_gradient(params, tokens, remat):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
 
 
-def test_arrays_are_split_as_their_names_say():
+def test_arrays_are_sharded_as_their_names_say():
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), model.AXES)
     shapes = jax.eval_shape(functools.partial(model.init, CONFIG), jax.random.key(0))
     found = jax.tree.map(lambda s: s.spec, model.shardings(mesh, {"mu": shapes, "count": 1.0 * 0}))
@@ -136,7 +136,7 @@ def test_flops_agree_with_the_compiler():
     assert causal < counted < 1.1 * full
 
 
-def test_peaks_are_found_by_what_jax_calls_a_device():
+def test_peak_is_found_by_jax_name_of_the_device():
     assert flops.peak("NVIDIA A100-SXM4-40GB") == 312e12
     assert flops.peak("NVIDIA H100 PCIe") == 756e12
     assert flops.peak("NVIDIA GH200 120GB") == flops.peak("NVIDIA H200") == 989.4e12

@@ -227,7 +227,7 @@ def test_only_the_first_process_writes(tmp_path, step):
     assert not list(tmp_path.iterdir())
 
 
-def test_somebody_elses_image_is_refused(tmp_path):
+def test_other_image_is_refused(tmp_path):
     record = tmp_path / "jax.sif.json"
     record.write_text(json.dumps(container_record("docker://h.org/other").to_json()))
     args = arguments()

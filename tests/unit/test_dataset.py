@@ -10,9 +10,9 @@ from jaxway_job import dataset
 
 
 def numbered(*lengths, dtype="uint16"):
-    """Data in memory of which each token is its own place; validation is empty."""
-    places: Any = np.split(np.arange(sum(lengths), dtype=dtype), np.cumsum(lengths)[:-1])
-    return dataset.Data(data_record(shards=lengths), places, np.empty(0, dtype))
+    """Data in memory of which each token is its own offset; validation is empty."""
+    tokens: Any = np.split(np.arange(sum(lengths), dtype=dtype), np.cumsum(lengths)[:-1])
+    return dataset.Data(data_record(shards=lengths), tokens, np.empty(0, dtype))
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
@@ -21,36 +21,38 @@ def test_windows_lie_in_one_shard_and_each_is_as_likely(dtype):
     ends = np.cumsum(made.record.shards)
     valid = [p for p in range(33) if p + context < min(e for e in ends if e > p)]
     assert len(valid) == 5 + 0 + 0 + 8 + 1
-    starts = np.concatenate([dataset.starts(made, 0, step, 1000, context) for step in range(14)])
-    assert starts.dtype == np.int64
-    places, counts = np.unique(starts, return_counts=True)
-    assert places.tolist() == valid
+    offsets = np.concatenate(
+        [dataset.window_offsets(made, 0, step, 1000, context) for step in range(14)]
+    )
+    assert offsets.dtype == np.int64
+    tokens, counts = np.unique(offsets, return_counts=True)
+    assert tokens.tolist() == valid
     assert abs(counts - 1000).max() < 5 * 1000**0.5  # five standard deviations
-    rows = dataset.rows(made, starts, context)
+    rows = dataset.windows(made, offsets, context)
     assert rows.shape == (14_000, 5) and rows.dtype == dtype
-    np.testing.assert_array_equal(rows, starts[:, None] + np.arange(5))
+    np.testing.assert_array_equal(rows, offsets[:, None] + np.arange(5))
 
 
 def test_starts_depend_on_seed_and_step_only():
     made = numbered(300, 200)
-    first = dataset.starts(made, 0, 1, 64, 16)
-    np.testing.assert_array_equal(first, dataset.starts(made, 0, 1, 64, 16))
-    assert (first != dataset.starts(made, 0, 2, 64, 16)).any()
-    assert (first != dataset.starts(made, 1, 1, 64, 16)).any()
+    first = dataset.window_offsets(made, 0, 1, 64, 16)
+    np.testing.assert_array_equal(first, dataset.window_offsets(made, 0, 1, 64, 16))
+    assert (first != dataset.window_offsets(made, 0, 2, 64, 16)).any()
+    assert (first != dataset.window_offsets(made, 1, 1, 64, 16)).any()
     # As the trainings before there were shards.
     drawn = np.random.default_rng((7, 3)).integers(0, 500 - 16, 64)
-    np.testing.assert_array_equal(dataset.starts(numbered(500), 7, 3, 64, 16), drawn)
+    np.testing.assert_array_equal(dataset.window_offsets(numbered(500), 7, 3, 64, 16), drawn)
 
 
-def test_a_process_reads_its_own_rows():
+def test_process_reads_only_its_own_rows():
     made = numbered(50, 50)
-    starts = dataset.starts(made, 0, 1, 8, 9)
+    offsets = dataset.window_offsets(made, 0, 1, 8, 9)
     made.shards[:] = [Watched.of(shard) for shard in made.shards]
     Watched.read = 0
-    mine = dataset.rows(made, starts[4:6], 9)
+    part = dataset.windows(made, offsets[4:6], 9)
     assert Watched.read == 2 * 10
-    np.testing.assert_array_equal(mine, starts[4:6, None] + np.arange(10))
-    assert dataset.rows(made, starts[:0], 9).shape == (0, 10)
+    np.testing.assert_array_equal(part, offsets[4:6, None] + np.arange(10))
+    assert dataset.windows(made, offsets[:0], 9).shape == (0, 10)
 
 
 class Watched(np.ndarray):
@@ -80,8 +82,10 @@ def test_other_data_than_prepared_are_refused(tmp_path):
 
 def test_shards_shorter_than_the_context():
     with pytest.raises(SystemExit, match="the longest of 2 shards has 16 tokens, too few for"):
-        dataset.starts(numbered(16, 9), 0, 1, 4, 16)
-    np.testing.assert_array_equal(dataset.starts(numbered(9, 17), 0, 1, 4, 16), [9, 9, 9, 9])
+        dataset.window_offsets(numbered(16, 9), 0, 1, 4, 16)
+    np.testing.assert_array_equal(
+        dataset.window_offsets(numbered(9, 17), 0, 1, 4, 16), [9, 9, 9, 9]
+    )
 
 
 def test_shards_are_mapped_not_read(tmp_path):
@@ -93,7 +97,7 @@ def test_shards_are_mapped_not_read(tmp_path):
     assert all(isinstance(shard, np.memmap) and shard.mode == "r" for shard in loaded.shards)
     assert loaded.record == record
     start = np.array([10])
-    row = dataset.rows(loaded, start, 20)
+    row = dataset.windows(loaded, start, 20)
     assert type(row) is np.ndarray and row.flags.writeable
     np.testing.assert_array_equal(row[0], loaded.shards[0][10:31])
 

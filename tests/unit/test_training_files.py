@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from example_records import container_record, data_record
 from jaxway_shared import training
 from jaxway_shared.errors import UserError
 from jaxway_shared.provenance import Provenance
@@ -20,7 +21,7 @@ from jaxway_shared.training import (
 
 PROVENANCE = Provenance(
     time="2026-11-26T08:00:00Z",
-    container={"digest": "sha256:12"},
+    container=container_record(),
     commit="abc",
     site="profiles/local",
     nodes="jrc0101",
@@ -50,7 +51,7 @@ MODEL = ModelSummary(
     segments=SEGMENTS,
     parameters=10,
     flops_per_token=60,
-    data={"train_tokens": 5},
+    data=data_record(),
     train_bits_per_byte=2.0,
     validation_bits_per_byte=2.1,
     unigram_bits_per_byte=4.5,
@@ -139,5 +140,5 @@ def test_metrics_without_the_line_that_a_kill_cut_short(tmp_path: Path) -> None:
     "line", ['{"loss": 1}', '{"step": "1"}', '{"step": true}', "[1]", "loss 1"]
 )
 def test_line_that_is_no_metrics(line: str) -> None:
-    with pytest.raises(ValueError, match="step|Expecting"):
+    with pytest.raises(ValueError, match=r"step|Expecting"):
         MetricsLine.parse(line)

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -205,7 +206,7 @@ def test_two_processes(tmp_path):
     assert [len(devices) for devices in local] == [2, 2]
     assert not set(local[0]) & set(local[1])
     found = json.loads(out.read_text())
-    assert found["container"] == container_record().to_json() | {"layers": []}
+    assert found["container"] == dataclasses.asdict(container_record()) | {"layers": []}
     assert (found["processes"], found["devices"], found["platform"]) == (2, 4, "cpu")
     assert (found["commit"], found["nodes"], found["jax"]) == ("abc", "localhost", jax.__version__)
     assert found["arguments"]["out"] == str(out)

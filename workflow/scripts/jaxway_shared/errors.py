@@ -87,7 +87,7 @@ CODES = {
     "JW380": "devices cannot be shared equally",
     "JW381": "JAX cannot use the platform",
     "JW382": "JAX sees another number of devices",
-    "JW383": "container of another image",
+    "JW383": "job runs in a container of another image",
     "JW384": "file of a program cannot be written",
     #
     # Smoke test: 400 to 449.

@@ -62,6 +62,15 @@ def test_pull_needs_no_slurm(planned) -> None:
     assert subjects(planned({}, account="forbidden")) == [*CONTAINER, (PASS, "folders")]
 
 
+def test_folder_of_the_container_matters_only_where_one_is_made(planned, site) -> None:
+    """Others may use a container in a folder that is not theirs."""
+    there = planned({})
+    assert plan.folder_of_new_container(there) is None
+    assert plan.folder_of_new_container(replace(there, pulls=True)) == Path(site.sif).parent
+    Path(site.sif).unlink()
+    assert plan.folder_of_new_container(there) == Path(site.sif).parent
+
+
 def test_queue_is_not_asked_about_what_is_refused_already(planned, machine) -> None:
     machine["sbatch --test-only"] = "!Invalid account"
     jobs = {"train.a": TRAINING}

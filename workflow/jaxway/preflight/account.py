@@ -16,7 +16,7 @@ def check_account(name: str, node_hours: float, site: Site) -> Findings:
     accounts = sorted({*result.stdout.split()})
     if result.returncode or not accounts:
         yield warning(f"{name}: Slurm did not report it ({error_message(result)})")
-    elif name.lower() not in map(str.lower, accounts):  # Slurm keeps them in lower case
+    elif name.lower() not in accounts:  # Slurm keeps them in lower case
         yield failure(
             "JW501",
             f"you may not charge account {name!r}: set `account` or $SBATCH_ACCOUNT to one of "

@@ -123,7 +123,7 @@ CODES = {
 
 
 class UserError(Exception):
-    """An error that a user can cause and mend; ``str()`` is one sentence, without the code."""
+    """An error that a user can cause and correct; ``str()`` is one sentence, without the code."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)

@@ -28,7 +28,7 @@ rule all:
         rules.smoke_test.output.result,
         rules.train.input,
         rules.benchmark.input,
-        rules.vet.input if VETTED else [],
+        rules.node_check.input if CONFIG.nodes_to_check else [],
 
 
 # The checks come before the first job of any run (rules/run.smk); this is a run that has no other.

@@ -1,40 +1,38 @@
 rule benchmark:
     input:
-        expand("results/benchmark/{name}.json", name=PLACES),
-        expand("results/benchmark/.{name}.recorded", name=PLACES),
-        passed="results/.benchmarks_passed" if PLACES else [],
+        expand("results/benchmark/{name}.json", name=CONFIG.benchmark_allocations),
+        expand("results/benchmark/.{name}.recorded", name=CONFIG.benchmark_allocations),
+        passed="results/.benchmarks_passed" if CONFIG.benchmark else [],
 
 
 # One job for all benchmarks of a placement. Their containers are started by what is in the plan,
 # since each round is a start of its own.
 rule benchmark_run:
     input:
-        **container_input(),
+        **IN_CONTAINER,
         smoke_test=rules.smoke_test.output.passed,
         script=ROOT / "workflow/jaxway/run_benchmarks.py",
-        measure=script("jaxway_job/measure"),
-        programs=lambda w: programs_of(w.name),
-        digests=lambda w: digests_of(w.name),
+        measure=LAUNCH.script("jaxway_job/measure"),
+        programs=JOBS.benchmark_programs,
+        digests=JOBS.benchmark_digests,
     output:
         result="results/benchmark/{name}.json",
         plan="results/benchmark/plan/{name}.json",
     log:
         "logs/benchmark/{name}.log",
     wildcard_constraints:
-        name=names("allocations"),
-    threads: threads_of("allocations")
+        name="[^/]+",
+    container:
+        no_container
+    threads: JOBS.threads_of(JOBS.allocation)
     resources:
-        **resources_of("allocations"),
+        **JOBS.resources_of(JOBS.allocation),
     params:
-        plan=lambda w: plan(w.name),
+        plan=JOBS.plan,
     message:
         "Benchmarks on {wildcards.name}"
-    run:
-        Path(output.plan).write_text(json.dumps(params.plan, indent=1) + "\n")
-        shell(
-            "{COMMAND} run-benchmarks --plan={output.plan:q} --out={output.result:q}"
-            " > {log:q} 2>&1"
-        )
+    script:
+        "start_benchmarks.py"
 
 
 rule benchmark_record:
@@ -45,19 +43,22 @@ rule benchmark_record:
     log:
         "logs/record/{name}.log",
     wildcard_constraints:
-        name=names("allocations"),
+        name="[^/]+",
     localrule: True
+    container:
+        no_container
     params:
+        jaxway=jaxway,
         history=CONFIG.history,
     message:
         "Add {wildcards.name} to {params.history}"
-    run:
-        shell("{COMMAND} record --store={params.history:q} {input.result:q}" " > {log:q} 2>&1")
+    shell:
+        "{params.jaxway} record --store={params.history:q} {input.result:q} > {log:q} 2>&1"
 
 
 rule verdict:
     input:
-        results=expand(rules.benchmark_run.output.result, name=PLACES),
+        results=expand(rules.benchmark_run.output.result, name=CONFIG.benchmark_allocations),
         site=SITE.file,
         script=ROOT / "workflow/jaxway/analysis/references.py",
     output:
@@ -65,35 +66,41 @@ rule verdict:
     log:
         "logs/verdict.log",
     localrule: True
+    container:
+        no_container
+    params:
+        jaxway=jaxway,
     message:
         "Verdict on all benchmarks"
-    run:
-        shell(
-            "{COMMAND} check-references --site={input.site:q} {input.results:q}"
-            " 2>&1 | tee {log:q}"
-        )
+    shell:
+        "{params.jaxway} check-references --site={input.site:q} {input.results:q} 2>&1"
+        " | tee {log:q}"
 
 
-rule vet:
+rule node_check:
     input:
-        expand("results/benchmark/{name}.json", name=VETTED),
-        expand("results/benchmark/.{name}.recorded", name=VETTED),
-        "results/vetting.json",
+        expand("results/benchmark/{name}.json", name=CONFIG.node_check_allocations),
+        expand("results/benchmark/.{name}.recorded", name=CONFIG.node_check_allocations),
+        "results/node_check.json",
 
 
-rule vet_nodes:
+rule compare_nodes:
     input:
-        results=expand(rules.benchmark_run.output.result, name=VETTED),
+        results=expand(rules.benchmark_run.output.result, name=CONFIG.node_check_allocations),
         site=SITE.file,
         script=ROOT / "workflow/jaxway/analysis/node_check.py",
     output:
-        result="results/vetting.json",
+        result="results/node_check.json",
     log:
-        "logs/vet.log",
+        "logs/node_check.log",
     localrule: True
+    container:
+        no_container
     params:
-        command=lambda w, output: vet_nodes(output.result),
+        jaxway=jaxway,
+        arguments=lambda w: command_line(LAUNCH.check_nodes()),
     message:
         "Compare nodes"
-    run:
-        shell("{params.command} --results {input.results:q} 2>&1 | tee {log:q}")
+    shell:
+        "{params.jaxway} {params.arguments} --out={output.result:q} --results {input.results:q}"
+        " 2>&1 | tee {log:q}"

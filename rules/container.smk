@@ -1,15 +1,19 @@
 rule pull:
     output:
-        **made(PULLED),
+        **outputs(PULLED),
     log:
         "logs/pull.log",
     localrule: True  # compute nodes have no internet
+    container:
+        no_container
     params:
-        image=pulled_image(),
+        jaxway=jaxway,
+        image=lambda w: recorded_image(Path(PULLED.sif), CONFIG.image),
+        arguments=lambda w, output: command_line(LAUNCH.pull()),
     message:
         f"Pull {CONFIG.image} to {PULLED.sif}"
-    run:
-        shell("{PULL} 2>&1 | tee {log:q}")
+    shell:
+        "{params.jaxway} {params.arguments} 2>&1 | tee {log:q}"
 
 
 if CONTAINED and CONFIG.packages:
@@ -18,14 +22,19 @@ if CONTAINED and CONFIG.packages:
         input:
             digest=PULLED.digest,
         output:
-            **made(CONTAINER),
+            **outputs(CONTAINER),
         log:
             "logs/add_packages.log",
         localrule: True
+        container:
+            no_container
+        params:
+            jaxway=jaxway,
+            arguments=lambda w, output: command_line(LAUNCH.add_packages()),
         message:
-            f"Add to the container: {' '.join(itertools.chain(*CONFIG.packages.values()))}"
-        run:
-            shell("{ADD_PACKAGES} 2>&1 | tee {log:q}")
+            f"Add to the container: {' '.join(sum(CONFIG.packages.values(), ()))}"
+        shell:
+            "{params.jaxway} {params.arguments} 2>&1 | tee {log:q}"
 
 
 rule verify_container:
@@ -34,10 +43,12 @@ rule verify_container:
     log:
         "logs/verify_container.log",
     localrule: True
+    container:
+        no_container
+    params:
+        jaxway=jaxway,
+        arguments=lambda w: command_line(LAUNCH.verify()),
     message:
         f"Compare {CONTAINER.sif} with what was recorded of it"
-    run:
-        shell(
-            "{COMMAND} verify --full --sif={CONTAINER.sif:q}"
-            " --image={CONFIG.image:q} 2>&1 | tee {log:q}"
-        )
+    shell:
+        "{params.jaxway} {params.arguments} 2>&1 | tee {log:q}"

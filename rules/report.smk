@@ -1,28 +1,32 @@
-# What each job from this folder has used. Slurm's accounting knows; without Slurm nothing is paid.
-if SITE.launcher:
+NODE_CHECK = "results/node_check.json" if CONFIG.nodes_to_check else []
+# Slurm's accounting knows what jobs have used; without Slurm nothing is paid.
+COST = "results/cost.json" if SITE.launcher else []
 
-    rule cost:
-        input:
-            rules.smoke_test.output.result,
-            rules.train.input,
-            rules.verdict.input.results,
-            vetting="results/vetting.json" if VETTED else [],
-            site=SITE.file,
-            script=ROOT / "workflow/jaxway/slurm/accounting.py",
-        output:
-            "results/cost.json",
-        log:
-            "logs/cost.log",
-        localrule: True
-        params:
-            scratch=SITE.scratch,
-        message:
-            "What the jobs have used"
-        run:
-            shell(
-                "{COMMAND} cost --logs={LOGS:q} --site={input.site:q}"
-                " --scratch={params.scratch:q} --out={output:q} > {log:q} 2>&1"
-            )
+
+rule cost:
+    input:
+        rules.smoke_test.output.result,
+        rules.train.input,
+        rules.verdict.input.results,
+        node_check=NODE_CHECK,
+        site=SITE.file,
+        script=ROOT / "workflow/jaxway/slurm/accounting.py",
+    output:
+        "results/cost.json",
+    log:
+        "logs/cost.log",
+    localrule: True
+    container:
+        no_container
+    params:
+        jaxway=jaxway,
+        logs=".snakemake/slurm_logs",
+        scratch=SITE.scratch,
+    message:
+        "What the jobs have used"
+    shell:
+        "{params.jaxway} cost --logs={params.logs:q} --site={input.site:q}"
+        " --scratch={params.scratch:q} --out={output:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -32,9 +36,9 @@ rule report:
         metrics=expand("results/train/{name}/metrics.jsonl", name=CONFIG.train),
         benchmark=rules.verdict.input.results,
         site=SITE.file,
-        recorded=expand("results/benchmark/.{name}.recorded", name=PLACES),
-        vetting="results/vetting.json" if VETTED else [],
-        cost="results/cost.json" if SITE.launcher else [],
+        recorded=expand("results/benchmark/.{name}.recorded", name=CONFIG.benchmark_allocations),
+        node_check=NODE_CHECK,
+        cost=COST,
         script=ROOT / "workflow/jaxway/report/page.py",
         templates=expand(ROOT / "workflow/report/report.{kind}", kind=["html.j2", "css"]),
     output:
@@ -42,14 +46,16 @@ rule report:
     log:
         "logs/report.log",
     localrule: True
+    container:
+        no_container
     params:
+        jaxway=jaxway,
         history=CONFIG.history,
-        more=lambda w, input: [f"--{x}={input[x]}" for x in ("vetting", "cost") if input[x]],
+        node_check=lambda w, input: f"--node-check={input.node_check}" if NODE_CHECK else [],
+        cost=lambda w, input: f"--cost={input.cost}" if COST else [],
     message:
         "Report {output.html}"
-    run:
-        shell(
-            "{COMMAND} report --out={output.html:q} --smoke-test={input.smoke_test:q}"
-            " --train {input.train:q} --benchmark {input.benchmark:q} --site={input.site:q}"
-            " --history={params.history:q} {params.more:q} > {log:q} 2>&1"
-        )
+    shell:
+        "{params.jaxway} report --out={output.html:q} --smoke-test={input.smoke_test:q}"
+        " --train {input.train:q} --benchmark {input.benchmark:q} --site={input.site:q}"
+        " --history={params.history:q} {params.node_check:q} {params.cost:q} > {log:q} 2>&1"

@@ -54,7 +54,7 @@ def around(schedule):
             done = schedule(scheduler)
         if not done:
             print_reasons(workflow.logger_manager.get_logfile())
-            vet_rest()
+            compare_finished_nodes()
             print("The same command goes on from what is done.", file=sys.stderr, flush=True)
         print_cost(began)
         return done
@@ -100,7 +100,7 @@ def print_cost(began):
     """Print what the jobs of this run have used, as Slurm has booked it."""
     if SITE.launcher:
         try:
-            jobs = accounting.booked(Path(LOGS), Path(SITE.scratch))
+            jobs = accounting.booked(Path(".snakemake/slurm_logs"), Path(SITE.scratch))
         except accounting.CostError as error:
             print(error, file=sys.stderr, flush=True)
         except KeyboardInterrupt:  # a second one, of somebody who does not want to wait
@@ -140,15 +140,15 @@ def check_container():
     users = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
     if not CONTAINED or not planned(*users):
         return
-    makers = {"pull": (PULLED, PULL)}
+    makers = {"pull": (PULLED, LAUNCH.pull())}
     if CONFIG.packages:
-        makers["add_packages"] = (CONTAINER, ADD_PACKAGES)
+        makers["add_packages"] = (CONTAINER, LAUNCH.add_packages())
     for maker, (container, command) in makers.items():
         if planned(maker) or not Path(container.digest).exists():
             continue
         if not Path(container.output).exists():
             print(f"{container.output} is gone: making it again", flush=True)
-            if subprocess.run(command, shell=True).returncode:
+            if subprocess.run([*JAXWAY, *command]).returncode:
                 sys.exit(f"{container.output} is gone, and cannot be made again: see above")
         found = verify.problem(Path(container.sif), full=False, image=CONFIG.image)
         if found:
@@ -161,7 +161,8 @@ def prepare_wiped_data():
         record = Path(job.input.get("data", ""))
         if record.is_file() and not data_record.read_prepared(record):
             print(f"the data of {record} are gone: preparing them again", flush=True)
-            if subprocess.run(prepare_data(record.stem, record), shell=True).returncode:
+            words = [*JAXWAY, *LAUNCH.prepare_data(CONFIG.data[record.stem]), f"--out={record}"]
+            if subprocess.run(words).returncode:
                 sys.exit(f"The data of {record} are gone, and see above why they stay so.")
 
 
@@ -189,7 +190,7 @@ def restarts(job):
     before = before if folder == earlier else 0
     comment = f"rule_{job.rule.name}_wildcards_{job.wildcards.name}"
     states = [state for _, state, what in submitted("--states=all", "--sort=i") if what == comment]
-    allowed = job_of("train", job.wildcards).max_jobs
+    allowed = CONFIG.train[job.wildcards.name].max_jobs
     if reason:
         why = reason
     elif states and states[-1] == "CANCELLED":
@@ -234,11 +235,12 @@ def print_reasons(logs):
         print(reason, file=sys.stderr)
 
 
-def vet_rest():
+def compare_finished_nodes():
     """Compare the nodes whose jobs left a result, when others have not: these are named, too."""
-    for job in planned("vet_nodes"):
+    for job in planned("compare_nodes"):
         result = Path(job.output.result)
         if not result.exists():
-            there = shlex.join(x for x in job.input.results if Path(x).exists())
-            subprocess.run(f"{vet_nodes(result)} --results {there}", shell=True)
+            there = [file for file in job.input.results if Path(file).exists()]
+            words = [*JAXWAY, *LAUNCH.check_nodes(), f"--out={result}", "--results", *there]
+            subprocess.run(words)
             result.unlink(missing_ok=True)

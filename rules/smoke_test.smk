@@ -1,7 +1,7 @@
 rule smoke_test:
     input:
-        **container_input(),
-        script=ancient(script("smoke_test")),
+        **IN_CONTAINER,
+        script=ancient(LAUNCH.script("smoke_test")),
     output:
         result="results/smoke_test.json",
         # Always the same content: a smoke test that is run by itself makes nothing else stale.
@@ -9,16 +9,13 @@ rule smoke_test:
     log:
         "logs/smoke_test.log",
     container:
-        container_for("smoke_test")
-    threads: threads_of("smoke_test")
+        JOBS.container_for(JOBS.smoke_test)
+    threads: JOBS.threads_of(JOBS.smoke_test)
     resources:
-        **resources_of("smoke_test"),
+        **JOBS.resources_of(JOBS.smoke_test),
     params:
-        launch=launcher("smoke_test"),
-        arguments=arguments("smoke_test"),
-        scratch=SITE.scratch,
+        command=lambda w: command_line(LAUNCH.smoke_test()),
     message:
         "Smoke test"
     shell:
-        "{params.launch} {input.script:q} {params.arguments} --scratch={params.scratch:q}"
-        " --out={output.result:q} > {log:q} 2>&1"
+        "{params.command} --out={output.result:q} > {log:q} 2>&1"

@@ -11,42 +11,44 @@ rule prepare_data:
     wildcard_constraints:
         data="[0-9a-f]{8}",
     localrule: True
+    container:
+        no_container
     params:
-        command=lambda w, output: prepare_data(w.data, output.record),
+        jaxway=jaxway,
+        arguments=lambda w: command_line(LAUNCH.prepare_data(CONFIG.data[w.data])),
     message:
         "Prepare data"
-    run:
-        shell("{params.command} > {log:q} 2>&1")
+    shell:
+        "{params.jaxway} {params.arguments} --out={output.record:q} > {log:q} 2>&1"
 
 
 # Training state is no output: Snakemake deletes outputs before each attempt. It survives in a
-# folder that the configuration's hash names, from which the training's next job goes on.
+# folder that the configuration's hash names, from which the training's next job resumes.
 rule train_run:
     input:
-        unpack(lambda w: data_of(job_of("train", w))),
-        **container_input(),
+        unpack(JOBS.data_record),
+        **IN_CONTAINER,
         smoke_test=rules.smoke_test.output.passed,
         # An edited program does not undo a training.
-        script=ancient(lambda w: script(job_of("train", w).program)),
+        script=ancient(JOBS.train_program),
     output:
         summary="results/train/{name}/summary.json",
         metrics="results/train/{name}/metrics.jsonl",
     log:
         "logs/train/{name}.log",
     wildcard_constraints:
-        name=names("train"),
+        name="[^/]+",
     container:
-        container_for("train")
-    threads: threads_of("train")
+        JOBS.container_for(JOBS.training)
+    threads: JOBS.threads_of(JOBS.training)
     resources:
-        **resources_of("train"),
+        **JOBS.resources_of(JOBS.training),
     params:
-        launch=launcher("train"),
-        arguments=arguments("train"),
+        command=JOBS.train_command,
         data=lambda w, input: f"--data-record={input.data}" if input.get("data") else "",
-        state=lambda w: f"{SITE.scratch}/train/{w.name}-{job_of('train', w).id}",
+        state=JOBS.state_folder,
     message:
         "Train {wildcards.name}"
     shell:
-        "{params.launch} {input.script:q} {params.arguments} {params.data} --state={params.state:q}"
-        " --out={output.summary:q} > {log:q} 2>&1"
+        "{params.command} {params.data} --state={params.state:q} --out={output.summary:q}"
+        " > {log:q} 2>&1"

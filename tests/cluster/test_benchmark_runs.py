@@ -122,14 +122,14 @@ def test_slow_node_is_named(cluster: Cluster, alice: Checkout, store: str) -> No
         "node_check": {"nodes": ["jrc[0101-0102]"]},
         "history": store + "/vetting",
     }
-    config = alice.configure("vet", settings)
-    said = alice.run(config, "vet", "--jobs=1", timeout=300)
+    config = alice.configure("node_check", settings)
+    said = alice.run(config, "node_check", "--jobs=1", timeout=300)
     assert "A slow node shows among 3 values or more, and here are 2" in said
     again = ("--jobs=1", "--forcerun", "benchmark_run")
     with throttled(cluster, "jrc0102"):
-        said = alice.run(config, "vet", *again, timeout=300)
+        said = alice.run(config, "node_check", *again, timeout=300)
     assert "--exclude=jrc0102" in said
-    found = json.loads(alice.path("results/vetting.json").read_text())
+    found = json.loads(alice.path("results/node_check.json").read_text())
     assert found["nodes"]["jrc0101"] == []
     (problem,) = found["nodes"]["jrc0102"]
     assert problem["slower_by"] > 0.3
@@ -140,7 +140,7 @@ def test_node_that_is_drained_is_said(cluster: Cluster, alice: Checkout) -> None
     settings = {"benchmark": {"quick": QUICK}, "node_check": {"nodes": ["jrc[0101-0103]"]}}
     cluster.run(drain + "drain", user="root")
     try:
-        with alice.start(alice.configure("drained", settings), "vet") as snakemake:
+        with alice.start(alice.configure("drained", settings), "node_check") as snakemake:
             code, said = snakemake.wait(60)
     finally:
         cluster.run(drain + "resume", user="root")

@@ -1,10 +1,198 @@
-"""How jobs are started."""
+"""How steps are started: command lines, environments, and what Slurm is asked for."""
 
 import os
+import shlex
 import subprocess
+from pathlib import Path
+from typing import Any
 
-from examples import make_site
-from jaxway import launch
+import pytest
+from examples import make_config, make_placement, make_site, make_training
+from jaxway.config.jobs import Options
+from jaxway.config.schema import ConfigurationError
+from jaxway.config.site import Site
+from jaxway.launch import (
+    Launch,
+    command_line,
+    inherited_environment,
+    option_words,
+    prepare_environment,
+    state_folder,
+)
+
+ROOT = Path("/j")
+ENVIRONMENT = {"A": "one word", "B": ""}
+
+
+def make_launch(site: Site | None = None, contained: bool = True, **settings: Any) -> Launch:
+    """Command lines at a site whose node has 128 cores."""
+    site = site or make_site(cores_per_node=128, sif="/c/jax.sif", environment=ENVIRONMENT)
+    config = make_config(site, image="docker://x", **settings)
+    return Launch(ROOT, config, site, contained, "--nv --bind $SCRATCH")
+
+
+RECORD = ["--container-record=/c/jax.sif.json", "--image=docker://x"]
+SRUN = ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32"]
+APPTAINER = ["apptainer", "exec", "--home", "$PWD", "--nv", "--bind", "/s", "/c/jax.sif"]
+
+
+@pytest.mark.parametrize(
+    ("placement", "contained", "before", "after"),
+    [
+        ({}, False, [], ["--devices=4"]),
+        ({}, True, [], ["--devices=4", *RECORD]),  # Snakemake starts this container
+        ({"nodes": 2, "processes_per_node": 4}, False, SRUN, ["--devices=8"]),
+        (
+            {"nodes": 2, "processes_per_node": 4},
+            True,
+            [*SRUN, *APPTAINER],
+            ["--devices=8", *RECORD],
+        ),
+    ],
+)
+def test_command_line_of_a_program(monkeypatch, placement, contained, before, after) -> None:
+    monkeypatch.setenv("SCRATCH", "/s")
+    training = make_training(placement=make_placement(**placement))
+    words = make_launch(contained=contained).program(training, "train")
+    start, program = words.index("python3"), words.index("--preset=tiny")
+    assert words[:start] == ["env", "A=one word", "B=", *before]
+    assert words[start:program] == ["python3", "/j/workflow/scripts/train.py", *after]
+    assert words[program:] == option_words(training.options)
+
+
+def test_what_is_set_reaches_every_program() -> None:
+    site = make_site(host_suffix="i", platform="cuda")
+    words = make_launch(site, platform="cpu").smoke_test()
+    assert {"--platform=cpu", "--host-suffix=i", "--scratch=scratch"} <= {*words}
+
+
+def test_a_benchmarks_own_container_has_its_own_record_and_no_packages(monkeypatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/s")
+    benchmark = {"old": {"program": "memory", "sif": "/c/old.sif"}, "memory": {}}
+    launch = make_launch(benchmark=benchmark, packages={"python": ["einops"]})
+    old, usual = (launch.benchmark(launch.config.benchmark[name]) for name in ("old", "memory"))
+    assert "--container-record=/c/old.sif.json" in old
+    assert old[old.index("apptainer") :][:8] == [*APPTAINER[:-1], "/c/old.sif"]
+    assert not any(word.startswith(("--image", "PYTHONPATH")) for word in old)
+    assert any(word.startswith("--image") for word in usual)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"global_batch": 8}, ["--global-batch=8"]),
+        ({"layers": None}, []),
+        ({"check": True, "trace": False}, ["--check", "--no-trace"]),
+        ({"megabytes": [1, 2]}, ["--megabytes", "1", "2"]),
+        ({"command": "bash -c 'a b'"}, ["--command=bash -c 'a b'"]),
+    ],
+)
+def test_options_become_flags(options: Options, words: list[str]) -> None:
+    assert option_words(options) == words
+
+
+def test_a_shell_reads_the_words_as_they_are(tmp_path: Path) -> None:
+    words = ["printf", "%s|", "a b", "it's", "$HOME", "{x}", "$PWD", ""]
+    command = ["bash", "-c", command_line(words)]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout == f"a b|it's|$HOME|{{x}}|{tmp_path}||"
+
+
+def test_plan_of_an_allocation_is_not_changed_by_its_walltime_or_partition() -> None:
+    def plan(**entry: Any) -> dict[str, Any]:
+        launch = make_launch(benchmark={"io": entry, "memory": entry})
+        (allocation,) = launch.config.allocations.values()
+        return launch.plan(allocation)
+
+    assert plan(rounds=2) == plan(rounds=2, walltime=7, partition="other")
+    assert plan(rounds=2) != plan(rounds=2, gpus_per_node=2)
+    first, second = plan(rounds=2, timeout_minutes=1)["benchmarks"]
+    assert (first["name"], second["name"]) == ("io", "memory")
+    assert (first["rounds"], first["timeout_minutes"]) == (2, 1)
+    words = shlex.split(first["command"])
+    assert words[words.index("python3") + 1] == "/j/workflow/scripts/benchmark_io.py"
+
+
+@pytest.mark.parametrize(
+    ("placement", "threads", "resources"),
+    [
+        ({}, 64, {"nodes": 1, "tasks_per_node": 2, "gres": "gpu:4", "slurm_extra": ""}),
+        (
+            {"nodes": 2, "processes_per_node": 4, "gpus_per_node": 4, "node": "n7"},
+            32,
+            {"nodes": 2, "tasks_per_node": 4, "slurm_extra": "--nodelist=n7"},
+        ),
+    ],
+)
+def test_what_slurm_is_asked_for(placement, threads, resources) -> None:
+    launch, where = make_launch(account="project"), make_placement(**placement)
+    assert launch.threads(where) == threads
+    found = launch.resources(where)
+    assert resources.items() <= found.items()
+    assert (found["runtime"], found["slurm_partition"]) == (30, "gpu")
+    assert (found["slurm_account"], found["mem_mb"], found["mpi"]) == ("project", 0, "srun")
+
+
+def test_without_slurm_a_job_asks_for_the_one_node() -> None:
+    launch = make_launch(make_site(launcher=None), contained=False)
+    assert launch.resources(make_placement()) == {"nodes": 1}
+    assert launch.threads(make_placement()) == os.cpu_count()
+
+
+def test_packages_are_added_with_the_binds_of_jobs(monkeypatch) -> None:
+    monkeypatch.setenv("SCRATCH", "/s")
+    launch = make_launch(packages={"python": ["einops", "x"], "debian": ["git"]}, tmpdir="/t")
+    words = launch.add_packages()
+    assert words[:2] == ["add-packages", "--base=/c/jax.sif"]
+    assert words[2] == f"--out={launch.container.output}"
+    python = ["--python", "einops", "x"]
+    assert words[3:] == ["--tmpdir=/t", *python, "--debian", "git", "--", *APPTAINER[4:7]]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"packages": {"python": ["einops"]}}, {"benchmark": {"io": {"sif": "/c/old.sif"}}}],
+)
+def test_what_needs_a_container_is_refused_without_one(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="here jobs run without"):
+        make_launch(contained=False, **settings)
+
+
+def test_state_folder_is_named_by_the_training() -> None:
+    assert state_folder(make_training(), make_site(scratch="/s")) == "/s/train/a-0123"
+
+
+# -------------------------------------------------------------------------------- what jobs inherit
+
+
+def test_what_would_replace_the_images_stays_outside() -> None:
+    site = make_site(unset_variables=["XLA_FLAGS"])
+    environ = {"PATH": "/bin", "XLA_FLAGS": "--x", "HOME": "/h"}
+    container = make_launch().container
+    assert inherited_environment(environ, site, container, "c0ffee") == {
+        **{"PATH": "/bin", "HOME": "/h", "JAXWAY_COMMIT": "c0ffee"},
+    }
+    outside = inherited_environment(environ, site, None, None)
+    assert outside["XLA_FLAGS"] == "--x"
+    assert outside["PATH"].endswith(":/bin")
+    assert outside["JAXWAY_COMMIT"] == "unknown"
+
+
+def test_packages_in_a_folder_are_bound_once_and_come_first() -> None:
+    site = make_site(sif="/c/jax.sif", container_build=False, environment={"PYTHONPATH": "/own"})
+    launch = make_launch(site, packages={"python": ["einops"]})
+    folder = launch.container.packages
+    environ = {"PATH": "/bin", "APPTAINER_BIND": "/data"}
+    once = inherited_environment(environ, site, launch.container, None)
+    assert once["APPTAINER_BIND"] == f"/data,{folder}:{folder}:ro"
+    assert inherited_environment(once, site, launch.container, None) == once
+    assert f"PYTHONPATH={folder}:/own" in launch.smoke_test()
+
+
+def test_a_jobs_deadline_is_kept_before_slurms_variables_are_dropped() -> None:
+    environ = {"PATH": "/bin", "SLURM_JOB_END_TIME": "1790000000"}
+    found = inherited_environment(environ, make_site(), None, None)
+    assert found["JAXWAY_DEADLINE"] == "1790000000"
 
 
 def test_code_is_dirty_when_it_has_changed_and_not_when_its_configuration_has(
@@ -21,5 +209,5 @@ def test_code_is_dirty_when_it_has_changed_and_not_when_its_configuration_has(
         subprocess.run([*git, *words], check=True)
     for file, dirty in zip(files, (False, True), strict=True):
         file.write_text("changed")
-        launch.prepare_environment(tmp_path, make_site(), None)
+        prepare_environment(tmp_path, make_site(), None)
         assert os.environ["JAXWAY_COMMIT"].endswith("-dirty") == dirty

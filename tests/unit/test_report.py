@@ -297,7 +297,7 @@ def test_names_are_text(results):
     problem = {"benchmark": evil, "case": case, "failed": evil}
     value = {"benchmark": evil, "case": case, "by_node": {evil: 1.0}, "usual": 1.0}
     vetting = {"nodes": {evil: [problem]}, "values": [value], "exclude": evil}
-    results.more = [f"--vetting={results.write('vetting.json', vetting)}"]
+    results.more = [f"--node-check={results.write('vetting.json', vetting)}"]
     text = results.report()
     assert "<b>$" not in text
     assert "<b>&" not in text
@@ -676,7 +676,7 @@ def test_nodes(results):
         "values": [value | {"by_node": by_node, "usual": 2.0}],
         "exclude": "--exclude=jrc0102,jrc0103",
     }
-    results.more = [f"--vetting={results.write('vetting.json', vetting)}"]
+    results.more = [f"--node-check={results.write('vetting.json', vetting)}"]
     part = section(results.report(), "<h3>Nodes")
     said = "io: failed: no file system"
     assert rows(part) == [
@@ -738,7 +738,7 @@ def damage(results, kind):
             results.benchmark[0].write_text('{"allocation": {"nodes": 1}, "median": 1.0}')
             return results.benchmark[0]
         case "vetting":
-            results.more = [f"--vetting={results.write('vetting.json', {'nodes': {}})}"]
+            results.more = [f"--node-check={results.write('vetting.json', {'nodes': {}})}"]
             return results.folder / "vetting.json"
         case "missing":
             results.benchmark[0].unlink()

@@ -50,11 +50,11 @@ def test_local_plan_has_no_container(plan):
             ],
         ),
         (
-            "vet",
+            "node_check",
             [
                 *["benchmark_record 1x4-jrc0101", "benchmark_record 1x4-jrc0102"],
                 *["benchmark_run 1x4-jrc0101", "benchmark_run 1x4-jrc0102"],
-                *["pull", "smoke_test", "vet", "vet_nodes"],
+                *["compare_nodes", "node_check", "pull", "smoke_test"],
             ],
         ),
     ],
@@ -146,7 +146,7 @@ def stubbed(tmp_path_factory):
     plan.make_container()
     (plan.scratch / "old.sif.digest").write_text("sha256:old\n")
     plan.environment["XLA_FLAGS"] = "--of-the-host"
-    targets = ("train", "benchmark", "vet")
+    targets = ("train", "benchmark", "node_check")
     plan.snakemake(*targets, "--slurm-init-seconds-before-status-checks=1")
     return plan
 
@@ -265,7 +265,7 @@ def test_benchmarks_of_one_placement_are_one_job(stubbed):
         [call for call in stubbed.calls("apptainer") if any(program in word for word in call)]
         for program in ("benchmark_memory.py", "benchmark_compute.py")
     )
-    assert len(memory) == 2  # one of them to vet a node
+    assert len(memory) == 2  # one of them to check a node
     call = memory[0]
     program = call.index("python3")
     assert call[:program] == [
@@ -298,12 +298,12 @@ def test_benchmarks_of_several_processes_start_by_srun(stubbed):
     assert "--operations" in srun
 
 
-def test_a_node_to_vet_is_asked_for_by_name(stubbed):
+def test_a_node_to_check_is_asked_for_by_name(stubbed):
     (sbatch,) = [
         c for c in stubbed.calls("sbatch") if "rule_benchmark_run_wildcards_1x4-jrc0102" in c
     ]
     assert "--nodelist=jrc0102" in sbatch
-    found = json.loads((stubbed.folder / "results/vetting.json").read_text())
+    found = json.loads((stubbed.folder / "results/node_check.json").read_text())
     assert found["nodes"] == {"jrc0102": []}
 
 
@@ -314,7 +314,7 @@ def test_a_node_whose_job_dies_is_named_too(plan):
     plan.use_stubs()
     plan.make_container()
     plan.environment["STUB_DIES"] = "--nodelist=jrc0102"
-    result = plan.snakemake("vet", "--slurm-init-seconds-before-status-checks=1", check=False)
+    result = plan.snakemake("node_check", "--slurm-init-seconds-before-status-checks=1", check=False)
     assert result.returncode == 1
     assert "its job left no result" in result.stdout
     assert "--exclude=jrc0102" in result.stdout
@@ -420,7 +420,7 @@ def test_unknown_job_is_one_sentence(plan):
     plan.configure(train={"one": SMALL})
     result = plan.snakemake("results/train/two/summary.json", "--dry-run", check=False)
     assert result.returncode == 1
-    assert "No rule to produce results/train/two/summary.json" in result.stderr
+    assert "no job is named two; known: one [JW006]" in result.stderr.splitlines()
     assert "Traceback" not in result.stderr
 
 

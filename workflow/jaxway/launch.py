@@ -1,32 +1,268 @@
-"""How a job is started: its environment and its command line."""
+"""How each step is started: words of its command line, its environment, what Slurm is asked for."""
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from jaxway.config.containers import Container
-from jaxway.config.jobs import Config
+from jaxway.config.containers import Container, container
+from jaxway.config.jobs import (
+    Allocation,
+    BenchmarkJob,
+    Config,
+    DataOptions,
+    Options,
+    Placement,
+    SmokeTestJob,
+    TrainJob,
+)
+from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import Site
+
+Words = list[str]
+WORKING_DIRECTORY = "$PWD"  # the shell's, when the job runs
+
+
+def command_line(words: Iterable[str]) -> str:
+    """Words as a shell reads them; the working directory is its own."""
+    return shlex.join(words).replace(f"'{WORKING_DIRECTORY}'", f'"{WORKING_DIRECTORY}"')
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Command lines of one configuration at one site, run from the checkout ``root``."""
+
+    root: Path
+    config: Config
+    site: Site
+    contained: bool  # jobs run in a container
+    apptainer_args: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise a sentence if the configuration asks for a container, and jobs run without one."""
+        if self.config.packages and not self.contained:
+            raise ConfigurationError(
+                "JW018", "packages: they are added to a container, and here jobs run without one"
+            )
+        if any(job.sif for job in self.config.benchmark.values()) and not self.contained:
+            raise ConfigurationError(
+                "JW018", "benchmark: a sif is named, and here jobs run without a container"
+            )
+
+    @property
+    def pulled(self) -> Container:
+        """The container as it is pulled."""
+        return container({}, self.site)
+
+    @cached_property
+    def container(self) -> Container:
+        """The container in which jobs run: with the configured packages."""
+        return container(self.config.packages, self.site)
+
+    # ----------------------------------- on the login node: the command `jaxway`, without its files
+
+    def pull(self) -> Words:
+        image, sif = f"--image={self.config.image}", f"--sif={self.pulled.sif}"
+        return ["pull", image, sif, *self.tmpdir()]
+
+    def add_packages(self) -> Words:
+        words = ["add-packages", f"--base={self.pulled.sif}", f"--out={self.container.output}"]
+        words += self.tmpdir()
+        for kind, packages in self.config.packages.items():
+            words += [f"--{kind}", *packages]
+        return [*words, "--", *self.apptainer_words()]
+
+    def verify(self) -> Words:
+        sif, image = f"--sif={self.container.sif}", f"--image={self.config.image}"
+        return ["verify", "--full", sif, image]
+
+    def prepare_data(self, data: DataOptions) -> Words:
+        words = ["prepare-data", f"--tokenizer={data.tokenizer}"]
+        words += [f"--validation-bytes={data.validation_bytes}", "--data", *data.data]
+        return [*words, f"--folder={self.site.scratch}/data/{data.id}"]
+
+    def check_nodes(self) -> Words:
+        words = ["check-nodes", f"--site={self.site.file}", f"--history={self.config.history}"]
+        return [*words, "--nodes", *self.config.nodes_to_check]
+
+    def tmpdir(self) -> Words:
+        return [f"--tmpdir={self.config.tmpdir}"] if self.config.tmpdir else []
+
+    # ----------------------------------------- on compute nodes: programs, without what they write
+
+    def smoke_test(self) -> Words:
+        words = self.program(self.config.smoke_test, "smoke_test")
+        return [*words, f"--scratch={self.site.scratch}"]
+
+    def benchmark(self, job: BenchmarkJob) -> Words:
+        words = self.program(job, f"benchmark_{job.program}", sif=job.sif, starts_container=True)
+        return [*words, f"--scratch={self.site.scratch}"]
+
+    def plan(self, allocation: Allocation) -> dict[str, Any]:
+        """What run_benchmarks.py does in an allocation."""
+        placement = allocation.placement
+        return {
+            # Neither walltime nor partition: another one makes nothing stale.
+            "allocation": {
+                "nodes": placement.nodes,
+                "gpus_per_node": placement.gpus_per_node,
+                "processes_per_node": placement.processes_per_node,
+                "node": placement.node,
+            },
+            "benchmarks": [
+                {
+                    "name": job.name,
+                    "program": job.program,
+                    "options": job.options,
+                    "rounds": job.rounds,
+                    "timeout_minutes": job.timeout_minutes,
+                    "command": command_line(self.benchmark(job)),
+                }
+                for job in (self.config.benchmark[name] for name in allocation.benchmarks)
+            ],
+        }
+
+    def program(
+        self,
+        job: SmokeTestJob | TrainJob | BenchmarkJob,
+        name: str,
+        sif: str | None = None,
+        starts_container: bool = False,
+    ) -> Words:
+        """A program and what every program takes. ``sif``: in place of the configured container.
+
+        Snakemake starts the container of a single process, unless ``starts_container``; several
+        processes start theirs behind the site's launcher.
+        """
+        placement = job.placement
+        own = self.container if self.contained and not sif else None  # packages are the image's
+        words = ["env", *(f"{k}={v}" for k, v in job_environment(self.config, own).items())]
+        words += self.launcher(placement)
+        if self.contained and (starts_container or placement.processes > 1):
+            words += ["apptainer", "exec", "--home", WORKING_DIRECTORY, *self.apptainer_words()]
+            words.append(sif or self.container.sif)
+        words += ["python3", str(self.script(name)), f"--devices={placement.devices}"]
+        words += [f"--platform={self.config.platform}"] if self.config.platform else []
+        if sif:
+            words.append(f"--container-record={sif}.json")
+        elif own:
+            words += [f"--container-record={own.record}", f"--image={self.config.image}"]
+        words += [f"--host-suffix={self.site.host_suffix}"] if self.site.host_suffix else []
+        return words + option_words(job.options)
+
+    def launcher(self, placement: Placement) -> Words:
+        """What starts several processes."""
+        if placement.processes == 1:
+            return []
+        return [
+            *(self.site.launcher or "").split(),
+            f"--nodes={placement.nodes}",
+            f"--ntasks-per-node={placement.processes_per_node}",
+            f"--cpus-per-task={self.cores // placement.processes_per_node}",
+        ]
+
+    def apptainer_words(self) -> Words:
+        return shlex.split(os.path.expandvars(self.apptainer_args))
+
+    def script(self, name: str) -> Path:
+        """A program."""
+        return self.root / f"workflow/scripts/{name}.py"
+
+    # ---------------------------------------------------------------------- what Slurm is asked for
+
+    @property
+    def cores(self) -> int:
+        """Cores of a node."""
+        return self.site.cores_per_node or os.cpu_count() or 1
+
+    def tasks_per_node(self, placement: Placement) -> int:
+        """Tasks to ask for: with fewer than 2 Slurm's plugin refuses the resource `mpi`."""
+        return max(2, placement.processes_per_node) if self.site.launcher else 1
+
+    def threads(self, placement: Placement) -> int:
+        """Cores of a task."""
+        return self.cores // self.tasks_per_node(placement)
+
+    def resources(self, placement: Placement) -> dict[str, str | int | None]:
+        """Whole nodes, their GPUs, and time.
+
+        With `mpi` the job's command runs in the batch step itself: no outer srun gets in the way.
+        """
+        if not self.site.launcher:
+            return {"nodes": 1}
+        return {
+            "nodes": placement.nodes,
+            "tasks_per_node": self.tasks_per_node(placement),
+            "gres": f"gpu:{placement.gpus_per_node}",
+            "runtime": placement.walltime,
+            "slurm_partition": placement.partition,
+            "slurm_account": self.config.account,
+            "slurm_extra": f"--nodelist={placement.node}" if placement.node else "",
+            "mem_mb": 0,  # else Snakemake asks for little; without it a whole node has all of its
+            "mpi": "srun",
+        }
+
+
+def option_words(options: Options) -> Words:
+    """A program's own options."""
+    words: Words = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{flag}={value}")
+    return words
+
+
+def state_folder(job: TrainJob, site: Site) -> str:
+    """Folder of a training's state; the program adds what identifies the image."""
+    return f"{site.scratch}/train/{job.name}-{job.id}"
+
+
+def job_environment(config: Config, container: Container | None) -> dict[str, str]:
+    """Environment variables of every computing job, beside those that it inherits."""
+    environment = dict(config.environment)
+    if container and container.packages:
+        paths = [container.packages, environment.get("PYTHONPATH")]
+        environment["PYTHONPATH"] = ":".join(filter(None, paths))
+    return environment
+
+
+def inherited_environment(
+    environ: Mapping[str, str], site: Site, container: Container | None, commit: str | None
+) -> dict[str, str]:
+    """What jobs inherit from this process, without what must not reach the container."""
+    result = dict(environ)
+    if container:
+        for variable in site.unset_variables:
+            result.pop(variable, None)
+        if folder := container.packages:
+            binds = [bind for bind in result.get("APPTAINER_BIND", "").split(",") if bind]
+            own = f"{folder}:{folder}:ro"
+            result["APPTAINER_BIND"] = ",".join(dict.fromkeys([*binds, own]))
+    else:  # python3 is to be the one that runs this: it has JAX beside it
+        result["PATH"] = f"{Path(sys.executable).parent}:{result['PATH']}"
+    if "SLURM_JOB_END_TIME" in result:  # in a job, before the Slurm plugin drops it
+        result["JAXWAY_DEADLINE"] = result["SLURM_JOB_END_TIME"]
+    # A compute node may have no git.
+    result["JAXWAY_COMMIT"] = commit or result.get("JAXWAY_COMMIT", "unknown")
+    return result
 
 
 def prepare_environment(root: Path, site: Site, container: Container | None) -> None:
-    """Set what jobs inherit, and drop what must not reach the container, if there is one."""
-    if container:
-        for variable in site.unset_variables:
-            os.environ.pop(variable, None)
-        if folder := container.packages:
-            binds = [b for b in os.environ.get("APPTAINER_BIND", "").split(",") if b]
-            if (bind := f"{folder}:{folder}:ro") not in binds:
-                os.environ["APPTAINER_BIND"] = ",".join([*binds, bind])
-    else:  # python3 is to be the one that runs this: it has JAX beside it
-        os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    if "SLURM_JOB_END_TIME" in os.environ:  # in a job, before the Slurm plugin drops it
-        os.environ["JAXWAY_DEADLINE"] = os.environ["SLURM_JOB_END_TIME"]
-    if commit := commit_of(root):
-        os.environ["JAXWAY_COMMIT"] = commit
-    else:  # a compute node may have no git
-        os.environ.setdefault("JAXWAY_COMMIT", "unknown")
+    """Make this process's environment the one that jobs inherit."""
+    environment = inherited_environment(os.environ, site, container, commit_of(root))
+    for variable in os.environ.keys() - environment.keys():
+        del os.environ[variable]
+    os.environ.update(environment)
 
 
 def commit_of(root: Path) -> str | None:
@@ -40,12 +276,3 @@ def commit_of(root: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return described.stdout.strip() + dirty
-
-
-def job_environment(config: Config, container: Container | None) -> dict[str, str]:
-    """Environment variables of every computing job."""
-    environment = dict(config.environment)
-    if container and container.packages:
-        paths = [container.packages, environment.get("PYTHONPATH")]
-        environment["PYTHONPATH"] = ":".join(filter(None, paths))
-    return environment

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 Options = Mapping[str, Any]  # of a program, by the names that its OPTIONS declare
@@ -107,10 +108,15 @@ class Config:
     benchmark_allocations: Mapping[str, Allocation]
     node_check_allocations: Mapping[str, Allocation] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def allocations(self) -> Mapping[str, Allocation]:
         """Those of the benchmarks, and those that check nodes."""
         return {**self.benchmark_allocations, **self.node_check_allocations}
+
+    @cached_property
+    def data(self) -> Mapping[str, DataOptions]:
+        """What trainings need prepared, by its id."""
+        return {job.data.id: job.data for job in self.train.values() if job.data}
 
     @property
     def nodes_to_check(self) -> list[str]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ IN_YAML = {  # what a user of YAML calls a type
 }
 
 # Stricter than JSON Schema, for which 100.0 is an integer, and as strict as a command line.
-Validator = jsonschema.validators.extend(
+Validator: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]
     jsonschema.Draft202012Validator,
     type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
         "integer", lambda _, value: type(value) is int
@@ -69,11 +69,12 @@ def check(value: Any, schema: Schema, path: str) -> None:
         raise ConfigurationError(
             "JW004", f"{key}: a name must be text that matches {pattern}, not {found}"
         )
-    expected = EXPECTED.get(str(error.validator), lambda v: error.message)(error.validator_value)
+    expectation = EXPECTED.get(str(error.validator))
+    expected = expectation(error.validator_value) if expectation else error.message
     raise ConfigurationError("JW003", f"{key}: {expected}, not {found}")
 
 
-EXPECTED = {  # by the keyword of JSON Schema that is broken
+EXPECTED: Mapping[str, Callable[[Any], str]] = {  # by the keyword of JSON Schema that is broken
     "type": lambda v: (
         f"must be {' or '.join(IN_YAML.get(x, x) for x in ([v] if isinstance(v, str) else v))}"
         + (" (write 1.0e-3 for 1e-3)" if "number" in v else "")

@@ -46,6 +46,12 @@ def read_record(container: Path) -> ContainerRecord | None:
         return None
 
 
+def recorded_image(sif: Path, image: str) -> str:
+    """Name by which an image was pulled: pinning the one that is there is no change."""
+    record = read_record(sif)
+    return record.image if record and record.same_image(image) else image
+
+
 def problem(sif: Path, full: bool, image: str = "") -> UserError | None:
     """Why the SIF cannot be trusted or is not of ``image``; None when all is well.
 

@@ -32,7 +32,7 @@ RESULTS = {  # by log: what Snakemake deletes before a job, and the job leaves w
     "benchmark": "results/benchmark/{}.json",
     "record": "results/benchmark/.{}.recorded",
     "verdict": "results/.benchmarks_passed",
-    "vet": "results/vetting.json",
+    "node_check": "results/node_check.json",
     "cost": "results/cost.json",
     "report": "results/report.html",
 }

@@ -281,7 +281,7 @@ def main() -> None:
     )
     parser.add_argument("--site", type=Path, required=True, help="site.yaml")
     parser.add_argument("--history", type=Path, required=True, help="folder of the history")
-    parser.add_argument("--vetting", type=Path, help="what vet.py found")
+    parser.add_argument("--node-check", type=Path, help="what check-nodes found")
     parser.add_argument("--cost", type=Path, help="what Slurm's jobs have used")
     args = parser.parse_args()
 
@@ -291,7 +291,7 @@ def main() -> None:
         if "program" not in run:
             run["curve"] = load_curve(path.with_name("metrics.jsonl"), run["data"])
     benchmarks = [load(path, "benchmark") for path in args.benchmark]
-    vetting = load(args.vetting, "vetting") if args.vetting else None
+    vetting = load(args.node_check, "vetting") if args.node_check else None
     cost = load(args.cost, "cost") if args.cost else None
     site = yaml.safe_load(args.site.read_text())
     with rc_context(STYLE | {"font.size": 13}):

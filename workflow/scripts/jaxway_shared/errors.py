@@ -15,6 +15,7 @@ CODES = {
     "JW003": "value of a wrong type or out of range",
     "JW004": "name that cannot be one",
     "JW005": "configuration key given twice",
+    "JW006": "no job of that name",
     "JW007": "environment variable in the configuration is not set",
     "JW008": "sweep that cannot be one",
     "JW009": "job that the site cannot place",

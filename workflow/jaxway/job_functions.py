@@ -1,0 +1,95 @@
+"""What Snakemake asks of a job by its wildcards. Knows nothing of Snakemake."""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxway_shared.errors import with_code
+
+from jaxway.config.jobs import Allocation, BenchmarkJob, SmokeTestJob, SubmittedJob, TrainJob
+from jaxway.config.schema import nearest
+from jaxway.launch import Launch, command_line, state_folder
+
+JobT = TypeVar("JobT")
+JobOf = Callable[[Any], SubmittedJob]  # a job by its wildcards
+
+
+@dataclass(frozen=True)
+class JobFunctions:
+    """Functions of wildcards: jobs, and what follows from one."""
+
+    launch: Launch
+
+    def smoke_test(self, wildcards: Any) -> SmokeTestJob:
+        return self.launch.config.smoke_test
+
+    def training(self, wildcards: Any) -> TrainJob:
+        return named(self.launch.config.train, wildcards.name)
+
+    def allocation(self, wildcards: Any) -> Allocation:
+        return named(self.launch.config.allocations, wildcards.name)
+
+    def benchmarks(self, wildcards: Any) -> list[BenchmarkJob]:
+        """Those of an allocation."""
+        names = self.allocation(wildcards).benchmarks
+        return [self.launch.config.benchmark[name] for name in names]
+
+    # ------------------------------------------------------------------------ inputs and parameters
+
+    def data_record(self, wildcards: Any) -> dict[str, str]:
+        """Record of the data that a training needs prepared; none, if it brings its own."""
+        data = self.training(wildcards).data
+        return {"data": f"results/data/{data.id}.json"} if data else {}
+
+    def train_program(self, wildcards: Any) -> Path:
+        return self.launch.script(self.training(wildcards).program)
+
+    def train_command(self, wildcards: Any) -> str:
+        job = self.training(wildcards)
+        return command_line(self.launch.program(job, job.program))
+
+    def state_folder(self, wildcards: Any) -> str:
+        return state_folder(self.training(wildcards), self.launch.site)
+
+    def benchmark_programs(self, wildcards: Any) -> list[Path]:
+        names = {job.program for job in self.benchmarks(wildcards)}
+        return [self.launch.script(f"benchmark_{name}") for name in sorted(names)]
+
+    def benchmark_digests(self, wildcards: Any) -> list[str]:
+        """Of the containers that benchmarks name themselves, and which a pull leaves."""
+        return sorted({f"{job.sif}.digest" for job in self.benchmarks(wildcards) if job.sif})
+
+    def plan(self, wildcards: Any) -> dict[str, Any]:
+        return self.launch.plan(self.allocation(wildcards))
+
+    # ----------------------------------------------------------------------------- where a job runs
+
+    def container_for(self, job: JobOf) -> Callable[[Any], str | None]:
+        """SIF for a job of one process, which Snakemake starts. Several start theirs themselves."""
+
+        def sif(wildcards: Any) -> str | None:
+            own = self.launch.contained and job(wildcards).placement.processes == 1
+            return self.launch.container.sif if own else None
+
+        return sif
+
+    def threads_of(self, job: JobOf) -> Callable[[Any], int]:
+        return lambda wildcards: self.launch.threads(job(wildcards).placement)
+
+    def resources_of(self, job: JobOf) -> dict[str, Callable[[Any], str | int | None]]:
+        """A function for each resource."""
+
+        def resource(name: str) -> Callable[[Any], str | int | None]:
+            return lambda wildcards: self.launch.resources(job(wildcards).placement)[name]
+
+        names = self.launch.resources(self.launch.config.smoke_test.placement)
+        return {name: resource(name) for name in names}
+
+
+def named(jobs: Mapping[str, JobT], name: str) -> JobT:
+    """The job of this name; ends the program with a sentence where there is none."""
+    if name not in jobs:
+        sys.exit(with_code("JW006", f"no job is named {name}; {nearest(name, [*jobs])}"))
+    return jobs[name]

@@ -314,7 +314,9 @@ def test_a_node_whose_job_dies_is_named_too(plan):
     plan.use_stubs()
     plan.make_container()
     plan.environment["STUB_DIES"] = "--nodelist=jrc0102"
-    result = plan.snakemake("node_check", "--slurm-init-seconds-before-status-checks=1", check=False)
+    result = plan.snakemake(
+        "node_check", "--slurm-init-seconds-before-status-checks=1", check=False
+    )
     assert result.returncode == 1
     assert "its job left no result" in result.stdout
     assert "--exclude=jrc0102" in result.stdout

@@ -180,9 +180,9 @@ def test_exec_runs_where_and_as_the_smoke_test_does(plan):
     ]
     in_container += [str(plan.sif), "env"]
     assert srun == [
-        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=1", "--ntasks=1"],
-        *["--cpus-per-task=128", "--gres=gpu:4", "--time=30", "--partition=dc-gpu-devel"],
-        *["--account=training", "apptainer", *in_container],
+        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=1", "--gres=gpu:4", "--time=30"],
+        *["--partition=dc-gpu-devel", "--account=training", "--ntasks=1", "--cpus-per-task=128"],
+        *["apptainer", *in_container],
     ]
     assert plan.calls("apptainer") == [in_container]
     assert "NCCL_SOCKET_IFNAME=ib0" in done.stdout.splitlines()

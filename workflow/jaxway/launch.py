@@ -208,6 +208,14 @@ class Launch:
         }
 
 
+def slurm_options(placement: Placement, account: str | None) -> Words:
+    """How sbatch and srun are asked for nodes, their GPUs, and time."""
+    options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
+    options += [f"--time={placement.walltime}"]
+    options += [f"--partition={placement.partition}"] if placement.partition else []
+    return options + ([f"--account={account}"] if account else [])
+
+
 def option_words(options: Options) -> Words:
     """A program's own options."""
     words: Words = []

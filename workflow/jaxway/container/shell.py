@@ -12,24 +12,12 @@ from pathlib import Path
 
 from jaxway_shared.errors import UserError
 
-from jaxway import launch
-from jaxway.config import containers
 from jaxway.config.jobs import Config
 from jaxway.config.load import add_arguments, load, read
 from jaxway.config.schema import WORKFLOW
 from jaxway.config.site import Site
 from jaxway.container import verify
-
-
-def launcher(config: Config, site: Site) -> list[str]:
-    """How one process gets onto a node of the site, as the smoke test's would."""
-    placement = config.smoke_test.placement
-    words = (site.launcher or "").split()
-    words += ["--nodes=1", "--ntasks=1", f"--cpus-per-task={site.cores_per_node or 1}"]
-    words += [f"--gres=gpu:{placement.gpus_per_node}", f"--time={placement.walltime}"]
-    words += [f"--partition={placement.partition}"] if placement.partition else []
-    words += [f"--account={config.account}"] if config.account else []
-    return words + (["--pty"] if sys.stdin.isatty() else [])
+from jaxway.launch import Launch, job_environment, prepare_environment, slurm_options
 
 
 def command_line(args: argparse.Namespace) -> list[str]:
@@ -37,9 +25,10 @@ def command_line(args: argparse.Namespace) -> list[str]:
     profile, settings, site = read(args)
     # On this machine no account is charged.
     config = load(settings, replace(site, account_variables=[]) if args.here else site)
-    container = containers.container(config.packages, site)
-    launch.prepare_environment(WORKFLOW.parent, site, container)
-    os.environ.update(launch.job_environment(config, container))
+    launch = Launch(WORKFLOW.parent, config, site, True, profile.get("apptainer-args", ""))
+    container = launch.container
+    prepare_environment(launch.root, site, container)
+    os.environ.update(job_environment(config, container))
 
     sif = Path(container.sif)
     for file in (sif, Path(container.output)):
@@ -51,13 +40,22 @@ def command_line(args: argparse.Namespace) -> list[str]:
             )
     if problem := verify.problem(sif, full=False, image=config.image):
         raise problem
-    words = launcher(config, site) if site.launcher and not args.here else []
+    words = [] if args.here else launcher(config, site)
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
-    words += os.path.expandvars(profile.get("apptainer-args", "")).split()
-    words += [str(sif), *args.command]
+    words += [*launch.apptainer_words(), str(sif), *args.command]
     if not shutil.which(words[0]):
         raise UserError("JW554", f"there is no {words[0]} in PATH")
     return words
+
+
+def launcher(config: Config, site: Site) -> list[str]:
+    """What starts one process on a node, as the smoke test's would; nothing, without Slurm."""
+    if not site.launcher:
+        return []
+    one_node = replace(config.smoke_test.placement, nodes=1)
+    words = [*site.launcher.split(), *slurm_options(one_node, config.account)]
+    words += ["--ntasks=1", f"--cpus-per-task={site.cores_per_node or 1}"]
+    return words + (["--pty"] if sys.stdin.isatty() else [])
 
 
 def configure_shell(parser: argparse.ArgumentParser) -> None:

@@ -12,6 +12,7 @@ from jaxway.config.jobs import TrainJob
 from jaxway.config.site import Site
 from jaxway.container import work_folder
 from jaxway.container.work_folder import Space
+from jaxway.launch import state_folder
 from jaxway.preflight.data import files_of, record_of, vocabulary_size
 from jaxway.preflight.finding import Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
@@ -45,8 +46,7 @@ def check_disk_space(
 ) -> Findings:
     """``trainings``: those that the plan does not find finished."""
     trainings = [*trainings]
-    scratch = Path(site.scratch)
-    required = [*required_by_checkpoints(scratch, trainings), *required_by_data(scratch, trainings)]
+    required = [*required_by_checkpoints(site, trainings), *required_by_data(site, trainings)]
     if download:
         yield from check_work_folder(download)
         folder = download.sif.parent
@@ -92,22 +92,23 @@ def in_words(space: Space) -> str:
     return f"{space.bytes / 1e9:,.1f} GB and {space.inodes:,} inodes"
 
 
-def required_by_checkpoints(scratch: Path, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
+def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
     """Space for checkpoints of trainings that have none yet."""
+    scratch = Path(site.scratch)
     for job in trainings:
-        state = TrainingState.newest(scratch / "train" / f"{job.name}-{job.id}")
+        state = TrainingState.newest(Path(state_folder(job, site)))
         if state is None or state.last_checkpoint_step is None:
             kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
             inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
             yield Requirement(scratch, kept * checkpoint_bytes(job), kept * inodes)
 
 
-def required_by_data(scratch: Path, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
+def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
     """Space for data that are not prepared yet: about what their files have."""
     for data in dict.fromkeys(job.data for job in trainings if job.data):
         if not record_of(data):
             size = sum(file.bytes for file in files_of(*data.data))
-            yield Requirement(scratch, size, FILES_OF_DATA)
+            yield Requirement(Path(site.scratch), size, FILES_OF_DATA)
 
 
 def checkpoint_bytes(job: TrainJob) -> int:

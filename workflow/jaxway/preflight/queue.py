@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 
-from jaxway.config.jobs import Placement, SubmittedJob
+from jaxway.config.jobs import SubmittedJob
+from jaxway.launch import slurm_options
 from jaxway.preflight.finding import Findings, and_more, failure, passed, warning
 from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT, error_message, run_query
 
@@ -18,10 +19,11 @@ def check_queue(jobs: Mapping[str, SubmittedJob], account: str | None) -> Findin
     kinds: dict[tuple[str, ...], list[str]] = {}
     for label, job in jobs.items():
         if not job.placement.node:
-            kinds.setdefault(sbatch_options(job.placement, account), []).append(label)
-    for options, labels in kinds.items():
+            options = slurm_options(job.placement, account)
+            kinds.setdefault(tuple(options), []).append(label)
+    for kind, labels in kinds.items():
         who = and_more(labels)
-        result = run_query("sbatch", "--test-only", *options, "--wrap=true")
+        result = run_query("sbatch", "--test-only", *kind, "--wrap=true")
         message = re.sub(r".*(error|failure): ", "", error_message(result))
         no_answer = result.returncode in (EXIT_TIMEOUT, EXIT_NOT_FOUND)
         if no_answer or UNREACHABLE_RE.search(message):
@@ -33,14 +35,6 @@ def check_queue(jobs: Mapping[str, SubmittedJob], account: str | None) -> Findin
             yield failure("JW506", f"{who}: Slurm would refuse it: {message}")
         elif start := re.search(r"to start at (\S+)", result.stderr):
             yield passed(f"{who} could start {in_words(datetime.fromisoformat(start[1]))}")
-
-
-def sbatch_options(placement: Placement, account: str | None) -> tuple[str, ...]:
-    options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
-    options += [f"--time={placement.walltime}"]
-    options += [f"--partition={placement.partition}"] if placement.partition else []
-    options += [f"--account={account}"] if account else []
-    return tuple(options)
 
 
 def in_words(start: datetime) -> str:

@@ -17,7 +17,6 @@ include: "rules/smoke_test.smk"
 include: "rules/train.smk"
 include: "rules/benchmark.smk"
 include: "rules/report.smk"
-include: "rules/run.smk"
 
 
 rule all:
@@ -31,7 +30,7 @@ rule all:
         rules.node_check.input if CONFIG.nodes_to_check else [],
 
 
-# The checks come before the first job of any run (rules/run.smk); this is a run that has no other.
+# The checks come before the first job of any run; this is a run that has no other.
 rule preflight:
     log:
         "logs/preflight.log",
@@ -40,3 +39,20 @@ rule preflight:
         "Checked the plan, before it was submitted"
     run:
         Path(log[0]).touch()
+
+
+RUN = Run(LAUNCH, JAXWAY)
+check_at_exit_of_dry_run(RUN, workflow, rules)
+
+
+# A workflow that has this one as a module calls its hooks: docs/usage.md.
+onstart:
+    RUN.start(Planned.of(workflow, rules))
+
+
+onsuccess:
+    RUN.end(success=True)
+
+
+onerror:
+    RUN.end(success=False)

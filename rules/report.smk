@@ -20,12 +20,11 @@ rule cost:
         no_container
     params:
         jaxway=jaxway,
-        logs=".snakemake/slurm_logs",
         scratch=SITE.scratch,
     message:
         "What the jobs have used"
     shell:
-        "{params.jaxway} cost --logs={params.logs:q} --site={input.site:q}"
+        "{params.jaxway} cost --site={input.site:q}"
         " --scratch={params.scratch:q} --out={output:q} > {log:q} 2>&1"
 
 

@@ -23,7 +23,8 @@ rule prepare_data:
 
 
 # Training state is no output: Snakemake deletes outputs before each attempt. It survives in a
-# folder that the configuration's hash names, from which the training's next job resumes.
+# folder that the configuration's hash names, from which the training's next job resumes. The
+# executors submit that one; two resources tell them of a training (jaxway/slurm/resubmission.py).
 rule train_run:
     input:
         unpack(JOBS.data_record),
@@ -43,6 +44,8 @@ rule train_run:
     threads: JOBS.threads_of(JOBS.training)
     resources:
         **JOBS.resources_of(JOBS.training),
+        training_state=JOBS.state_folder,
+        max_jobs=lambda w: JOBS.training(w).max_jobs,
     params:
         command=JOBS.train_command,
         data=lambda w, input: f"--data-record={input.data}" if input.get("data") else "",

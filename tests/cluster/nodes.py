@@ -21,8 +21,9 @@ python3 -m venv --without-pip $1
 packages=$(echo $1/lib/python3*/site-packages)
 printf '%s\\n' $PWD/workflow $PWD/workflow/scripts /p/software/jaxway/lib/python3*/site-packages \\
   > $packages/jaxway.pth
+python=$(realpath -s $1)/bin/python3
 for name in snakemake jaxway; do
-  printf '#!%s\\nfrom %s.cli import main\\nmain()\\n' $(realpath -s $1)/bin/python3 $name > $1/bin/$name
+  printf '#!%s\\nfrom %s.cli import main\\nmain()\\n' $python $name > $1/bin/$name
   chmod +x $1/bin/$name
 done
 """
@@ -99,7 +100,7 @@ class Checkout:
         self.make_setup(".venv")
 
     def make_setup(self, environment: str) -> None:
-        """Makes a Python environment that finds the checkout's packages, and uses it from now on."""
+        """Makes a Python environment that finds the checkout's packages, and uses it from now."""
         self.environment = environment
         script = f"cd {self.folder}; set {environment}; {MAKE_SETUP}"
         self.cluster.run(script, user=self.user)

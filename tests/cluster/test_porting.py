@@ -34,7 +34,8 @@ def followed(cluster: Cluster) -> tuple[Checkout, str]:
     cluster.run("rm -rf $SCRATCH/jaxway_containers $SCRATCH/alice")
     checkout = Checkout(cluster, name="ported")
     checkout.configure("config/config", CONFIGURATION)
-    typed = f"cd {checkout.folder}\nPATH=$PWD/.venv/bin:$PATH\n{script(Path('docs/porting.md').read_text())}"
+    typed = f"cd {checkout.folder}\nPATH=$PWD/.venv/bin:$PATH\n"
+    typed += script(Path("docs/porting.md").read_text())
     return checkout, cluster.run(typed, timeout=900).stdout
 
 

@@ -89,12 +89,13 @@ class Plan:
         self.environment["STUB_FOLDER"] = str(self.folder)
         # What compute nodes would do is done here, so they see every folder.
         self.profiles = Path(shutil.copytree(ROOT / "profiles", self.folder / "profiles"))
-        for profile in self.profiles.iterdir():
-            for name, old, new in (
-                ("config.yaml", '"profiles/', f'"{self.profiles}/'),
-                ("site.yaml", "shared: [/p]", "shared: [/]"),
-            ):
-                file = profile / name
+        copies = os.path.relpath(self.profiles, ROOT / "profiles")
+        for pattern, old, new in (
+            ("*/config.yaml", '"profiles/', f'"{self.profiles}/'),
+            ("*/config.yaml", 'slurm_profile("', f'slurm_profile("{copies}/'),
+            ("*/site.yaml", "shared: [/p]", "shared: [/]"),
+        ):
+            for file in self.profiles.glob(pattern):
                 file.write_text(file.read_text().replace(old, new))
 
     def make_container(self) -> None:

@@ -65,24 +65,25 @@ elif name == "sbatch":  # runs the job before it returns
         jobs.seek(0)
         job = len(jobs.readlines()) + 1
         log = arguments[arguments.index("--output") + 1].replace("%j", str(job))
-        dies = any(os.environ.get("STUB_DIES", "\0") in word for word in arguments)
+        job_name = arguments[arguments.index("--job-name") + 1]
+        cancelled = any(os.environ.get("STUB_CANCELLED", "\0") in word for word in arguments)
         with open(log, "w") as output:
             run = subprocess.run(
-                "exit 1" if dies else value("--wrap"),
+                "exit 1" if cancelled else value("--wrap"),
                 shell=True,
                 env=os.environ | {"SLURM_JOB_ID": str(job)},
                 stdout=output,
                 stderr=output,
             )
-        state = "CANCELLED" if dies else "FAILED" if run.returncode else "COMPLETED"
-        jobs.write(f"{job}|{state}\n")
-    with (folder / "comments").open("a") as comments:
-        comment = arguments[arguments.index("--comment") + 1]
-        comments.write(f"{job} {state} {comment} {os.getcwd()}\n")
+        state = "CANCELLED" if cancelled else "FAILED" if run.returncode else "COMPLETED"
+        jobs.write(f"{job}|{job_name}|{state}|jrc0101\n")
     print(job)
-elif name == "squeue":
-    listing = "comments" if any("%k" in word for word in arguments) else "jobs"
-    print((folder / listing).read_text() if "--states=all" in arguments else "", end="")
+elif name == "squeue" and any(word.startswith("--name=") for word in arguments):
+    names = value("--name").split(",")
+    lines = (folder / "jobs").read_text().splitlines()
+    print("\n".join(line for line in lines if line.split("|")[1] in names))
+elif name == "squeue":  # jobs that have not ended: none
+    pass
 elif name == "scontrol" and "partition" in arguments:
     print("State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00")
 elif name == "scontrol":
@@ -93,7 +94,7 @@ elif name == "sshare":
     print("|cpu=6000|cpu=0")
 elif name == "sacct":  # every job took a minute
     for number in value("--jobs").split(","):
-        print(f"{number}|run|COMPLETED|2100-01-01T00:00:00|2100-01-01T00:00:09|60|1|30")
+        print(f"{number}|COMPLETED|2100-01-01T00:00:00|2100-01-01T00:00:09|60|1|30")
 elif name == "sinfo":
     if "--format=%D %G" in arguments:
         print("100 gpu:a100:4(S:0-1)")

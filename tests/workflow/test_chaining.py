@@ -48,7 +48,7 @@ def chain(plan: Plan) -> Chain:
 def test_training_is_resubmitted_until_it_has_finished(chain):
     code, said, starts = chain.run((10, 75), (20, 75), (30, "killed"), (40, 0))
     assert (code, starts) == (0, 4), said
-    assert "Training mine: resuming from step 30" in said
+    assert "Training mine: resuming from step 30." in said
     summary = json.loads((chain.plan.folder / "results/train/mine/summary.json").read_text())
     assert [s["last_step"] for s in summary["segments"]] == [10, 20, 30, 40]
 
@@ -66,7 +66,7 @@ def test_training_is_resubmitted_until_it_has_finished(chain):
 def test_chain_stops_with_a_reason(chain, starts, max_jobs, started, why):
     code, said, count = chain.run(*starts, max_jobs=max_jobs)
     assert (code, count) == (1, started), said
-    sentence = " ".join(said.split()).partition("Training mine stops: ")[2]
+    sentence = " ".join(said.split()).partition("Training mine stopped: ")[2]
     assert sentence.removeprefix("command.py: ").startswith(why), said
 
 

@@ -41,7 +41,7 @@ def test_verify_container_computes_the_hash(plan):
 def test_failed_pull_keeps_the_old_container(plan):
     plan.use_stubs()
     plan.make_container()
-    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    plan.snakemake("smoke_test")
     files = {file: file.read_bytes() for file in (plan.sif, plan.record, plan.digest)}
     working = (plan.folder / "bin/apptainer").read_text()
     (plan.folder / "bin/apptainer").write_text('#!/bin/sh\n[ "$1" = --version ] && echo 1.4.5\n')
@@ -56,23 +56,23 @@ def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     (plan.folder / "one.tar").write_text("a stub of an image")
     training = {"one": {"steps": 100, "global_batch": 8}}
     plan.configure(image="docker-archive:one.tar", train=training)
-    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    plan.snakemake("smoke_test")
     plan.sif.unlink()
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
     assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
-    output = plan.snakemake("train", "--slurm-init-seconds-before-status-checks=1").stdout
-    assert "jax.sif is gone: making it again" in output
+    output = plan.snakemake("train").stdout
+    assert "jax.sif is missing: rebuilding it" in output
     assert plan.sif.exists()
     plan.sif.unlink()
-    plan.snakemake("smoke_test", "--forcerun=pull", "--slurm-init-seconds-before-status-checks=1")
+    plan.snakemake("smoke_test", "--forcerun=pull")
     assert plan.sif.exists()
 
 
 def test_pinning_the_present_image_pulls_nothing(plan):
     plan.use_stubs()
     plan.make_container()
-    plan.snakemake("smoke_test", "--slurm-init-seconds-before-status-checks=1")
+    plan.snakemake("smoke_test")
     plan.configure(image=f"{IMAGE.rpartition(':')[0]}@{DIGEST}")
     assert plan.planned("pull") == []
 

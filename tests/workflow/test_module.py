@@ -1,5 +1,6 @@
 """Another workflow that has this one as a module: the example in docs/usage.md."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import pytest
 from plan import ROOT, Plan, blocks
 
 TRAINING = {"steps": 100, "global_batch": 8}
-COMMAND = "sh -c 'test -e $JAXWAY_STATE/step || { echo 10 > $JAXWAY_STATE/step; exit 75; }'"
+STEP = "$JAXWAY_STATE/last_checkpoint_step"
+COMMAND = f"sh -c 'test -e {STEP} || {{ echo 10 > {STEP}; exit 75; }}'"
 
 
 class Foreign(Plan):
@@ -45,17 +47,17 @@ def test_plans_the_same_chain(plan, foreign, profile):
     assert foreign.planned(profile=profile) == ["evaluate", *(f"jaxway_{job}" for job in ours)]
 
 
-def test_a_training_goes_on_in_its_next_job(foreign):
+def test_training_is_resumed_in_its_next_job(foreign):
     foreign.configure(train={"mine": {"program": "command", "command": COMMAND}})
     (foreign.folder / "results").mkdir()
     for name in ("smoke_test.json", ".smoke_test_passed"):
         (foreign.folder / "results" / name).touch()
     done = foreign.snakemake(profile="local")
-    assert "Training mine: resuming from step 10" in done.stdout
+    assert "Training mine: resuming from step 10." in done.stderr
     assert "mine" in (foreign.folder / "evaluation.txt").read_text()
 
 
-def test_a_module_can_be_followed(foreign):
+def test_module_can_be_followed(foreign):
     """By the configuration below its key."""
     foreign.configure(train={"mine": TRAINING | {"stps": 1}})
     foreign.use_stubs()
@@ -68,18 +70,21 @@ def test_a_module_can_be_followed(foreign):
 
     assert "train.mine.stps: unknown key" in said()
     foreign.configure(train={"mine": TRAINING})
-    assert "no run goes on in" in said()
+    assert "no run in" in said()
 
 
-def test_a_cancelled_job_is_recognised(foreign):
-    """By its comment in Slurm, in which Snakemake writes the rule's new name."""
+def test_executor_and_hooks_work_in_a_module(foreign):
+    """Where rules have other names and folders."""
     foreign.change("config: ", 'prefix: "below"\n    config: ')
     foreign.configure(platform="cpu", train={"mine": TRAINING})
     foreign.use_stubs()
     foreign.make_container()
-    foreign.environment["STUB_DIES"] = "rule_jaxway_train_run"
-    done = foreign.snakemake("--slurm-init-seconds-before-status-checks=1", check=False)
-    assert "Training mine stops: its job was cancelled" in done.stderr
+    foreign.environment["STUB_CANCELLED"] = "rule_jaxway_train_run"
+    done = foreign.snakemake(check=False)
+    assert re.search("cost +at most .* node-h = .* core-h in all", done.stderr)
+    assert "Training mine stopped: its job was cancelled (job 2 " in done.stderr
+    assert "Rerun the same command to resume." in done.stderr
+    assert "used: 0.03333 node-h" in done.stderr
     assert (foreign.folder / "below/results/smoke_test.json").exists()
     assert list((foreign.folder / "below/results/data").glob("*.json"))
 

@@ -147,7 +147,7 @@ def stubbed(tmp_path_factory):
     (plan.scratch / "old.sif.digest").write_text("sha256:old\n")
     plan.environment["XLA_FLAGS"] = "--of-the-host"
     targets = ("train", "benchmark", "node_check")
-    plan.snakemake(*targets, "--slurm-init-seconds-before-status-checks=1")
+    plan.snakemake(*targets)
     return plan
 
 
@@ -313,10 +313,8 @@ def test_a_node_whose_job_dies_is_named_too(plan):
     plan.configure(platform="cpu", benchmark={"memory": {"rounds": 1}}, node_check=nodes)
     plan.use_stubs()
     plan.make_container()
-    plan.environment["STUB_DIES"] = "--nodelist=jrc0102"
-    result = plan.snakemake(
-        "node_check", "--slurm-init-seconds-before-status-checks=1", check=False
-    )
+    plan.environment["STUB_CANCELLED"] = "--nodelist=jrc0102"
+    result = plan.snakemake("node_check", check=False)
     assert result.returncode == 1
     assert "its job left no result" in result.stdout
     assert "--exclude=jrc0102" in result.stdout

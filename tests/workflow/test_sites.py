@@ -1,9 +1,12 @@
-"""Every site of profiles/: it plans the chain, and its profile is that of the others."""
+"""Every site of profiles/: it plans the chain, and its profile takes the shared lines."""
 
+import os
 import re
 
 import pytest
 import yaml
+import yte
+from jaxway.config.profile import slurm_profile
 from plan import ROOT
 
 SITES = {
@@ -35,13 +38,17 @@ def test_site_plans_the_whole_chain(plan, name):
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_profiles_differ_in_the_site_and_what_is_bound(name):
-    def settings(name: str) -> dict:
-        text = PROFILES[name].replace(f'"profiles/{name}"', '"profiles/<site>"')
-        return yaml.safe_load(text) | {"apptainer-args": None}
+def test_profile_is_the_shared_lines_and_the_sites_name(name, monkeypatch):
+    monkeypatch.setenv("JAXWAY_SITE", "none")
+    profile = yte.process_yaml(PROFILES[name], require_use_yte=True)
+    assert os.environ["JAXWAY_SITE"] == f"profiles/{name}"
+    assert profile["executor"] == "jaxway"
+    assert profile == slurm_profile(name)
 
-    assert settings(name)["__definitions__"][1] == 'os.environ["JAXWAY_SITE"] = "profiles/<site>"'
-    assert settings(name) == settings("jureca")
+
+def test_key_after_the_shared_lines_replaces_one():
+    text = f"{PROFILES['mycluster']}jobs: 3\n"
+    assert yte.process_yaml(text, require_use_yte=True)["jobs"] == 3
 
 
 def test_any_slurm_is_asked_for_one_gpu_in_its_default_partition(plan):
@@ -51,8 +58,7 @@ def test_any_slurm_is_asked_for_one_gpu_in_its_default_partition(plan):
     plan.configure(platform="cpu")
     plan.use_stubs()
     plan.make_container()
-    quick = "--slurm-init-seconds-before-status-checks=1"
-    plan.snakemake("smoke_test", quick, profile="slurm")
+    plan.snakemake("smoke_test", profile="slurm")
     (sbatch,) = [call for call in plan.calls("sbatch") if "rule_smoke_test" in call]
     start, end = sbatch.index("-A"), sbatch.index("-D")
     assert [*sbatch[start:end], sbatch[end + 2]] == [

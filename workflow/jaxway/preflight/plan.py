@@ -133,7 +133,7 @@ def summary(plan: Plan, findings: list[Finding], complete: bool) -> list[str]:
     lines = [str(each) for each in findings if complete or each.status is not PASS]
     if plan.site.launcher:
         cores = plan.site.cores_per_node
-        costs = accounting.foretold(plan.jobs, plan.retries, cores)
+        costs = accounting.estimate(plan.jobs, plan.retries, cores)
         lines += [f"{'':5}{'cost':12}{line}" for line in (costs if complete else costs[-1:])]
     return lines
 

@@ -260,14 +260,16 @@ def costs(cost: Result) -> Result:
 
     def row(name: str, jobs: Sequence[Result]) -> Result:
         hours = {
-            key: sum(job["nodes"] * job["seconds"] for job in jobs if job["wasted"] or key == "all")
+            key: sum(
+                job["nodes"] * job["seconds"] for job in jobs if job["no_progress"] or key == "all"
+            )
             / 3600
             for key in ("all", "wasted")
         }
         return {
             "name": name,
             "jobs": len(jobs),
-            "queued": max(job["waited"] for job in jobs),
+            "queued": max(job["queue_seconds"] for job in jobs),
         } | hours
 
     def rows(key: str) -> list[Result]:
@@ -280,7 +282,7 @@ def costs(cost: Result) -> Result:
     return {
         "problem": cost["problem"],
         "cores_per_node": cost["cores_per_node"],
-        "by_job": rows("what"),
+        "by_job": rows("name"),
         "by_run": [each | {"name": runs[each["name"]]} for each in rows("run")],
         "total": row("all", cost["jobs"]) if cost["jobs"] else None,
     }

@@ -1,34 +1,31 @@
 """What a plan may cost, and what its jobs have cost, by the site's rule: nodes x time x cores.
 
-    python workflow/cost.py --logs=.snakemake/slurm_logs --site=... --scratch=... --out=cost.json
-
-Slurm's accounting is asked for the jobs whose logs its executor has left in this folder.
+Slurm's accounting is asked for the jobs in the journal of this folder's executor.
 """
 
 import argparse
-import contextlib
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jaxway_shared import training, versioned
 from jaxway_shared.errors import UserError
-from jaxway_shared.training import read_segments
 
 from jaxway.config.jobs import SubmittedJob, TrainJob
+from jaxway.config.site import read_site
 from jaxway.slurm.commands import error_message, run_query
+from jaxway.slurm.journal import JOURNAL, Journal, Submission
+from jaxway.slurm.queue import ACTIVE
 
-FIELDS = "JobIDRaw,JobName,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
-ACTIVE = ("PENDING", "RUNNING", "COMPLETING", "SUSPENDED")
-PATIENCE = 10  # seconds until an end must have been booked
-Job = dict[str, Any]
-
-
-class CostError(Exception):
-    """Slurm does not tell; the message is one sentence."""
+SCHEMA_VERSION = 2
+FIELDS = "JobIDRaw,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
+SACCT_TIMEOUT_S = 30
+ACCOUNTING_TIMEOUT_S = 10  # until Slurm must have recorded a job's end
+POLL_INTERVAL_S = 0.5
 
 
 # ---------------------------------------------------------------------------------------- before
@@ -61,19 +58,19 @@ def number(value: float) -> str:
     return f"{value:,.1f}" if value >= 1000 else f"{value:.4g}"
 
 
-def foretold(
+def estimate(
     jobs: Mapping[str, SubmittedJob], retries: int, cores_per_node: int | None
 ) -> list[str]:
     """What jobs may cost, in a line for each kind of them and one for all."""
     lines = []
     for kind in dict.fromkeys(label.split(".")[0] for label in jobs):
-        mine = [job for label, job in jobs.items() if label.split(".")[0] == kind]
-        most = sum(most_jobs(job, retries) for job in mine)
-        fewest = f"{len(mine)} to " if most > len(mine) else ""
-        largest = max(job.placement.nodes for job in mine)
-        longest = max(job.placement.walltime for job in mine)
+        same_kind = [job for label, job in jobs.items() if label.split(".")[0] == kind]
+        most = sum(most_jobs(job, retries) for job in same_kind)
+        fewest = f"{len(same_kind)} to " if most > len(same_kind) else ""
+        largest = max(job.placement.nodes for job in same_kind)
+        longest = max(job.placement.walltime for job in same_kind)
         each = f"{counted(largest, 'node')} and {longest} minutes at most"
-        total = in_words(node_hours(mine, retries), cores_per_node)
+        total = in_words(node_hours(same_kind, retries), cores_per_node)
         lines.append(f"{kind}: {fewest}{counted(most, 'job')}, each {each}: {total}")
     return [
         *lines,
@@ -84,106 +81,135 @@ def foretold(
 # ----------------------------------------------------------------------------------------- after
 
 
-def useful(scratch: Path) -> set[str]:
+@dataclass(frozen=True)
+class JobUsage:
+    """What a job has used, as Slurm has recorded it."""
+
+    job: str  # Slurm's id
+    name: str  # rule and wildcards: train_run small
+    run: str  # of Snakemake, the last that waited for it
+    state: str
+    submitted: str  # time, ISO 8601
+    queue_seconds: float
+    seconds: int  # elapsed
+    limit: int | None  # seconds that it might have had; None, no limit
+    nodes: int
+    no_progress: bool  # it failed, and brought no training further
+
+    @property
+    def node_hours(self) -> float:
+        return self.nodes * self.seconds / 3600
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Content of cost.json."""
+
+    cores_per_node: int | None
+    jobs: tuple[JobUsage, ...]  # all that were submitted from this folder, oldest first
+    problem: str | None  # why Slurm did not report them; None, it has
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of the file."""
+        return versioned.encode(self, SCHEMA_VERSION)
+
+
+def read_cost(path: Path) -> Cost:
+    """The cost in a file. UserError where the file is none; OSError where there is no file."""
+    return versioned.read_as(Cost, path, "cost", SCHEMA_VERSION)
+
+
+def jobs_with_progress(scratch: Path) -> set[str]:
     """Ids of the jobs that brought a training further, whatever their end."""
     jobs = set()
-    for folder in scratch.glob("train/*"):
-        with contextlib.suppress(OSError, UserError):  # another version's, or damaged
-            for segment in read_segments(folder):
-                if segment.last_step >= segment.first_step and segment.provenance.job:
-                    jobs.add(segment.provenance.job)
+    for folder in scratch.glob("train/*/"):
+        try:
+            segments = training.read_segments(folder)
+        except (OSError, UserError):  # not of ours
+            continue
+        jobs |= {s.provenance.job or "" for s in segments if s.last_step >= s.first_step}
     return jobs
 
 
 def seconds_between(start: str, end: str) -> float:
     """Seconds between two times of Slurm; 0, if one of them has not come."""
     try:
-        between = datetime.fromisoformat(end) - datetime.fromisoformat(start)
+        return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
     except ValueError:  # Unknown, None
         return 0
-    return between.total_seconds()
 
 
-def label(log: Path) -> str:
-    """Rule and wildcards of a job, by the path of its log: rule_train_run/small/12.log."""
-    return " ".join(log.parent.parts).removeprefix("rule_")
-
-
-def used(logs: Path, scratch: Path) -> list[Job]:
-    """Each job that was submitted from this folder, oldest first, as Slurm has booked it.
-
-    ``what`` it did, its ``run`` (Snakemake's, by Slurm's job name), ``state``, ``submitted``,
-    ``waited``, ``seconds`` (elapsed), ``limit`` (seconds it might have had), ``nodes``, and whether
-    it was ``wasted``: it failed, and brought no training further.
-    """
-    files = [log for log in logs.rglob("*.log") if log.stem.isdecimal()]
-    names = {log.stem: label(log.relative_to(logs)) for log in files}
-    if not names:
+def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[JobUsage]:
+    """What jobs have used, oldest first. UserError where Slurm did not report it."""
+    by_id = {each.id: each for each in submissions if each.id}
+    if not by_id:
         return []
     command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
-    command += [f"--format={FIELDS}", f"--jobs={','.join(sorted(names, key=int))}"]
-    result = run_query(*command, timeout_s=30)
+    command += [f"--format={FIELDS}", f"--jobs={','.join(sorted(by_id, key=int))}"]
+    result = run_query(*command, timeout_s=SACCT_TIMEOUT_S)
     if result.returncode:
-        raise CostError(
-            f"Slurm's accounting does not tell what jobs have used: {error_message(result)}"
-        )
-    advanced, jobs = useful(scratch), []
+        reason = error_message(result)
+        raise UserError("JW210", f"Slurm did not report what jobs have used ({reason})")
+    progress, usages = jobs_with_progress(scratch), []
     for line in result.stdout.splitlines():
-        job, run, state, submit, start, elapsed, nodes, limit = line.split("|")
-        state = state.split()[0]  # CANCELLED by 1000
-        jobs.append(
-            {
-                **{"job": job, "what": names[job], "run": run, "state": state},
-                **{"submitted": submit, "waited": seconds_between(submit, start)},
-                **{"seconds": int(elapsed), "nodes": int(nodes)},
-                "limit": 60 * int(limit) if limit.isdecimal() else None,
-                "wasted": state not in (*ACTIVE, "COMPLETED") and job not in advanced,
-            }
+        job, state, submitted, start, elapsed, nodes, limit = line.split("|")
+        state = state.split()[0]  # of `CANCELLED by 1000`
+        usages.append(
+            JobUsage(
+                job=job,
+                name=by_id[job].label,
+                run=by_id[job].run,
+                state=state,
+                submitted=submitted,
+                queue_seconds=seconds_between(submitted, start),
+                seconds=int(elapsed),
+                limit=60 * int(limit) if limit.isdecimal() else None,
+                nodes=int(nodes),
+                no_progress=state not in (*ACTIVE, "COMPLETED") and job not in progress,
+            )
         )
-    return jobs
+    return usages
 
 
-def booked(logs: Path, scratch: Path) -> list[Job]:
-    """As used(), when all jobs that have ended are booked as such: that takes Slurm a moment."""
-    deadline = time.monotonic() + PATIENCE
+def wait_for_accounting(submissions: Collection[Submission], scratch: Path) -> list[JobUsage]:
+    """As query_accounting(), when all ends are recorded: that takes Slurm a moment."""
+    deadline = time.monotonic() + ACCOUNTING_TIMEOUT_S
     while True:
-        jobs = used(logs, scratch)
-        if time.monotonic() > deadline or not any(job["state"] in ACTIVE for job in jobs):
-            return jobs
-        time.sleep(0.5)
+        usages = query_accounting(submissions, scratch)
+        if time.monotonic() > deadline or not any(usage.state in ACTIVE for usage in usages):
+            return usages
+        time.sleep(POLL_INTERVAL_S)
 
 
-def hours(jobs: Iterable[Job]) -> float:
-    """Node-hours that jobs have used."""
-    return sum(job["nodes"] * job["seconds"] for job in jobs) / 3600
-
-
-def told(jobs: list[Job], cores_per_node: int | None) -> str:
-    """What jobs have cost, in one line, and a line for each that was wasted."""
-    waited = [job["waited"] for job in jobs]
-    longest = timedelta(seconds=max(waited))
-    wasted = [job for job in jobs if job["wasted"]]
-    total = in_words(hours(jobs), cores_per_node)
-    lines = [f"used: {total} by {counted(len(jobs), 'job')}; the longest wait was {longest}"]
+def summary(usages: list[JobUsage], cores_per_node: int | None) -> str:
+    """What jobs have cost, in one line, and a line for each that failed without progress."""
+    longest = timedelta(seconds=max(usage.queue_seconds for usage in usages))
+    total = in_words(sum(usage.node_hours for usage in usages), cores_per_node)
+    lines = [f"used: {total} by {counted(len(usages), 'job')}; longest wait: {longest}"]
     lines += [
-        f"wasted: {in_words(hours([job]), cores_per_node)} by {job['what']}, job {job['job']}: "
-        f"{job['state']}"
-        for job in wasted
+        f"no progress: {in_words(usage.node_hours, cores_per_node)} by {usage.name}, job "
+        f"{usage.job}: {usage.state}"
+        for usage in usages
+        if usage.no_progress
     ]
     return "\n".join(lines)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description="What the jobs of this folder have cost.")
-    arguments.add_argument("--logs", type=Path, required=True, help="logs of Slurm's executor")
-    arguments.add_argument("--site", type=Path, required=True, help="description of the site")
-    arguments.add_argument("--scratch", type=Path, required=True, help="with the training states")
-    arguments.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
-    args = arguments.parse_args()
-    cores = yaml.safe_load(args.site.read_text()).get("cores_per_node")
-    result: dict[str, Any] = {"cores_per_node": cores, "jobs": [], "problem": None}
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `jaxway cost`."""
+    parser.add_argument("--journal", type=Path, default=JOURNAL, help="what was submitted")
+    parser.add_argument("--site", type=Path, required=True, help="description of the site")
+    parser.add_argument("--scratch", type=Path, required=True, help="with the training states")
+    parser.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write what the jobs of this folder have cost, or why that is not known."""
+    jobs: list[JobUsage] = []
+    problem = None
     try:
-        result["jobs"] = booked(args.logs, args.scratch)
-    except CostError as error:
-        result["problem"] = str(error)
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+        jobs = wait_for_accounting(Journal(args.journal).read().values(), args.scratch)
+    except UserError as error:
+        problem = error.line()
+    cost = Cost(read_site(args.site).cores_per_node, tuple(jobs), problem)
+    args.out.write_text(json.dumps(cost.to_json(), indent=1) + "\n")

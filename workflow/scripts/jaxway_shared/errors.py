@@ -66,6 +66,17 @@ CODES = {
     "JW186": "prepared data missing or changed",
     #
     # Slurm, its executor, and a run as a whole: 200 to 299.
+    "JW200": "second run in a folder",
+    "JW201": "second Ctrl-C",
+    "JW202": "job refused by Slurm",
+    "JW203": "job not submitted",
+    "JW204": "training stopped",
+    "JW205": "job failed",
+    "JW206": "job not cancelled",
+    "JW207": "job of an earlier run",
+    "JW209": "missing file that cannot be restored",
+    "JW210": "no answer of Slurm's accounting",
+    "JW212": "run interrupted",
     #
     # Training programs and their state: 300 to 379.
     "JW300": "training's state is in use",

@@ -1,0 +1,46 @@
+"""The local executor: Snakemake's own, with a training's next start where it can be resumed."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from jaxway_shared.errors import UserError, with_code
+from snakemake.executors.local import Executor as LocalExecutor
+from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
+
+from jaxway import interrupt, run_lock
+from jaxway.slurm.resubmission import Resubmit, Training
+
+INTERRUPT_WAIT_S = 0.5  # Ctrl-C reaches a job as soon as Snakemake
+
+
+class Executor(LocalExecutor):
+    """What Snakemake calls."""
+
+    def __post_init__(self) -> None:
+        try:
+            self._run_lock = run_lock.acquire()
+        except UserError as error:
+            sys.exit(error.line())
+        interrupt.install()
+        super().__post_init__()
+
+    def cached_or_run(self, job: Job, run: Callable[..., None], *args: Any) -> None:
+        """Run a job; a training again and again, as long as that gets it further."""
+        training, starts = Training.of(job), 0
+        while True:
+            before = training.checkpoint() if training else None
+            try:
+                super().cached_or_run(job, run, *args)
+                return
+            except Exception:
+                starts += 1
+                if not training or not before or interrupt.requested.wait(INTERRUPT_WAIT_S):
+                    raise
+                decision = training.decide("FAILED", before, starts)
+                if not isinstance(decision, Resubmit):
+                    reason = f"Training {training.name} stopped: {decision.reason}"
+                    print(with_code("JW204", reason), file=sys.stderr, flush=True)
+                    raise
+                line = f"Training {training.name}: resuming from step {decision.step}."
+                print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,222 @@
+"""What happens around a run: before its first job and after its last.
+
+The Snakefile's hooks call it. Of Snakemake it knows the jobs.
+"""
+
+import atexit
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from jaxway_shared.errors import UserError
+
+from jaxway import interrupt
+from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
+from jaxway.container import verify
+from jaxway.launch import Launch, Words
+from jaxway.slurm import accounting
+from jaxway.slurm.journal import RUN, Journal
+
+# Some functions import what they need: that takes a while, and Snakemake in jobs does without.
+
+T = TypeVar("T", SmokeTestJob, TrainJob, Allocation)
+USE_CONTAINER = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
+RULES = (*USE_CONTAINER, "pull", "compare_nodes", "preflight")  # whose jobs matter here
+CHECKED: list["Run"] = []  # at the end of a dry-run of this process
+
+
+class Job(Protocol):
+    """A job of Snakemake that is going to run."""
+
+    rule: Any
+    wildcards: Any
+    resources: Any
+    input: Any
+    output: Any
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What Snakemake is going to do."""
+
+    jobs: Mapping[str, list[Job]]  # by the name of the rule in this workflow
+    retries: int  # how often a failed job is submitted again
+
+    @classmethod
+    def of(cls, workflow: Any, rules: Any) -> "Planned":
+        """What a Snakemake is going to do. Rules have other names where this is a module."""
+        own = {getattr(rules, name).rule: name for name in RULES if rules.has(name)}
+        jobs: dict[str, list[Job]] = {name: [] for name in RULES}
+        for job in workflow.dag.needrun_jobs(exclude_finished=False):
+            if job.rule in own:
+                jobs[own[job.rule]].append(job)
+        return cls(jobs, workflow.execution_settings.retries)
+
+
+@dataclass
+class Run:
+    """A run of the workflow."""
+
+    launch: Launch
+    jaxway: Words  # the command of this checkout
+    _background: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    _node_checks: list[Job] = field(default_factory=list)
+
+    def start(self, planned: Planned) -> None:
+        """Check and prepare all that the jobs need. Ends Snakemake where that fails."""
+        from jaxway.monitor import reporter
+
+        interrupt.install()
+        self._node_checks = planned.jobs["compare_nodes"]
+        try:
+            self.preflight(planned, complete=bool(planned.jobs["preflight"]))
+            self._restore_container(planned.jobs)
+            self._restore_data(planned.jobs["train_run"])
+        except UserError as error:
+            sys.exit(error.line())
+        except KeyboardInterrupt:
+            sys.exit(UserError("JW212", "interrupted; nothing was submitted").line())
+        self._background.enter_context(
+            reporter.report_in_background(self.launch.config, self.launch.site)
+        )
+
+    def end(self, success: bool) -> None:
+        """Say what the run has cost, and where it failed, how to resume."""
+        self._background.close()
+        if not success:
+            self._compare_finished_nodes()
+            print("Rerun the same command to resume.", file=sys.stderr, flush=True)
+        if self.launch.site.launcher:
+            self._report_cost()
+
+    def preflight(self, planned: Planned, complete: bool) -> None:
+        """Print what preflight finds and what jobs may cost; ``complete``: also what passes.
+
+        UserError where a check fails, unless the configuration says that none counts.
+        """
+        from jaxway.preflight import plan
+
+        jobs, launch = planned.jobs, self.launch
+        if jobs["preflight"]:
+            submitted = plan.all_jobs(launch.config)
+        else:
+            rules = ("train_run", "benchmark_run")
+            names = ([job.wildcards.name for job in jobs[rule]] for rule in rules)
+            config = with_asked_placements(launch.config, jobs)
+            submitted = plan.labelled_jobs(config, bool(jobs["smoke_test"]), *names)
+        pulls = bool(jobs["pull"])
+        if not submitted and not pulls:
+            return
+        pulled, container = (launch.pulled, launch.container) if launch.contained else (None, None)
+        whole = plan.Plan(
+            launch.config, launch.site, submitted, pulled, container, pulls, planned.retries
+        )
+        findings = plan.run_preflight(whole)
+        for line in plan.summary(whole, findings, complete):
+            print(line, file=sys.stderr, flush=True)
+        if launch.config.preflight:
+            plan.require_success(findings)
+
+    def _restore_container(self, jobs: Mapping[str, list[Job]]) -> None:
+        """Make again what is missing, and submit nothing into a container that has changed.
+
+        What this run makes anew in any case need not be there or whole.
+        """
+        launch, image = self.launch, self.launch.config.image
+        if not launch.contained or not any(jobs[rule] for rule in USE_CONTAINER):
+            return
+        makers = {"pull": (launch.pulled, launch.pull)}
+        if launch.config.packages:
+            makers["add_packages"] = (launch.container, launch.add_packages)
+        for rule, (container, words) in makers.items():
+            if jobs[rule] or not Path(container.digest).exists():
+                continue
+            if not Path(container.output).exists():
+                self._restore(container.output, words())
+            if problem := verify.problem(Path(container.sif), full=False, image=image):
+                raise problem
+
+    def _restore_data(self, trainings: Iterable[Job]) -> None:
+        """Prepare again what a training of this run needs and its record says is there."""
+        from jaxway_shared import data_record
+
+        for job in trainings:
+            record = Path(job.input.get("data", ""))
+            if record.is_file() and not data_record.read_prepared(record):
+                words = self.launch.prepare_data(self.launch.config.data[record.stem])
+                self._restore(f"data of {record}", [*words, f"--out={record}"])
+
+    def _restore(self, what: str, words: Words) -> None:
+        """Make again what is missing."""
+        print(f"{what} is missing: rebuilding it", file=sys.stderr, flush=True)
+        if subprocess.run([*self.jaxway, *words]).returncode:
+            raise UserError("JW209", f"{what} could not be restored, see the error above")
+
+    def _compare_finished_nodes(self) -> None:
+        """Compare the nodes whose jobs left a result, when others have not."""
+        for job in self._node_checks:
+            if not os.path.exists(job.output.result):
+                finished = [file for file in job.input.results if os.path.exists(file)]
+                words = [*self.launch.check_nodes(), f"--out={job.output.result}"]
+                subprocess.run([*self.jaxway, *words, "--results", *finished])
+                Path(job.output.result).unlink(missing_ok=True)
+
+    def _report_cost(self) -> None:
+        """Print what the jobs of this run have used."""
+        try:
+            submissions = [each for each in Journal().read().values() if each.run == RUN]
+            usages = accounting.wait_for_accounting(submissions, Path(self.launch.site.scratch))
+        except UserError as error:
+            print(error.line(), file=sys.stderr, flush=True)
+            return
+        if usages:
+            text = accounting.summary(usages, self.launch.site.cores_per_node)
+            print(text, file=sys.stderr, flush=True)
+
+
+def check_at_exit_of_dry_run(run: Run, workflow: Any, rules: Any) -> None:
+    """Print preflight's findings at the end of a dry-run, for which Snakemake has no hook."""
+
+    def check() -> None:
+        if workflow.dryrun and workflow.dag is not None:
+            with contextlib.suppress(UserError):  # a dry-run fails for no check
+                run.preflight(Planned.of(workflow, rules), complete=True)
+
+    if not CHECKED:  # a module is read once more for each `use rule ... with`
+        CHECKED.append(run)
+        atexit.register(check)
+
+
+def with_asked_placements(config: Config, jobs: Mapping[str, list[Job]]) -> Config:
+    """The configuration with what options of Snakemake, such as --set-resources, change."""
+
+    def asked(configured: Mapping[str, T], rule: str) -> dict[str, T]:
+        own = {job.wildcards.get("name", rule): job for job in jobs[rule]}
+        return {name: asked_job(own.get(name), job) for name, job in configured.items()}
+
+    return replace(
+        config,
+        smoke_test=asked({"smoke_test": config.smoke_test}, "smoke_test")["smoke_test"],
+        train=asked(config.train, "train_run"),
+        benchmark_allocations=asked(config.benchmark_allocations, "benchmark_run"),
+        node_check_allocations=asked(config.node_check_allocations, "benchmark_run"),
+    )
+
+
+def asked_job(job: Job | None, configured: T) -> T:
+    """A configured job with the placement that Snakemake asks for."""
+    if job is None:
+        return configured
+    old, resource = configured.placement, job.resources.get
+    placement = replace(
+        old,
+        nodes=resource("nodes", old.nodes),
+        walltime=resource("runtime", old.walltime),
+        partition=resource("slurm_partition", old.partition),
+    )
+    return replace(configured, placement=placement)

@@ -1,0 +1,102 @@
+"""The record of what was submitted from a folder, by which a killed run's jobs are found again.
+
+A line is written before sbatch is called, with the name that makes the job unique in Slurm; others
+when its id is known and when Snakemake has taken note of its end. A job without that last line is
+open: the next run asks Slurm for its name. Accounting reads here which jobs there were.
+"""
+
+import dataclasses
+import json
+import os
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxway_shared.errors import UserError
+
+SCHEMA_VERSION = 1
+JOURNAL = Path(".snakemake/jaxway/jobs.jsonl")
+RUN = uuid.uuid4().hex[:8]  # names this process's run
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A job that was submitted, or was about to be."""
+
+    name: str  # Slurm's name of the job; no other job of this folder has it
+    label: str  # rule and wildcards: train_run small
+    work: str  # hash of what the job does
+    outputs: tuple[str, ...]
+    log: str  # that Slurm writes; %j stands for the id
+    run: str  # the last run that waited for it
+    number: int = 1  # of this training's jobs in a row, from 1
+    state_folder: str = ""  # of the training, before this job
+    step_before: int = 0  # last checkpoint before this job
+    id: str = ""  # Slurm's; empty, not known
+    cancelled: bool = False  # by us
+    end: str = ""  # Slurm's state at the end; empty while open
+
+    @property
+    def log_file(self) -> str:
+        return self.log.replace("%j", self.id)
+
+    def __str__(self) -> str:
+        return f"{self.id or self.name} ({self.label})"
+
+
+class Journal:
+    """The record in a file. Each event is one line, so a kill leaves at most the last one torn."""
+
+    def __init__(self, path: Path = JOURNAL) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+
+    def read(self) -> dict[str, Submission]:
+        """All submissions by name, oldest first. UserError where the file is of another version."""
+        submissions: dict[str, Submission] = {}
+        try:
+            lines = self._path.read_text().splitlines()
+        except FileNotFoundError:
+            return submissions
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:  # torn
+                continue
+            name = event["name"]
+            if "work" not in event:
+                submissions[name] = dataclasses.replace(submissions[name], **event)
+            elif event.pop("schema_version", None) == SCHEMA_VERSION:
+                submissions[name] = Submission(**event | {"outputs": tuple(event["outputs"])})
+            else:
+                raise UserError("JW001", f"{self._path} is of another version: delete it")
+        return submissions
+
+    def open_submissions(self) -> dict[str, Submission]:
+        """Those whose end Snakemake has not taken note of."""
+        return {name: each for name, each in self.read().items() if not each.end}
+
+    def begin(self, submission: Submission) -> None:
+        """About to be submitted."""
+        self._append({"schema_version": SCHEMA_VERSION} | dataclasses.asdict(submission))
+
+    def update(self, submission: Submission, **fields: str | bool) -> Submission:
+        """Record new values of a submission's fields; the submission with them."""
+        self._append({"name": submission.name} | fields)
+        values: Any = fields
+        return dataclasses.replace(submission, **values)
+
+    def _append(self, event: dict[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps(event) + "\n"
+        with self._lock:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                size = os.fstat(file).st_size
+                if size and os.pread(file, 1, size - 1) != b"\n":  # torn by a kill
+                    line = f"\n{line}"
+                os.write(file, line.encode())
+            finally:
+                os.close(file)

@@ -1,0 +1,86 @@
+"""Whether a training's next job follows when one has ended before the training was finished."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxway_shared.training import TrainingState
+from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The last checkpoint of a training; step 0, there is none."""
+
+    folder: str = ""
+    step: int = 0
+
+
+@dataclass(frozen=True)
+class Resubmit:
+    """The next job follows; it resumes from ``step``."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """No further job."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """A job that another one can resume. Its rule says so with two resources."""
+
+    name: str
+    base: Path  # resource `training_state`; an image's digest may be appended
+    max_jobs: int  # resource `max_jobs`
+
+    @classmethod
+    def of(cls, job: JobExecutorInterface) -> "Training | None":
+        """The training that a job of Snakemake runs; None, it is another job."""
+        base, max_jobs = (job.resources.get(key) for key in ("training_state", "max_jobs"))
+        return cls(job.wildcards.name, Path(base), max_jobs) if base and max_jobs else None
+
+    def state(self) -> TrainingState | None:
+        """Its state, of the image used last; None, there is none or it cannot be read."""
+        try:
+            return TrainingState.newest(self.base)
+        except OSError:
+            return None
+
+    def checkpoint(self) -> Checkpoint:
+        """Its last checkpoint."""
+        return checkpoint_of(self.state())
+
+    def decide(self, end: str, before: Checkpoint, jobs: int) -> Resubmit | Stop:
+        """What follows on its job that has just ended: see decide()."""
+        return decide(end, before, self.state(), jobs, self.max_jobs)
+
+
+def checkpoint_of(state: TrainingState | None) -> Checkpoint:
+    """The last checkpoint in a state."""
+    return Checkpoint(str(state.folder), state.last_checkpoint_step or 0) if state else Checkpoint()
+
+
+def decide(
+    end: str, before: Checkpoint, state: TrainingState | None, jobs: int, max_jobs: int
+) -> Resubmit | Stop:
+    """What follows on a training's last job, the ``jobs``-th in a row.
+
+    ``end``: Slurm's state of it. ``before``: the last checkpoint when it was submitted. ``state``:
+    that of the training now.
+    """
+    if state and state.error is not None:
+        return Stop(state.error.rstrip("."))
+    if end == "CANCELLED":
+        return Stop("its job was cancelled")
+    now = checkpoint_of(state)
+    # Another image has another folder, in which a training begins at step 0.
+    step_before = before.step if now.folder == before.folder else 0
+    if now.step <= step_before:
+        return Stop(f"no progress past step {step_before}")
+    if jobs >= max_jobs:
+        return Stop(f"reached max_jobs={max_jobs}; last checkpoint: step {now.step}")
+    return Resubmit(now.step)

@@ -53,7 +53,7 @@ ELSEWHERE = {
     f"{IMAGE}": "test_jax_processes_on_two_nodes_add_up",
     "jaxway/.venv/bin/snakemake --profile jaxway/profiles/jureca": "test_plans_the_same_chain",
     "jaxway/.venv/bin/jaxway follow --profile jaxway/profiles/jureca "
-    "--configfile=config.yaml": "test_a_module_can_be_followed",
+    "--configfile=config.yaml": "test_module_can_be_followed",
     **dict.fromkeys(("tests/cluster/cluster up", "time tests/cluster/cluster up"), UP),
     "tests/cluster/cluster down": UP,
     "tests/cluster/cluster kill-node jrc0102": FAULTS,

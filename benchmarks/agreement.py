@@ -1,4 +1,4 @@
-"""How our benchmarks agree with tools that others trust, on the same cores of this CPU, in turns:
+"""Agreement of our benchmarks with established tools, on the same cores of this CPU, in turns:
 matrix products with numpy's BLAS and memory with STREAM's kernels in C, on one core and on all, and
 all_reduce of two processes with Open MPI. A round in which others took more than
 5 % of the CPUs' time is taken again.
@@ -6,7 +6,6 @@ all_reduce of two processes with Open MPI. A round in which others took more tha
 Run with any Python that has JAX and pytest: .venv/bin/python benchmarks/agreement.py [ROUNDS]
 """
 
-import json
 import os
 import resource
 import shutil
@@ -22,6 +21,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / folder) for folder in ("workflow/scripts", "tests/unit")]
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+from jaxway_shared.benchmark import BenchmarkRound  # noqa: E402
 from test_runtime import launch  # noqa: E402
 
 PACKAGES = {"gcc": "gcc", "mpicc": "libopenmpi-dev", "mpirun": "openmpi-bin"}  # Debian's names
@@ -47,29 +47,29 @@ for shape in sys.argv[1:]:
 """
 
 
-def ours(program, *flags, processes=1):
-    """What one of our benchmarks finds: the median of each case."""
+def run_benchmark(program, *flags, processes=1):
+    """Run one of our benchmarks: the median of each case."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out.json")
         flags = ("--platform=cpu", f"--devices={processes}", "--out", out, *flags)
         done = launch(program, *flags, processes=processes)
         if any(process.returncode for process in done):
             sys.exit(done[0].stderr)
-        found = json.loads(out.read_text())["measurements"]
+        cases = BenchmarkRound.read(out).cases
     return {
-        str([*each["case"].values()][-1]): median(each["samples"])
-        for each in found
-        if "skipped" not in each
+        str([*each.case.values()][-1]): median(each.measurement.samples)
+        for each in cases
+        if each.measurement
     }
 
 
-def theirs(*command):
-    """What another program prints: in each line a case and its value."""
+def run_other(*command):
+    """Run another program, which prints a case and its value in each line."""
     lines = subprocess.check_output(command, text=True).splitlines()
     return {case: float(value) for case, value in map(str.split, lines)}
 
 
-def said(*command):
+def first_line(*command):
     """First line that a program prints."""
     return subprocess.check_output(command, text=True).splitlines()[0]
 
@@ -93,11 +93,11 @@ def undisturbed(run):
         print(f"others took {share:.0%} of the CPUs: again", file=sys.stderr)
 
 
-def compare(rounds, unit, mine, others):
+def compare(rounds, unit, benchmark, others):
     """Print each case's median values and ratios of programs that take turns."""
 
     def turns():
-        return mine(), [other() for other in others.values()]
+        return benchmark(), [other() for other in others.values()]
 
     found = [undisturbed(turns) for _ in range(rounds)]
     for k, what in enumerate(others):
@@ -119,7 +119,7 @@ def main():
         sys.exit(f"agreement.py: install these Debian packages: {' '.join(missing)}")
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     print(f"JAX {jax.__version__}; numpy {np.__version__} with {blas['name']} {blas['version']}")
-    print(said("gcc", "--version"), said("mpirun", "--version"), sep="; ")
+    print(first_line("gcc", "--version"), first_line("mpirun", "--version"), sep="; ")
     print(f"{'':34}{'ours':>9}{'theirs':>9}           ratio ({rounds} rounds)")
     with tempfile.TemporaryDirectory() as folder:
         stream, all_reduce = Path(folder, "stream"), Path(folder, "all_reduce")
@@ -130,19 +130,21 @@ def main():
         memory = ("benchmark_memory.py", f"--megabytes={MEBIBYTES}")
         collective = ("benchmark_collective.py", "--operations", "all_reduce")
         collective += (f"--smallest={KIBIBYTES[0]}", f"--largest={KIBIBYTES[-1]}")
-        numpy = partial(theirs, sys.executable, "-c", NUMPY, *SHAPES)
-        triad = partial(theirs, stream, str(MEBIBYTES))
+        numpy = partial(run_other, sys.executable, "-c", NUMPY, *SHAPES)
+        triad = partial(run_other, stream, str(MEBIBYTES))
         tcp, shared = (
-            partial(theirs, *MPIRUN.split(), f"{btl},self", all_reduce, *KIBIBYTES)
+            partial(run_other, *MPIRUN.split(), f"{btl},self", all_reduce, *KIBIBYTES)
             for btl in ("tcp", "vader")
         )
         for count in (1, len(cores)):
             os.sched_setaffinity(0, cores[:count])  # which the programs inherit
             on = f"{count} core{'s' * (count > 1)}"
-            compare(rounds, "TFLOP/s", partial(ours, *compute), {f"product {{}}, {on}": numpy})
-            compare(rounds, "GB/s", partial(ours, *memory), {f"{{}}, {on}": triad})
+            compare(
+                rounds, "TFLOP/s", partial(run_benchmark, *compute), {f"product {{}}, {on}": numpy}
+            )
+            compare(rounds, "GB/s", partial(run_benchmark, *memory), {f"{{}}, {on}": triad})
         mpi = {"all_reduce {} KiB, TCP": tcp, "all_reduce {} KiB, shared memory": shared}
-        compare(rounds, "GB/s", partial(ours, *collective, processes=2), mpi)
+        compare(rounds, "GB/s", partial(run_benchmark, *collective, processes=2), mpi)
 
 
 if __name__ == "__main__":

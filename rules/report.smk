@@ -39,7 +39,7 @@ rule report:
         node_check=NODE_CHECK,
         cost=COST,
         script=ROOT / "workflow/jaxway/report/page.py",
-        templates=expand(ROOT / "workflow/report/report.{kind}", kind=["html.j2", "css"]),
+        templates=sorted((ROOT / "workflow/report").iterdir()),
     output:
         html=report("results/report.html", caption="../workflow/report/report.rst"),
     log:

@@ -1,16 +1,18 @@
 """The history: nothing is lost or half, and versions are compared as they were run."""
 
 import itertools
-import json
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxway import cli
 from jaxway.analysis import history
-from test_references import DIGEST, allocation, benchmark, measured
+from jaxway_shared.benchmark import CaseResult
+from jaxway_shared.errors import UserError
+from results import DIGEST, allocation, benchmark, measured, write
 
 FASTER, SLOWER = [110.0] * 10, [90.0] * 10
 USUAL = [99.0, 100, 101, 102, 98, 100, 103, 97, 100, 100]
@@ -23,17 +25,18 @@ def store(tmp_path):
 
 
 @pytest.fixture
-def program(store, monkeypatch, capsys):
-    """Run the program; what it prints, and what it ends with."""
+def program(store, capsys):
+    """Run a command; its output, and its exit code or error."""
 
     def run(*words):
-        monkeypatch.setattr(sys, "argv", ["history.py"])
         command, *rest = map(str, words)
         run, args = cli.parse([command, f"--store={store}", *rest])
         try:
             run(args)
         except SystemExit as stop:
             return capsys.readouterr().out, stop.code
+        except UserError as error:
+            return capsys.readouterr().out, error.line()
         return capsys.readouterr().out, 0
 
     return run
@@ -45,27 +48,25 @@ def add(store, tmp_path):
     number = itertools.count()
 
     def run(*benchmarks):
-        file = tmp_path / "result.json"
-        file.write_text(json.dumps(allocation(*benchmarks), indent=next(number)))
-        history.add(store, file)
+        result = allocation(*benchmarks)
+        history.add(store, write(tmp_path / "result.json", result, next(number)))
 
     return run
 
 
-def opened(store):
-    database = history.opened(store)
+def connect(store):
+    database = history.connect(store)
     assert database
     return database
 
 
 def count(store):
-    return opened(store).execute("select count(*), count(distinct run) from history")
+    return connect(store).execute("select count(*), count(distinct run) from history")
 
 
 def test_each_result_is_kept_once(store, tmp_path):
-    file = tmp_path / "result.json"
     result = allocation(benchmark(measured(USUAL), measured(USUAL, {"kernel": "add"})))
-    file.write_text(json.dumps(result))
+    file = write(tmp_path / "result.json", result)
     history.add(store, file)
     (kept,) = store.iterdir()
     before = kept.stat().st_ino
@@ -76,7 +77,7 @@ def test_each_result_is_kept_once(store, tmp_path):
 
 def test_a_row_holds_all_there_is(store, add):
     add(benchmark(measured(USUAL, per_device=[1.0, 2.0]), options={"b": 1, "a": [2]}))
-    database = opened(store)
+    database = connect(store)
     found = database.execute("select * from history")
     row = dict(zip([x[0] for x in found.description], found.fetchall()[0], strict=True))
     assert str(row.pop("time")) == "2026-01-02 03:04:05"
@@ -90,7 +91,7 @@ def test_a_row_holds_all_there_is(store, add):
         "image": "docker://nvcr.io/nvidia/jax:26.06-py3",
         "digest": DIGEST,
         "commit": "c0ffee12",
-        "jax": None,
+        "jax": "0.10.2",
         "driver": None,
         "job": None,
         "transports": "",
@@ -111,17 +112,16 @@ def test_a_row_holds_all_there_is(store, add):
 
 
 def test_what_has_no_value_is_left_out(store, add):
-    cases = [{"case": {"kernel": "add"}, what: "because"} for what in ("failed", "skipped")]
+    case: dict[str, Any] = {"kernel": "add"}
+    cases = [CaseResult(case, failed="because"), CaseResult(case, skipped="because")]
     add(benchmark(*cases, measured(USUAL, failed="in its last round")))
     add(benchmark(failed="it broke", provenance=None))
     assert not store.exists()
 
 
 def test_without_a_container(store, add):
-    uncontained = benchmark(measured(USUAL))
-    uncontained["provenance"]["container"] = None
-    add(uncontained)
-    assert opened(store).execute("select digest from history").fetchall() == [(None,)]
+    add(benchmark(measured(USUAL), container=None))
+    assert connect(store).execute("select digest from history").fetchall() == [(None,)]
 
 
 def test_two_that_add_at_once_lose_nothing(store, tmp_path):
@@ -130,24 +130,23 @@ def test_two_that_add_at_once_lose_nothing(store, tmp_path):
     code += "for result in results: history.add(store, result)"
     files = [tmp_path / f"{k}.json" for k in range(6)]
     for k, file in enumerate(files):
-        file.write_text(json.dumps(allocation(benchmark(measured([k])))))
+        write(file, allocation(benchmark(measured([k]))))
     # Two of the results are in both.
     shares = (files[:4], files[2:])
     running = [subprocess.Popen([sys.executable, "-c", code, store, *share]) for share in shares]
     assert [process.wait(timeout=60) for process in running] == [0, 0]
-    rows = opened(store).execute("select median from history order by 1").fetchall()
+    rows = connect(store).execute("select median from history order by 1").fetchall()
     assert rows == [(k,) for k in range(6)]
     assert len([*store.iterdir()]) == 6
 
 
 def test_one_that_is_killed_leaves_nothing_half(store, add, tmp_path):
     add(benchmark(measured(USUAL)))
-    file = tmp_path / "result.json"
-    file.write_text(json.dumps(allocation(benchmark(measured(FASTER)))))
+    file = write(tmp_path / "result.json", allocation(benchmark(measured(FASTER))))
     code = (
         "import os, pathlib, sys\nfrom jaxway import files\nfrom jaxway.analysis import history\n"
     )
-    code += "files.appear = lambda *_: os.kill(os.getpid(), 9)\n"
+    code += "files.atomic_replace = lambda *_: os.kill(os.getpid(), 9)\n"
     code += "history.add(*map(pathlib.Path, sys.argv[1:]))"
     killed = subprocess.run([sys.executable, "-c", code, store, file])
     assert killed.returncode == -signal.SIGKILL
@@ -247,7 +246,7 @@ def test_a_name_may_look_like_the_beginning_of_something(program, add, name):
 
 
 def test_less_is_better(program, add):
-    seconds = {"unit": "s", "higher_is_better": False}
+    seconds: dict[str, Any] = {"unit": "s", "higher_is_better": False}
     add(
         benchmark(measured(USUAL, **seconds), name="one"),
         benchmark(measured(SLOWER, **seconds), name="two"),
@@ -272,8 +271,8 @@ def test_each_value_is_compared_with_its_own(program, add):
 def test_images_with_nothing_in_common(program, add, other):
     add(benchmark(measured(USUAL)))
     add(benchmark(measured(USUAL), image=OLD, **other))
-    said = f"history.py: {NEW} and {OLD} have no value in common: of the same program, options, "
-    said += "site and devices"
+    said = f"{NEW} and {OLD} have no value in common: of the same program, options, "
+    said += "site and devices [JW472]"
     assert program("compare", NEW, OLD) == ("", said)
 
 
@@ -297,20 +296,20 @@ def test_versions_that_have_runs_in_common(program, add):
     for _ in range(4):
         add(benchmark(measured(USUAL)))
     _, error = program("compare", "2026", "2026-01")
-    assert error.startswith("history.py: 2026 and 2026-01 have runs in common: ")
+    assert error.startswith("2026 and 2026-01 have runs in common: ")
 
 
 def test_a_version_that_is_not_known(program, add, store):
     add(benchmark(measured(USUAL)))
-    said = "history.py: nothing of v2 in the history: give a benchmark's name, an image, or the "
-    said += "beginning of a digest, a commit or a time"
+    said = "nothing of v2 in the history: give a benchmark's name, an image, or the "
+    said += "beginning of a digest, a commit or a time [JW471]"
     assert program("compare", NEW, "v2") == ("", said)
 
 
 @pytest.mark.parametrize("words", [("compare", "one", "two"), ("query", "select 1")])
 def test_an_empty_store(program, store, words):
-    said = f"history.py: nothing in {store} yet: run benchmarks first, or add "
-    said += "results/benchmark/*.json"
+    said = f"nothing in {store} yet: run benchmarks first, or `jaxway record "
+    said += "results/benchmark/*.json` [JW470]"
     assert program(*words) == ("", said)
 
 
@@ -321,8 +320,7 @@ def test_a_store_with_nothing_but_half_files(program, store):
 
 
 def test_query(program, add, tmp_path):
-    file = tmp_path / "result.json"
-    file.write_text(json.dumps(allocation(benchmark(measured(USUAL)))))
+    file = write(tmp_path / "result.json", allocation(benchmark(measured(USUAL))))
     assert program("record", file, file) == ("", 0)
     text, code = program("query", "select nodes, median from history")
     assert "jrc0101" in text and "100.0" in text and code == 0
@@ -332,7 +330,7 @@ def test_query(program, add, tmp_path):
 def test_sql_that_cannot_run(program, add, sql):
     add(benchmark(measured(USUAL)))
     text, said = program("query", sql)
-    assert text == "" and said.startswith("history.py: ") and "Error" in said and "\n" not in said
+    assert text == "" and "Error" in said and said.endswith(" [JW473]") and "\n" not in said
 
 
 def test_sql_that_selects_nothing(program, add):
@@ -341,5 +339,5 @@ def test_sql_that_selects_nothing(program, add):
 
 
 def test_a_result_that_is_not_there(program):
-    with pytest.raises(FileNotFoundError):  # host.run makes a sentence of it
+    with pytest.raises(FileNotFoundError):  # jaxway makes a sentence of it
         program("record", "nothing.json")

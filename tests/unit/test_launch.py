@@ -19,6 +19,7 @@ from jaxway.launch import (
     prepare_environment,
     state_folder,
 )
+from jaxway_shared.benchmark import BenchmarkPlan
 
 ROOT = Path("/j")
 ENVIRONMENT = {"A": "one word", "B": ""}
@@ -99,17 +100,17 @@ def test_a_shell_reads_the_words_as_they_are(tmp_path: Path) -> None:
 
 
 def test_plan_of_an_allocation_is_not_changed_by_its_walltime_or_partition() -> None:
-    def plan(**entry: Any) -> dict[str, Any]:
+    def plan(**entry: Any) -> BenchmarkPlan:
         launch = make_launch(benchmark={"io": entry, "memory": entry})
         (allocation,) = launch.config.allocations.values()
         return launch.plan(allocation)
 
     assert plan(rounds=2) == plan(rounds=2, walltime=7, partition="other")
     assert plan(rounds=2) != plan(rounds=2, gpus_per_node=2)
-    first, second = plan(rounds=2, timeout_minutes=1)["benchmarks"]
-    assert (first["name"], second["name"]) == ("io", "memory")
-    assert (first["rounds"], first["timeout_minutes"]) == (2, 1)
-    words = shlex.split(first["command"])
+    first, second = plan(rounds=2, timeout_minutes=1).benchmarks
+    assert (first.name, second.name) == ("io", "memory")
+    assert (first.rounds, first.timeout_minutes) == (2, 1)
+    words = shlex.split(first.command)
     assert words[words.index("python3") + 1] == "/j/workflow/scripts/benchmark_io.py"
 
 

@@ -36,7 +36,7 @@ def started(tmp_path, monkeypatch):
 
 def test_channels_are_counted(tmp_path, started):
     started().write_text(LOG)
-    found = nccl_log.taken(tmp_path / "collective.json")
+    found = nccl_log.count_channels(tmp_path / "collective.json")
     assert found == {"P2P": 2, "SHM": 1, "NET/IB": 2, "NET/Socket": 1}
 
 
@@ -44,7 +44,7 @@ def test_the_plugin_of_nvidias_images_is_infiniband_too(tmp_path, started):
     """HPC-X calls what it uses instead of NCCL's own IBext, IBext_v8 and so on."""
     line = "h:1:2 [0] NCCL INFO Channel 00/0 : 7[1] -> 0[0] [receive] via NET/{}/1/GDRDMA\n"
     started().write_text(line.format("IBext") + line.format("IBext_v8"))
-    assert nccl_log.taken(tmp_path / "collective.json") == {"NET/IB": 2}
+    assert nccl_log.count_channels(tmp_path / "collective.json") == {"NET/IB": 2}
 
 
 def test_processes_have_logs_of_their_own(tmp_path, started):
@@ -52,9 +52,9 @@ def test_processes_have_logs_of_their_own(tmp_path, started):
         started(process).write_text(LOG)
     other = tmp_path / "train.json.nccl-0.log"
     other.write_text(LOG)
-    assert nccl_log.taken(tmp_path / "collective.json")["P2P"] == 2 * 3
+    assert nccl_log.count_channels(tmp_path / "collective.json")["P2P"] == 2 * 3
 
 
 def test_without_nccl(tmp_path, started):
     started(0)
-    assert nccl_log.taken(tmp_path / "collective.json") == {}
+    assert nccl_log.count_channels(tmp_path / "collective.json") == {}

@@ -1,7 +1,5 @@
-"""Verdicts. ``allocation`` makes a result of benchmarks; other tests use it too."""
+"""Verdicts on values by the site's references, and on the transports that NCCL used."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,50 +8,15 @@ import benchmark_compute
 import benchmark_memory
 import pytest
 import yaml
-from jaxway.analysis import references, stats
+from jaxway import cli
+from jaxway.analysis import references
+from jaxway.analysis.references import Reference, SiteReferences
+from jaxway_shared.benchmark import CaseResult
+from jaxway_shared.errors import UserError
+from results import allocation, benchmark, measured, write
 
 ROOT = Path(__file__).parents[2]
-JURECA = yaml.safe_load((ROOT / "profiles/jureca/site.yaml").read_text())
-DIGEST = "sha256:" + "ab" * 32
-
-
-def measured(rounds, case=None, unit="GB/s", **more):
-    """A measurement whose rounds have these values, each of one sample."""
-    samples = [[value] for value in rounds]
-    common: dict[str, Any] = {
-        "quantity": "q",
-        "unit": unit,
-        "higher_is_better": True,
-        "formula": "f",
-    }
-    figures = common | {"samples": samples} | stats.summary(samples)
-    return {"case": case or {"kernel": "triad"}} | figures | more
-
-
-def benchmark(*measurements, name="bench", program="memory", **more):
-    provenance: dict[str, Any] = {
-        "time": "2026-01-02T03:04:05Z",
-        "site": "jureca",
-        "nodes": "jrc0101",
-    }
-    provenance |= {
-        "platform": "gpu",
-        "devices": 4,
-        "device_kind": "NVIDIA A100-SXM4-40GB",
-        "commit": "c0ffee12",
-    }
-    container = {"image": "docker://nvcr.io/nvidia/jax:26.06-py3", "digest": DIGEST}
-    changed = {key: more.pop(key) for key in [*more] if key in provenance | container}
-    provenance |= {key: value for key, value in changed.items() if key in provenance}
-    container |= {key: value for key, value in changed.items() if key in container}
-    common = {"name": name, "program": program, "options": {}, "transports": {}, "failed": None}
-    provenance["container"] = container
-    return common | {"provenance": provenance, "measurements": [*measurements]} | more
-
-
-def allocation(*benchmarks, nodes=1, node=None):
-    where = {"nodes": nodes, "gpus_per_node": 4, "node": node}
-    return {"allocation": where, "benchmarks": [*benchmarks]}
+JURECA = references.read_site(ROOT / "profiles/jureca/site.yaml")
 
 
 REFERENCE: dict[str, Any] = {
@@ -69,26 +32,25 @@ REFERENCE: dict[str, Any] = {
 
 def verdict(*expected, result=None, transports=None):
     """Verdict and reason of the only measurement."""
-    site = {"references": [*expected], "transports": transports}
-    (row,) = references.rows(site, result or allocation(benchmark(measured([1400]))))
-    return row["verdict"], row["reason"]
+    site = SiteReferences([Reference(**each) for each in expected], transports)
+    (judged,) = references.judge(site, result or allocation(benchmark(measured([1400]))))
+    return judged.verdict, judged.reason
 
 
-@pytest.mark.parametrize("reference", JURECA["references"], ids=lambda x: str(x["case"]))
+@pytest.mark.parametrize("reference", JURECA.references, ids=lambda x: str(x.case))
 def test_both_sides_of_each_reference(reference):
-    nodes, program = reference.get("nodes", 1), reference["benchmark"]
     for value, expected in (
-        (reference["low"] * 0.999, "slow"),
-        (reference["low"], "pass"),
-        (reference["high"], "pass"),
-        (reference["high"] * 1.001, "implausibly fast"),
+        (reference.low * 0.999, "slow"),
+        (reference.low, "pass"),
+        (reference.high, "pass"),
+        (reference.high * 1.001, "implausibly fast"),
     ):
-        found = measured([value], reference["case"] | {"other": 1}, reference["unit"])
-        taken = benchmark(found, program=program, transports={"P2P": 1})
-        (row,) = references.rows(JURECA, allocation(taken, nodes=nodes))
-        assert (row["verdict"], row["reference"]) == (expected, reference)
-        due = f", where {reference['low']:g} to {reference['high']:g} are due"
-        assert row["reason"].endswith(due) == (expected != "no reference")
+        found = measured([value], reference.case | {"other": 1}, reference.unit)
+        result = benchmark(found, program=reference.benchmark, transports={"P2P": 1})
+        (judged,) = references.judge(JURECA, allocation(result, nodes=reference.nodes or 1))
+        assert (judged.verdict, judged.reference) == (expected, reference)
+        assert f", expected {reference.low:g} to {reference.high:g}" in judged.reason
+        assert judged.reason.endswith("[JW460]") == judged.verdict.is_bad
 
 
 @pytest.mark.parametrize(
@@ -102,10 +64,10 @@ def test_both_sides_of_each_reference(reference):
 )
 def test_a_log_without_transports(more, verdict):
     """Of several GPUs it names some, else nobody knows what they took."""
-    (row,) = references.rows(
+    (judged,) = references.judge(
         JURECA, allocation(benchmark(measured([1]), program="collective", **more))
     )
-    assert row["verdict"] == verdict
+    assert judged.verdict == verdict
 
 
 OPERATIONS: Any = benchmark_collective.OPTIONS["operations"]["default"]
@@ -119,14 +81,14 @@ PROGRAMS: dict[str, dict[str, list[Any]]] = {
 }
 
 
-@pytest.mark.parametrize("reference", JURECA["references"], ids=lambda x: str(x["case"]))
+@pytest.mark.parametrize("reference", JURECA.references, ids=lambda x: str(x.case))
 def test_references_are_of_cases_that_there_are(reference):
-    labels = PROGRAMS[reference["benchmark"]]
-    assert all(value in labels[key] for key, value in reference["case"].items())
+    labels = PROGRAMS[reference.benchmark]
+    assert all(value in labels[key] for key, value in reference.case.items())
     assert benchmark_collective.LARGEST["gpu"] == labels.get("kilobytes", [4**10])[-1]
-    source = (ROOT / f"workflow/scripts/benchmark_{reference['benchmark']}.py").read_text()
-    assert f'unit="{reference["unit"]}"' in source
-    assert reference["low"] < reference["high"]
+    source = (ROOT / f"workflow/scripts/benchmark_{reference.benchmark}.py").read_text()
+    assert f'unit="{reference.unit}"' in source
+    assert reference.low < reference.high
 
 
 def test_the_first_reference_that_matches_counts():
@@ -171,13 +133,14 @@ def test_another_unit():
 
 
 def test_no_references_at_all():
-    (row,) = references.rows({}, allocation(benchmark(measured([1400]))))
-    assert row["verdict"] == "no reference"
+    (judged,) = references.judge(SiteReferences(), allocation(benchmark(measured([1400]))))
+    assert judged.verdict == "no reference"
 
 
 @pytest.mark.parametrize("what", ["failed", "skipped"])
 def test_a_case_without_a_value(what):
-    result = allocation(benchmark({"case": {"kernel": "triad"}, what: "because"}))
+    reason: dict[str, Any] = {what: "because"}
+    result = allocation(benchmark(CaseResult({"kernel": "triad"}, **reason)))
     assert verdict(REFERENCE, result=result, transports=["P2P"]) == (what, "because")
 
 
@@ -193,7 +156,8 @@ def test_a_benchmark_that_failed_before_its_first_value():
 
 def test_values_of_a_benchmark_that_failed_are_judged():
     result = allocation(benchmark(measured([1400]), failed="it broke"))
-    found = [row["verdict"] for row in references.rows({"references": [REFERENCE]}, result)]
+    site = SiteReferences([Reference(**REFERENCE)])
+    found = [judged.verdict for judged in references.judge(site, result)]
     assert found == ["failed", "pass"]
 
 
@@ -203,56 +167,53 @@ def test_values_of_a_benchmark_that_failed_are_judged():
         (["P2P", "NET/IB"], {"P2P": 8, "NET/IB": 2}, ""),
         (["P2P", "NET/IB"], {}, ""),
         (None, {"SHM": 8}, ""),
-        (["P2P"], {"P2P": 6, "SHM": 2}, "SHM for 2 of 8 channels, where P2P are expected"),
+        (["P2P"], {"P2P": 6, "SHM": 2}, "SHM for 2 of 8 channels, expected P2P"),
         (
             ["P2P", "NET/IB"],
             {"NET/Socket": 4, "SHM": 3, "P2P": 1},
-            "NET/Socket for 4 of 8, SHM for 3 of 8 channels, where P2P and NET/IB are expected",
+            "NET/Socket for 4 of 8, SHM for 3 of 8 channels, expected P2P and NET/IB",
         ),
     ],
 )
 def test_transports(allowed, taken, said):
     result = allocation(benchmark(measured([1400]), transports=taken))
-    expected = ("failed", f"NCCL took {said}") if said else ("pass", verdict(REFERENCE)[1])
+    expected = ("failed", f"NCCL used {said} [JW461]") if said else ("pass", verdict(REFERENCE)[1])
     assert verdict(REFERENCE, result=result, transports=allowed) == expected
 
 
 def test_a_wrong_transport_fails_no_case_that_was_skipped():
-    found = [measured([1400]), {"case": {"kernel": "add"}, "skipped": "no such thing"}]
+    found = [measured([1400]), CaseResult({"kernel": "add"}, skipped="no such thing")]
     result = allocation(benchmark(*found, transports={"SHM": 1}))
-    site = {"transports": ["P2P"]}
-    assert [row["verdict"] for row in references.rows(site, result)] == ["failed", "skipped"]
+    verdicts = references.judge(SiteReferences(transports=["P2P"]), result)
+    assert [judged.verdict for judged in verdicts] == ["failed", "skipped"]
 
 
 @pytest.fixture
-def judge(tmp_path, monkeypatch):
-    """Run the program on results by their names; what it ends with."""
+def check(tmp_path):
+    """Run the command on results by their names."""
 
     def run(**results):
         site = tmp_path / "site.yaml"
         site.write_text(yaml.safe_dump({"references": [REFERENCE]}))
-        files = [tmp_path / f"{name}.json" for name in results]
-        for file, result in zip(files, results.values(), strict=True):
-            file.write_text(json.dumps(result))
-        monkeypatch.setattr(sys, "argv", ["verdicts.py", f"--site={site}", *map(str, files)])
-        references.main()
+        files = [write(tmp_path / f"{name}.json", result) for name, result in results.items()]
+        run, args = cli.parse(["check-references", f"--site={site}", *map(str, files)])
+        run(args)
 
     return run
 
 
-def test_the_program_is_content(judge, capsys):
-    skipped = {"case": {"kernel": "host to device"}, "skipped": "because"}
-    judge(one=allocation(benchmark(measured([1400]), skipped)), other=allocation())
+def test_good_results_pass(check, capsys):
+    skipped = CaseResult({"kernel": "host to device"}, skipped="because")
+    check(one=allocation(benchmark(measured([1400]), skipped)), other=allocation())
     assert capsys.readouterr().out == ""
 
 
-def test_the_program_says_what_is_wrong_and_where(judge):
+def test_bad_results_are_listed(check, capsys):
     bad = benchmark(measured([1200]), failed="it broke", name="disk")
-    with pytest.raises(SystemExit) as stop:
-        judge(good=allocation(benchmark(measured([1400]))), bad=allocation(bad))
-    # A text as the code of a SystemExit is printed, and the exit code is 1.
-    assert str(stop.value.code).splitlines() == [
+    with pytest.raises(UserError, match="2 benchmark values did not pass, see above") as error:
+        check(good=allocation(benchmark(measured([1400]))), bad=allocation(bad))
+    assert error.value.code == "JW462"
+    assert capsys.readouterr().out.splitlines() == [
         "disk on bad: failed; it broke",
-        "disk triad on bad: slow; 1200 GB/s, where 1285 to 1555 are due",
-        "When it is mended, or to measure again: snakemake ... --forcerun=benchmark_run",
+        "disk triad on bad: slow; 1200 GB/s, expected 1285 to 1555 [JW460]",
     ]

@@ -1,5 +1,6 @@
 """Rounds of benchmarks, with small programs in place of the real ones."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -10,7 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from jaxway import run_benchmarks
+from jaxway import cli, run_benchmarks
+from jaxway_shared.benchmark import (
+    AllocatedNodes,
+    AllocationResult,
+    BenchmarkPlan,
+    PlannedBenchmark,
+)
+from results import PROVENANCE, write
 
 # Notes its start in the log, and then does what the round's word says.
 PROGRAM = """
@@ -31,13 +39,17 @@ if word == "quiet":
     sys.exit(3)
 if word == "nothing":
     sys.exit()
-case = {"case": {"size": 1}, "quantity": "q", "unit": "GB/s"}
-case |= {"samples": [number, number + 2.0], "seconds": [1.0, 1.0]}
-cases = [case, {"case": {"size": 2}, "skipped": "too few devices"}]
+measurement = {"quantity": "q", "unit": "GB/s", "higher_is_better": True, "formula": "f"}
+measurement |= {"samples": [number, number + 2.0], "seconds": [1.0, 1.0]}
+measurement["check"] = {"error": 1 / number, "tolerance": 1}
+cases = [{"case": {"size": 1}, "measurement": measurement}]
+cases.append({"case": {"size": 2}, "skipped": "too few devices"})
 if word == "wrong":
     cases[0] = {"case": {"size": 1}, "failed": "it is wrong"}
-provenance = {"round": number, "launched": os.environ["JAXWAY_LAUNCHED"]}
-found = {"provenance": provenance, "measurements": cases, "transports": {"P2P": 3, name: 1}}
+provenance = json.loads(PROVENANCE)
+provenance["arguments"] = {"round": number, "launched": os.environ["JAXWAY_LAUNCHED"]}
+found = {"schema_version": 2, "provenance": provenance, "cases": cases}
+found["transports"] = {"P2P": 3, name: 1}
 with open(out, "w") as file:
     json.dump(found, file)
 """
@@ -52,7 +64,8 @@ class Job:
         self.folder, self.out = folder, folder / "results/out.json"
         self.pids, self.plan = folder / "pids", folder / "plan.json"
         self.benchmarks = []
-        (folder / "program.py").write_text(PROGRAM)
+        provenance = json.dumps(dataclasses.asdict(PROVENANCE))
+        (folder / "program.py").write_text(f"PROVENANCE = {provenance!r}\n{PROGRAM}")
 
     def program(self, name, *words, rounds=3, minutes=1.0):
         """Add a benchmark that does in each round what its word says."""
@@ -63,21 +76,20 @@ class Job:
         self.add(name, f'bash -c "{HANGS}"'.replace("$", "\\$").format(pids=self.pids), 3, 0.05)
 
     def add(self, name, command, rounds, minutes):
-        plan = {"name": name, "program": "memory", "options": {"x": 1}}
-        plan |= {"command": command, "rounds": rounds, "timeout_minutes": minutes}
+        plan = PlannedBenchmark(name, "memory", {"x": 1}, rounds, minutes, command)
         self.benchmarks.append(plan)
 
     def flags(self):
-        plan = {"allocation": {"nodes": 1}, "benchmarks": self.benchmarks}
-        self.plan.write_text(json.dumps(plan))
+        write(self.plan, BenchmarkPlan(AllocatedNodes(1, 4, 1), self.benchmarks))
         return [f"--plan={self.plan}", f"--out={self.out}"]
 
     def found(self):
         """Benchmarks by name, from a result that is strict JSON and alone in its folder."""
         assert [*self.out.parent.iterdir()] == [self.out]
-        result = json.loads(self.out.read_text(), parse_constant=pytest.fail)
-        assert result["allocation"] == {"nodes": 1}
-        return {each["name"]: each for each in result["benchmarks"]}
+        json.loads(self.out.read_text(), parse_constant=pytest.fail)
+        result = AllocationResult.read(self.out)
+        assert result.allocation == AllocatedNodes(1, 4, 1)
+        return {each.name: each for each in result.benchmarks}
 
     def log(self):
         return (self.folder / "log").read_text().split()
@@ -110,12 +122,12 @@ def job(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(job, monkeypatch):
+def run(job):
     """Run the job in this process."""
 
     def go():
-        monkeypatch.setattr(sys, "argv", ["run_benchmarks.py", *job.flags()])
-        run_benchmarks.main()
+        run, args = cli.parse(["run-benchmarks", *job.flags()])
+        run(args)
         return job.found()
 
     return go
@@ -123,9 +135,9 @@ def run(job, monkeypatch):
 
 def rounds(benchmark):
     """Samples of the case that was measured; the other was skipped."""
-    measured, skipped = benchmark["measurements"]
-    assert skipped["skipped"] == "too few devices" and "samples" not in skipped
-    return measured.get("samples")
+    measured, skipped = benchmark.cases
+    assert skipped.skipped == "too few devices" and skipped.measurement is None
+    return measured.measurement and measured.measurement.samples
 
 
 def test_rounds_take_turns(job, run):
@@ -141,24 +153,26 @@ def test_a_result_holds_all_rounds(job, run):
     begin = time.time()
     job.program("a", rounds=6)
     found = run()["a"]
-    measured = found["measurements"][0]
-    assert measured["seconds"] == [[1, 1]] * 6
-    assert (measured["median"], measured["interval"]) == (4.5, [2, 7])
-    assert (measured["min"], measured["max"]) == (1, 8)
-    assert measured["rounds"] == [2, 3, 4, 5, 6, 7]
-    assert (measured["case"], measured["unit"]) == ({"size": 1}, "GB/s")
-    assert found["provenance"]["round"] == 1
-    assert begin <= float(found["provenance"]["launched"]) <= time.time()
-    assert found["transports"] == {"P2P": 18, "a": 6}
-    assert (found["program"], found["options"], found["failed"]) == ("memory", {"x": 1}, None)
+    case = found.cases[0]
+    measured = case.measurement
+    assert measured.seconds == [[1, 1]] * 6
+    assert (measured.median, measured.interval) == (4.5, (2, 7))
+    assert (measured.min, measured.max) == (1, 8)
+    assert measured.rounds == [2, 3, 4, 5, 6, 7]
+    assert measured.check.error == 1
+    assert (case.case, measured.unit) == ({"size": 1}, "GB/s")
+    assert found.provenance.arguments["round"] == 1
+    assert begin <= float(found.provenance.arguments["launched"]) <= time.time()
+    assert found.transports == {"P2P": 18, "a": 6}
+    assert (found.program, found.options, found.failed) == ("memory", {"x": 1}, None)
 
 
 @pytest.mark.parametrize(
     ("word", "reason"),
     [
-        ("fail", "it ended with exit code 1: why"),
-        ("quiet", "it ended with exit code 3: it said nothing"),
-        ("die", "it ended with exit code -9: it said nothing"),
+        ("fail", "it ended with exit code 1: why [JW455]"),
+        ("quiet", "it ended with exit code 3: no output [JW455]"),
+        ("die", "it ended with exit code -9: no output [JW455]"),
     ],
 )
 def test_one_that_fails_is_not_started_again(job, run, capsys, word, reason):
@@ -166,9 +180,9 @@ def test_one_that_fails_is_not_started_again(job, run, capsys, word, reason):
     job.program("b")
     found = run()
     assert job.log() == [*"ab", *"bb"]
-    assert (found["a"]["failed"], found["a"]["measurements"]) == (reason, [])
-    assert found["a"]["provenance"] is None
-    assert len(rounds(found["b"])) == 3 and found["b"]["failed"] is None
+    assert (found["a"].failed, found["a"].cases) == (reason, [])
+    assert found["a"].provenance is None
+    assert len(rounds(found["b"])) == 3 and found["b"].failed is None
     said = capsys.readouterr().err
     assert f"a: {reason}\n" in said and ("first line" in said) == (word == "fail")
 
@@ -177,17 +191,17 @@ def test_one_that_fails_later_keeps_what_it_had(job, run):
     job.program("a", "ok", "fail")
     found = run()["a"]
     assert job.log() == [*"aa"]
-    assert found["failed"] == "it ended with exit code 1: why"
+    assert found.failed == "it ended with exit code 1: why [JW455]"
     assert rounds(found) == [[1, 3]]
-    assert found["measurements"][0]["median"] == 2
+    assert found.cases[0].measurement.median == 2
 
 
 @pytest.mark.parametrize("words", [("ok", "wrong", "wrong"), ("ok", "wrong", "ok")])
 def test_a_case_that_is_wrong_once_has_failed(job, run, words):
     job.program("a", *words)
     found = run()["a"]
-    assert job.log() == [*"aaa"] and found["failed"] is None
-    assert found["measurements"][0]["failed"] == "it is wrong"
+    assert job.log() == [*"aaa"] and found.failed is None
+    assert found.cases[0].failed == "it is wrong"
 
 
 def test_one_that_writes_nothing_has_failed(job, run):
@@ -195,7 +209,7 @@ def test_one_that_writes_nothing_has_failed(job, run):
     job.program("a", "ok", "nothing")
     job.program("b")
     found = run()
-    assert rounds(found["a"]) == [[1, 3]] and found["a"]["failed"]
+    assert rounds(found["a"]) == [[1, 3]] and found["a"].failed
     assert len(rounds(found["b"])) == 3
 
 
@@ -203,7 +217,7 @@ def test_one_that_writes_nothing_at_once_has_failed(job, run):
     job.program("a", "nothing")
     job.program("b")
     found = run()
-    assert found["a"]["failed"] and len(rounds(found["b"])) == 3
+    assert found["a"].failed and len(rounds(found["b"])) == 3
 
 
 @pytest.fixture
@@ -227,7 +241,7 @@ def test_one_that_hangs_is_ended_with_its_children(job, run, impatient):
     found = run()
     until(lambda: not job.alive())
     assert len(job.pids.read_text().split()) == 2
-    assert found["a"]["failed"] == "it did not end within 0.05 min"
+    assert found["a"].failed == "it did not end within 0.05 min [JW454]"
     assert job.log() == [*"bbb"] and len(rounds(found["b"])) == 3
 
 
@@ -235,7 +249,7 @@ def test_what_one_that_hangs_has_said_is_in_the_log(job, run, impatient, capsys)
     command = f"echo why >&2; touch {job.pids}; exec sleep 1000"
     job.add("a", f"bash -c '{command}'", 1, 0.05)
     job.program("b")
-    assert run()["a"]["failed"]
+    assert run()["a"].failed
     assert "why\n" in capsys.readouterr().err
 
 
@@ -249,34 +263,34 @@ def hour(job, monkeypatch):
 
 
 def test_no_round_begins_after_the_deadline(job, run, hour, monkeypatch):
-    monkeypatch.setenv("JAXWAY_DEADLINE", str(3 * hour + run_benchmarks.MARGIN))
+    monkeypatch.setenv("JAXWAY_DEADLINE", str(3 * hour + run_benchmarks.SHUTDOWN_MARGIN_S))
     for name in "abc":
         job.program(name, rounds=4)
     found = run()
     assert job.log() == [*"abc"]
-    assert [each["failed"] for each in found.values()] == [None] * 3
+    assert [each.failed for each in found.values()] == [None] * 3
     assert rounds(found["a"]) == [[1, 3]]
 
 
 def test_one_that_had_no_time_at_all_has_failed(job, run, hour, monkeypatch):
-    monkeypatch.setenv("JAXWAY_DEADLINE", str(hour + run_benchmarks.MARGIN))
+    monkeypatch.setenv("JAXWAY_DEADLINE", str(hour + run_benchmarks.SHUTDOWN_MARGIN_S))
     job.program("a")
     job.program("b")
     found = run()
     assert job.log() == ["a"]
-    assert (found["a"]["failed"], found["b"]["failed"]) == (None, "the job's time was over")
+    assert (found["a"].failed, found["b"].failed) == (None, "the job's time was over [JW454]")
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
 def test_the_deadline_ends_a_program(job, run, monkeypatch):
     """A program that hangs may do so for 3 s, but the job has 1 s left for it."""
-    deadline = time.time() + run_benchmarks.MARGIN + 1
+    deadline = time.time() + run_benchmarks.SHUTDOWN_MARGIN_S + 1
     monkeypatch.setenv("JAXWAY_DEADLINE", str(deadline))
-    monkeypatch.setattr(run_benchmarks, "GRACE", 0.05)
+    monkeypatch.setattr(run_benchmarks, "KILL_TIMEOUT_S", 0.05)
     job.hang("a")
     found = run()["a"]
     assert time.time() < deadline
-    assert found["failed"] == "the job's time was over"
+    assert found.failed == "the job's time was over [JW454]"
     if job.pids.exists():
         until(lambda: not job.alive())
 
@@ -292,13 +306,13 @@ def test_a_round_that_the_deadline_cuts_is_no_failure(job, run, monkeypatch):
         clock.now += seconds
         return f"it did not end within {seconds} s"
 
-    monkeypatch.setenv("JAXWAY_DEADLINE", str(run_benchmarks.MARGIN + 20))
+    monkeypatch.setenv("JAXWAY_DEADLINE", str(run_benchmarks.SHUTDOWN_MARGIN_S + 20))
     monkeypatch.setattr(run_benchmarks, "start", last)
     monkeypatch.setattr(run_benchmarks, "time", clock)
     job.program("a")
     found = run()["a"]
     assert clock.now == 20
-    assert rounds(found) == [[1, 3]] and found["failed"] is None
+    assert rounds(found) == [[1, 3]] and found.failed is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -309,7 +323,10 @@ def test_signals_end_all(job, number):
     until(job.pids.exists)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (1, f"jaxway run-benchmarks: ended by {number.name}\n")
+    assert (process.returncode, said) == (
+        1,
+        f"jaxway run-benchmarks: ended by {number.name} [JW550]\n",
+    )
     until(lambda: not job.alive())
     assert not [*job.out.parent.iterdir()]
 
@@ -318,20 +335,23 @@ def test_what_a_program_says_may_be_no_text(job, run):
     job.add("a", f"bash -c 'printf \\\\377 >&2; exit 5' # {job.folder}", 1, 1.0)
     job.program("b")
     found = run()
-    assert found["a"]["failed"].startswith("it ended with exit code 5: ")
+    assert found["a"].failed.startswith("it ended with exit code 5: ")
     assert len(rounds(found["b"])) == 3
 
 
 def test_devices_have_the_median_of_their_rounds(job, run):
     """Not what they had in the last one."""
-    each = '{"case": {}, "samples": [1.0], "seconds": [1.0], "per_device": [%s.0, 2.0]}'
-    text = '{"provenance": {}, "transports": {}, "measurements": [' + each + "]}"
+    description = {"quantity": "q", "unit": "s", "higher_is_better": False, "formula": "t"}
+    measurement = {**description, "samples": [1.0], "seconds": [1.0], "per_device": [-1, 2.0]}
+    result = {"schema_version": 2, "provenance": dataclasses.asdict(PROVENANCE), "transports": {}}
+    result |= {"cases": [{"case": {}, "measurement": measurement}]}
+    text = json.dumps(result).replace("[-1,", "[%s,")
     (job.folder / "one.sh").write_text(f"""
         number=$(cat {job.folder}/number 2> /dev/null || echo 1)
         printf '{text}' $number > ${{1#--out=}}
         echo $(( 9 * number )) > {job.folder}/number""")
     job.add("a", f"bash {job.folder}/one.sh", 3, 1.0)
-    assert run()["a"]["measurements"][0]["per_device"] == [9, 2]
+    assert run()["a"].cases[0].measurement.per_device == [9, 2]
 
 
 def test_a_result_of_another_kind(job, run):
@@ -341,7 +361,7 @@ def test_a_result_of_another_kind(job, run):
         job.add(name, f"bash {job.folder}/{name}.sh", 1, 1.0)
     job.program("d")
     found = run()
-    assert all("not as measure.write() makes it" in found[name]["failed"] for name in "abc")
+    assert all("not as measure.write() writes it" in found[name].failed for name in "abc")
     assert rounds(found["d"])
 
 
@@ -354,4 +374,4 @@ def test_folders_may_have_any_name(job, run):
 def test_the_environment_reaches_a_program(job, run, monkeypatch):
     monkeypatch.setenv("FACT", str(os.getpid()))
     job.add("a", f"bash -c 'echo $FACT >&2; exit 5' # {job.folder}", 1, 1.0)
-    assert run()["a"]["failed"] == f"it ended with exit code 5: {os.getpid()}"
+    assert run()["a"].failed == f"it ended with exit code 5: {os.getpid()} [JW455]"

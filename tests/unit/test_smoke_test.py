@@ -1,6 +1,5 @@
 """The smoke test: it passes here, and each kind of failure is found, explained and recorded."""
 
-import json
 import sys
 
 import benchmark_collective
@@ -11,6 +10,7 @@ import pytest
 import smoke_test
 from jax.sharding import Mesh
 from jaxway_job import runtime
+from jaxway_shared.smoke_test import SmokeTestResult
 from test_runtime import launch
 
 NAMES = ["devices", *(check.__name__ for check in smoke_test.ON_DEVICES + smoke_test.ON_HOST)]
@@ -18,8 +18,8 @@ NAMES = ["devices", *(check.__name__ for check in smoke_test.ON_DEVICES + smoke_
 
 def verdicts(path):
     """Result file, and each check's verdict by name."""
-    result = json.loads(path.read_text())
-    return result, {check["name"]: check["passed"] for check in result["checks"]}
+    result = SmokeTestResult.read(path)
+    return result, {check.name: check.passed for check in result.checks}
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def test_passes(tmp_path):
     (done,) = launch("smoke_test.py", *flags)
     assert done.returncode == 0, done.stderr
     result, passed = verdicts(out)
-    assert result["passed"]
+    assert result.passed
     assert passed == dict.fromkeys(NAMES, True)
-    assert result["provenance"]["devices"] == 2
-    assert result["versions"]["jax"] == jax.__version__
-    assert all(result["versions"][name] for name in (*smoke_test.PACKAGES, "backend"))
+    assert result.provenance.devices == 2
+    assert result.versions["jax"] == jax.__version__
+    assert all(result.versions[name] for name in (*smoke_test.PACKAGES, "backend"))
     for name in (*NAMES, *smoke_test.PACKAGES):
         assert f"\n{name} " in "\n" + done.stdout
     assert list(tmp_path.iterdir()) == [out]  # scratch is left as it was
@@ -66,7 +66,7 @@ def test_wrong_number_of_devices(smoke):
     assert f"devices: JAX sees {seen} cpu devices, but the plan expects {seen + 1}" in message
     assert smoke_test.MEANING["devices"] in message
     assert passed == {"devices": False, "scratch": True, "packages": True}
-    assert result["provenance"] is None
+    assert result.provenance is None
 
 
 def test_fallback_to_the_cpu(smoke, monkeypatch):
@@ -92,14 +92,19 @@ def test_no_gpu_and_no_scratch(tmp_path):
 def test_scratch_is_a_file(smoke):
     message, result, passed = smoke("--scratch", __file__)
     assert message.startswith("smoke_test.py: scratch: FileExistsError")
-    assert message.endswith(smoke_test.MEANING["scratch"])
+    assert message.endswith(f"{smoke_test.MEANING['scratch']} [JW400]")
     assert [name for name, ok in passed.items() if not ok] == ["scratch"]
-    assert not result["passed"]
-    assert [check["name"] for check in result["checks"] if "meaning" in check] == ["scratch"]
+    assert not result.passed
+    assert [check.name for check in result.checks if check.meaning] == ["scratch"]
 
 
 def test_scratch_changes_what_it_keeps(smoke, monkeypatch):
-    monkeypatch.setattr(smoke_test.Path, "read_bytes", lambda path: b"something else")
+    read = smoke_test.Path.read_bytes
+
+    def read_changed(path):
+        return read(path) + b"!" if path.name.startswith("smoke_test.") else read(path)
+
+    monkeypatch.setattr(smoke_test.Path, "read_bytes", read_changed)
     assert "scratch: 1 MiB changed, but expected 1 MiB kept" in smoke()[0]
 
 
@@ -127,10 +132,10 @@ def test_wrong_numbers(smoke, monkeypatch, module, name, amount, check):
 
 def test_float32_that_is_tf32(smoke, monkeypatch):
     def product(shape, dtype):
-        multiply, a, b = right(shape, dtype)
+        multiply, a, b = correct(shape, dtype)
         return lambda a, b: multiply(tf32(a), tf32(b)), a, b
 
-    right = benchmark_compute.product
+    correct = benchmark_compute.product
     monkeypatch.setattr(benchmark_compute, "product", product)
     message, _, passed = smoke()
     assert "matmul_float32: relative error 0.000" in message
@@ -173,7 +178,7 @@ smoke_test.main()
     assert [process.returncode for process in done] == [1, 1]
     result, passed = verdicts(out)
     assert [name for name, ok in passed.items() if not ok] == ["scratch"]
-    failed = result["checks"][NAMES.index("scratch")]
-    assert failed["measured"] == "failed in processes [1]"
+    failed = result.checks[NAMES.index("scratch")]
+    assert failed.measured == "failed in processes [1]"
     assert "/dev/null/scratch" in done[1].stderr
     assert "devices " not in done[1].stdout  # one table is enough

@@ -216,15 +216,10 @@ def test_outliers_are_further_off_than_the_spread(slow, count):
 def test_summary():
     rounds = [[1.0, 2.0, 30.0], [4.0, 5.0], [9.0, 7.0, 8.0]]
     found = stats.summary(rounds)
-    assert found.pop("p95") == pytest.approx(np.percentile(np.concatenate(rounds), 95))
-    assert found == {
-        "median": 4.5,
-        "interval": None,
-        "min": 1.0,
-        "max": 30.0,
-        "rounds": [2.0, 4.5, 8.0],
-    }
+    assert found.p95 == pytest.approx(np.percentile(np.concatenate(rounds), 95))
+    assert (found.median, found.interval, found.min, found.max) == (4.5, None, 1.0, 30.0)
+    assert found.rounds == [2.0, 4.5, 8.0]
 
 
 def test_summary_of_enough_rounds():
-    assert stats.summary([[k, k, k] for k in range(6)])["interval"] == (0, 5)
+    assert stats.summary([[k, k, k] for k in range(6)]).interval == (0, 5)

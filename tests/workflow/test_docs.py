@@ -168,20 +168,38 @@ def add_history(folder: Path) -> None:
         month, image = (
             ("10", IMAGE) if number < 4 else ("11", IMAGE.replace("24.10-maxtext", "26.06"))
         )
-        place = {
-            "time": f"2026-{month}-0{number + 1}T00:00:00Z",
-            "container": {"image": image},
-            "devices": 1,
+        provenance = {
+            **dict.fromkeys(("commit", "site", "job", "platform", "device_kind")),
+            **dict.fromkeys(("backend", "driver")),
+            **dict.fromkeys(("nodes", "python", "jax", "jaxlib", "numpy"), ""),
+            **{"time": f"2026-{month}-0{number + 1}T00:00:00Z", "devices": 1, "processes": 1},
+            **{"container": container(image), "arguments": {}},
         }
         rounds = [100.0 + number % 4 + i % 3 for i in range(8)]
-        value = {"case": {}, "samples": [[x] for x in rounds], "rounds": rounds, "median": 101.0}
-        value |= {"quantity": "q", "unit": "GB/s", "higher_is_better": True, "interval": None}
-        common = {"provenance": place, "transports": {}, "program": "memory", "options": {}}
-        named = [common | {"name": name, "measurements": [value]} for name in ("one", "other")]
+        samples = [[x] for x in rounds]
+        value = {"quantity": "q", "unit": "GB/s", "higher_is_better": True, "formula": "f"}
+        value |= {"seconds": samples, "samples": samples, "rounds": rounds, "median": 101.0}
+        value |= {"interval": None, "min": 100.0, "p95": 105.0, "max": 105.0}
+        common: dict[str, Any] = {
+            "provenance": provenance,
+            "transports": {},
+            "program": "memory",
+            "options": {},
+        }
+        common |= {"failed": None, "cases": [{"case": {}, "measurement": value}]}
+        named = [common | {"name": name} for name in ("one", "other")]
+        nodes = {"nodes": 1, "gpus_per_node": 1, "processes_per_node": 1}
+        result = {"schema_version": 2, "allocation": nodes, "benchmarks": named}
         file = folder / f"results/benchmark/{number}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"allocation": {"nodes": 1}, "benchmarks": named}))
+        file.write_text(json.dumps(result))
         history.add(folder / "history", file)
+
+
+def container(image: str) -> dict[str, Any]:
+    """The record of a container."""
+    record: dict[str, Any] = {"image": image, "digest": None, "sha256": "", "bytes": 1}
+    return record | {"mtime_ns": 0, "apptainer": "", "date": "", "labels": {}, "layers": []}
 
 
 def run_in_checkout(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:

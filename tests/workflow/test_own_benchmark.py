@@ -24,8 +24,8 @@ def test_own_benchmark(tmp_path: Path) -> None:
     subprocess.run([*command, "--configfile=mine.yaml"], cwd=tmp_path, env=environment, check=True)
     (result,) = json.loads((tmp_path / "results/benchmark/1x1.json").read_text())["benchmarks"]
     lengths = yaml.safe_load(config)["benchmark"]["fft"]["lengths"]
-    assert [measurement["case"]["length"] for measurement in result["measurements"]] == lengths
-    for measurement in result["measurements"]:
+    assert [case["case"]["length"] for case in result["cases"]] == lengths
+    for measurement in (case["measurement"] for case in result["cases"]):
         assert len(measurement["rounds"]) == 6
         assert measurement["interval"][0] <= measurement["median"] <= measurement["interval"][1]
     assert "GFLOP/s" in (tmp_path / "results/report.html").read_text()

@@ -62,7 +62,7 @@ class JobFunctions:
         return sorted({f"{job.sif}.digest" for job in self.benchmarks(wildcards) if job.sif})
 
     def plan(self, wildcards: Any) -> dict[str, Any]:
-        return self.launch.plan(self.allocation(wildcards))
+        return self.launch.plan(self.allocation(wildcards)).to_json()
 
     # ----------------------------------------------------------------------------- where a job runs
 

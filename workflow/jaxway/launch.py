@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+
+from jaxway_shared.benchmark import AllocatedNodes, BenchmarkPlan, PlannedBenchmark
 
 from jaxway.config.containers import Container, container
 from jaxway.config.jobs import (
@@ -103,29 +104,29 @@ class Launch:
         words = self.program(job, f"benchmark_{job.program}", sif=job.sif, starts_container=True)
         return [*words, f"--scratch={self.site.scratch}"]
 
-    def plan(self, allocation: Allocation) -> dict[str, Any]:
-        """What run_benchmarks.py does in an allocation."""
+    def plan(self, allocation: Allocation) -> BenchmarkPlan:
+        """What the job of an allocation runs."""
         placement = allocation.placement
-        return {
+        return BenchmarkPlan(
             # Neither walltime nor partition: another one makes nothing stale.
-            "allocation": {
-                "nodes": placement.nodes,
-                "gpus_per_node": placement.gpus_per_node,
-                "processes_per_node": placement.processes_per_node,
-                "node": placement.node,
-            },
-            "benchmarks": [
-                {
-                    "name": job.name,
-                    "program": job.program,
-                    "options": job.options,
-                    "rounds": job.rounds,
-                    "timeout_minutes": job.timeout_minutes,
-                    "command": command_line(self.benchmark(job)),
-                }
+            AllocatedNodes(
+                placement.nodes,
+                placement.gpus_per_node,
+                placement.processes_per_node,
+                placement.node,
+            ),
+            [
+                PlannedBenchmark(
+                    name=job.name,
+                    program=job.program,
+                    options=dict(job.options),
+                    rounds=job.rounds,
+                    timeout_minutes=job.timeout_minutes,
+                    command=command_line(self.benchmark(job)),
+                )
                 for job in (self.config.benchmark[name] for name in allocation.benchmarks)
             ],
-        }
+        )
 
     def program(
         self,

@@ -22,6 +22,7 @@ except ImportError:  # JAX 0.4.33
     from jax.experimental.shard_map import shard_map  # type: ignore[no-redef]
 
 from jaxway_job import measure, nccl_log, runtime
+from jaxway_shared.benchmark import RoundMeasurement
 
 OPTIONS = {
     "operations": {
@@ -50,7 +51,7 @@ OPTIONS = {
 LARGEST = {"cpu": 2**12, "gpu": 2**20}
 
 
-def body(operation: str, n: int, x: jax.Array) -> jax.Array:
+def apply_operation(operation: str, n: int, x: jax.Array) -> jax.Array:
     """What every device does with its part ``x``."""
     axis = runtime.AXIS
     if operation == "all_reduce":
@@ -69,23 +70,23 @@ def part(device: int | jax.Array, size: int) -> jax.Array:
     return ((jnp.arange(size, dtype=jnp.int32) + 3 * device) % 7).astype(jnp.float32)
 
 
-def expected(operation: str, n: int, device: jax.Array, size: int) -> jax.Array:
+def expected_part(operation: str, n: int, device: jax.Array, size: int) -> jax.Array:
     """What a device must hold afterwards, if each held ``part(device, size)`` before."""
 
-    def mine(x: jax.Array) -> jax.Array:
+    def own_part(x: jax.Array) -> jax.Array:
         return jax.lax.dynamic_slice(x, (device * (size // n),), (size // n,))
 
     if operation == "all_gather":
         return jnp.concatenate([part(k, size) for k in range(n)])
     if operation == "all_to_all":
-        return jnp.concatenate([mine(part(k, size)) for k in range(n)])
+        return jnp.concatenate([own_part(part(k, size)) for k in range(n)])
     if operation == "ppermute":
         return part((device - 1) % n, size)
     total = functools.reduce(jnp.add, [part(k, size) for k in range(n)])
-    return mine(total) if operation == "reduce_scatter" else total
+    return own_part(total) if operation == "reduce_scatter" else total
 
 
-def on_each(mesh: Mesh, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+def map_devices(mesh: Mesh, function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     """The jitted ``function`` of a device's parts of arrays, which gives its part of another."""
     spec = P(runtime.AXIS)
     return jax.jit(shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec))
@@ -93,10 +94,10 @@ def on_each(mesh: Mesh, function: Callable[..., jax.Array]) -> Callable[..., jax
 
 def collective(mesh: Mesh, operation: str) -> Callable[[jax.Array], jax.Array]:
     """The jitted operation; each device's result is its part of the array that it returns."""
-    return on_each(mesh, partial(body, operation, mesh.size))
+    return map_devices(mesh, partial(apply_operation, operation, mesh.size))
 
 
-def numbered(mesh: Mesh) -> jax.Array:
+def device_numbers(mesh: Mesh) -> jax.Array:
     """Each device's number, on that device."""
     sharding = NamedSharding(mesh, P(runtime.AXIS))
     numbers = np.arange(mesh.size, dtype=np.int32)
@@ -105,18 +106,18 @@ def numbered(mesh: Mesh) -> jax.Array:
 
 def operand(mesh: Mesh, size: int) -> jax.Array:
     """``size`` float32 numbers on each device."""
-    return on_each(mesh, lambda device: part(device[0], size))(numbered(mesh))
+    return map_devices(mesh, lambda device: part(device[0], size))(device_numbers(mesh))
 
 
-def error(operation: str, mesh: Mesh, result: jax.Array, size: int) -> float:
+def largest_error(operation: str, mesh: Mesh, result: jax.Array, size: int) -> float:
     """Largest error on any device of this process. Each compares with what it computes alone: all
     of a large message on the host would take minutes."""
 
     def largest(device: jax.Array, held: jax.Array) -> jax.Array:
-        wrong = jnp.abs(held - expected(operation, mesh.size, device[0], size))
+        wrong = jnp.abs(held - expected_part(operation, mesh.size, device[0], size))
         return jnp.max(wrong, keepdims=True)
 
-    errors = on_each(mesh, largest)(numbered(mesh), result)
+    errors = map_devices(mesh, largest)(device_numbers(mesh), result)
     return max(float(each.data[0]) for each in errors.addressable_shards)
 
 
@@ -135,24 +136,26 @@ def main() -> None:
     largest = args.largest or LARGEST[jax.default_backend()]
     sizes = [args.smallest * 4**i for i in range(20) if args.smallest * 4**i <= largest]
 
-    def find(operation: str, kilobytes: int) -> measure.Measurement:
+    def measure_collective(operation: str, kilobytes: int) -> RoundMeasurement:
         grows = n if operation == "all_gather" else 1
         # A multiple of n x n numbers, so that every part of a part is whole.
         size = max(1, kilobytes * 256 // grows // (n * n)) * n * n
         do, x = collective(mesh, operation), jax.block_until_ready(operand(mesh, size))
-        wrong = error(operation, mesh, do(x), size)
+        error = largest_error(operation, mesh, do(x), size)
         return measure.measurement(
             quantity="busbw" if n > 1 else "algbw (one device, nothing sent)",
             unit="GB/s",
             formula=f"S / t * {factor(operation, n):.4g}",
             work=4 * size * grows / 1e9 * factor(operation, n),
-            check=measure.check(f"the {operation}", wrong, tolerance=0.0),
+            check=measure.check(f"the {operation}", error, tolerance=0.0),
             bytes=4 * size * grows,
-            **measure.take(lambda: do(x), args),
+            samples=measure.collect_samples(lambda: do(x), args),
         )
 
     cases = (
-        measure.case(partial(find, operation, size), operation=operation, kilobytes=size)
+        measure.run_case(
+            partial(measure_collective, operation, size), operation=operation, kilobytes=size
+        )
         for operation in args.operations
         for size in sizes
     )

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxway_job import measure, runtime
+from jaxway_shared.benchmark import ErrorCheck, RoundMeasurement
 
 OPTIONS = {
     "dtypes": {
@@ -40,7 +41,7 @@ DTYPES = {
 }
 SHAPES = {"cpu": ["1024x1024x1024", "1024x3072x768"], "gpu": ["8192x8192x8192", "16384x8192x2048"]}
 # Compute capability of NVIDIA's GPUs from which on their tensor cores know a type.
-NEEDED = {"tf32": 8.0, "float8": 8.9}
+MIN_CAPABILITY = {"tf32": 8.0, "float8": 8.9}
 
 
 def product(
@@ -60,11 +61,11 @@ def product(
         a, b = jax.random.normal(keys[0], (m, k)), jax.random.normal(keys[1], (k, n))
         return a.astype(operands), b.astype(operands)
 
-    # If memory lacks, waiting raises an exception; going on without aborts XLA (JAX 0.10.2 on CPU).
+    # Where memory is short, waiting raises an exception; without it XLA aborts (JAX 0.10.2, CPU).
     return multiply, *jax.block_until_ready(draw(jax.random.key(0)))
 
 
-def error(a: jax.Array, b: jax.Array, c: jax.Array, dtype: str) -> dict[str, float]:
+def product_error(a: jax.Array, b: jax.Array, c: jax.Array, dtype: str) -> ErrorCheck:
     """Relative error (largest entry) of c = a b against float64, and the most rounding explains.
 
     Compares 64 x 64 entries spread over c. With unit roundoff u, adding k such products in float32
@@ -78,17 +79,14 @@ def error(a: jax.Array, b: jax.Array, c: jax.Array, dtype: str) -> dict[str, flo
     tolerance = float(jnp.finfo(c.dtype).eps) + math.sqrt(a.shape[1]) * 2.0**-24
     if dtype == "tf32":
         tolerance += 2.0**-10
-    return {
-        "error": float(np.max(np.abs(wrong)) / np.max(np.abs(exact))),
-        "tolerance": tolerance,
-    }
+    return ErrorCheck(float(np.max(np.abs(wrong)) / np.max(np.abs(exact))), tolerance)
 
 
-def refuse_missing(dtype: str) -> None:
+def check_supported(dtype: str) -> None:
     """Raise an UnsupportedError if the devices have no arithmetic of this type."""
     device = jax.local_devices()[0]
     capability = getattr(device, "compute_capability", "")  # "8.0"; of AMD's GPUs "gfx90a"
-    if (float(capability) if capability[:1].isdigit() else 0) < NEEDED.get(dtype, 0):
+    if (float(capability) if capability[:1].isdigit() else 0) < MIN_CAPABILITY.get(dtype, 0):
         raise measure.UnsupportedError(f"{device.device_kind} has no {dtype}")
 
 
@@ -96,17 +94,19 @@ def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
     runtime.start(args)
 
-    def find(dtype: str, words: str) -> measure.Measurement:
-        refuse_missing(dtype)
+    def measure_product(dtype: str, words: str) -> RoundMeasurement:
+        check_supported(dtype)
         m, n, k = shape = tuple(map(int, words.split("x")))
 
-        def on(device: jax.Device) -> measure.Measurement:
+        def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
             multiply, a, b = product(shape, dtype)
-            # If memory lacks for c, reading it without waiting aborts XLA on the CPU.
+            # Where memory is short for c, reading it without waiting aborts XLA on the CPU.
             c = jax.block_until_ready(multiply(a, b))
-            check = measure.check("the product", **error(a, b, c, dtype))
-            return {"check": check} | measure.take(lambda: multiply(a, b), args, [device])
+            found = product_error(a, b, c, dtype)
+            check = measure.check("the product", found.error, found.tolerance)
+            return measure.collect_samples(lambda: multiply(a, b), args, [device]), check
 
+        samples, check = measure.each_device(on_device)
         operand, result = (jnp.dtype(DTYPES[dtype][x]).itemsize for x in (0, 1))
         return measure.measurement(
             quantity="throughput per device",
@@ -115,11 +115,12 @@ def main() -> None:
             work=2 * m * n * k / 1e12,
             intensity=2 * m * n * k / (operand * (m * k + k * n) + result * m * n),
             flops_per_unit=1.0,
-            **measure.each_device(on),
+            samples=samples,
+            check=check,
         )
 
     cases = (
-        measure.case(partial(find, dtype, shape), dtype=dtype, shape=shape)
+        measure.run_case(partial(measure_product, dtype, shape), dtype=dtype, shape=shape)
         for dtype in args.dtypes
         for shape in args.shapes or SHAPES[jax.default_backend()]
     )

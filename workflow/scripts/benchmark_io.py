@@ -1,7 +1,7 @@
-"""What passes outside the arithmetic: a checkpoint to the scratch folder and back, the start of the
+"""I/O and startup: a checkpoint written to the scratch folder and read back, the start of the
 container, and the import of JAX.
 
-A checkpoint is written and read as train.py does it, by orbax. Reads are of files that were just
+A checkpoint is written and read by orbax, as in train.py. Reads are of files that were just
 written, so the file system's cache may hold them.
 """
 
@@ -14,17 +14,19 @@ import functools  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass, field  # noqa: E402
 from functools import partial  # noqa: E402
 
 from jaxway_job import runtime  # noqa: E402
 
-IMPORTED = time.time()  # harness imports JAX
+IMPORTED = time.time()  # runtime imports JAX
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 from jaxway_job import checkpoints, measure  # noqa: E402
+from jaxway_shared.benchmark import RoundMeasurement  # noqa: E402
 
 OPTIONS = {
     "repeats": {
@@ -43,29 +45,38 @@ OPTIONS = {
 MEGABYTES, ARRAYS = {"cpu": 64, "gpu": 4096}, 8
 
 
-def lasting(quantity: str, seconds: float) -> measure.Measurement:
-    """A time that a round takes once."""
-    return {
-        "quantity": quantity,
-        "unit": "s",
-        "higher_is_better": False,
-        "formula": "t",
-        "seconds": [seconds],
-        "samples": [seconds],
-    }
+@dataclass
+class Checkpoint:
+    """A checkpoint's bytes, the seconds that it took, and how many numbers were wrong when read."""
+
+    bytes: int
+    write_seconds: list[float] = field(default_factory=list)
+    read_seconds: list[float] = field(default_factory=list)
+    wrong: int = 0
 
 
-def start() -> measure.Measurement:
+def single_time(quantity: str, seconds: float) -> RoundMeasurement:
+    """A time that is measured once a round."""
+    return RoundMeasurement(
+        quantity=quantity,
+        unit="s",
+        higher_is_better=False,
+        formula="t",
+        seconds=[seconds],
+        samples=[seconds],
+    )
+
+
+def measure_start() -> RoundMeasurement:
     """From before the launcher to the first line of Python: launcher, container, interpreter."""
     launched = os.environ.get("JAXWAY_LAUNCHED")
     if not launched:
         raise measure.UnsupportedError("run_benchmarks.py did not start this program")
-    return lasting("start of launcher, container and Python", STARTED - float(launched))
+    return single_time("start of launcher, container and Python", STARTED - float(launched))
 
 
-def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
-    """Seconds to write and to read a checkpoint whose arrays are split over all devices, its bytes,
-    and how many numbers are wrong after that."""
+def measure_checkpoint(args: argparse.Namespace, mesh: Mesh) -> Checkpoint:
+    """Write and read a checkpoint whose arrays are split over all devices."""
     size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
     sharding = NamedSharding(mesh, PartitionSpec(runtime.AXIS))
     count = size // 4 // ARRAYS // mesh.size * mesh.size
@@ -78,12 +89,11 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), state)
     folder = args.scratch.absolute() / f"benchmark_io-{os.environ.get('SLURM_JOB_ID', os.getpid())}"
     if runtime.first_process():
-        shutil.rmtree(folder, ignore_errors=True)  # of a round that was ended
-    multihost_utils.sync_global_devices("nothing left")
+        shutil.rmtree(folder, ignore_errors=True)  # of a round that was killed
+    multihost_utils.sync_global_devices("folder is empty")
     # If a checkpoint is damaged, users are told to delete the folder above.
     store = checkpoints.Checkpoints(folder / "checkpoints", keep=1)
-    times: dict[str, list[float]] = {"write": [], "read": []}
-    wrong = 0
+    result = Checkpoint(4 * ARRAYS * count)
     try:
         for step in range(1, args.repeats + 1):
             begin = time.perf_counter()
@@ -92,38 +102,41 @@ def checkpoint(args: argparse.Namespace, mesh: Mesh) -> measure.Measurement:
             written = time.perf_counter()
             _, found = store.restore(like)
             jax.block_until_ready(found)
-            times["read"].append(time.perf_counter() - written)
-            times["write"].append(written - begin)
-            wrong += int(different(state, found))
+            result.read_seconds.append(time.perf_counter() - written)
+            result.write_seconds.append(written - begin)
+            result.wrong += int(different(state, found))
     finally:
         multihost_utils.sync_global_devices("checkpoints read")
         if runtime.first_process():
             shutil.rmtree(folder, ignore_errors=True)
-    return {"seconds": times, "bytes": 4 * ARRAYS * count, "wrong": wrong}
+    return result
 
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
     mesh = runtime.start(args)
-    once = functools.cache(partial(checkpoint, args, mesh))
+    once = functools.cache(partial(measure_checkpoint, args, mesh))  # both bandwidths are of it
 
-    def bandwidth(what: str) -> measure.Measurement:
+    def bandwidth(direction: str) -> RoundMeasurement:
+        found = once()
         return measure.measurement(
-            quantity=f"checkpoint {what}",
+            quantity=f"checkpoint {direction}",
             unit="GB/s",
             formula="S / t, with S the bytes of the arrays",
-            work=once()["bytes"] / 1e9,
-            check=measure.check("the checkpoint that was read", once()["wrong"], 0.0),
-            seconds=once()["seconds"][what],
+            work=found.bytes / 1e9,
+            check=measure.check("the checkpoint that was read", found.wrong, 0.0),
+            samples=measure.Samples(
+                found.write_seconds if direction == "write" else found.read_seconds
+            ),
         )
 
-    find: dict[str, Callable[[], measure.Measurement]] = {
-        "start": start,
-        "import": partial(lasting, "import of JAX", IMPORTED - STARTED),
+    cases: dict[str, Callable[[], RoundMeasurement]] = {
+        "start": measure_start,
+        "import": partial(single_time, "import of JAX", IMPORTED - STARTED),
         "write": partial(bandwidth, "write"),
         "read": partial(bandwidth, "read"),
     }
-    measure.write(args, (measure.case(f, what=what) for what, f in find.items()))
+    measure.write(args, (measure.run_case(each, what=name) for name, each in cases.items()))
 
 
 if __name__ == "__main__":

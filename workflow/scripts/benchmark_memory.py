@@ -1,5 +1,5 @@
 """Memory bandwidth of each device: copy, scale, add and triad of STREAM, with float32 arrays, and
-the way from the host's memory to the device's and back.
+transfers between the host's memory and the device's.
 
 As in STREAM, the read of an array that many CPUs make before they write it is not counted.
 """
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxway_job import measure, runtime
+from jaxway_shared.benchmark import ErrorCheck, RoundMeasurement
 
 OPTIONS = {
     "megabytes": {
@@ -37,13 +38,13 @@ KERNELS: dict[str, tuple[Callable[..., jax.Array], int, int]] = {
 # Writing to fresh memory would measure the CPU's page faults, so each call reuses the last array.
 @partial(jax.jit, donate_argnums=0, keep_unused=True, static_argnums=3)
 def run(a: jax.Array, b: jax.Array, c: jax.Array, kernel: str) -> jax.Array:
-    # Else XLA would hand out b itself for a copy.
+    # Without the barrier XLA would return b itself as the copy.
     return jax.lax.optimization_barrier(KERNELS[kernel][0](b, c))
 
 
 @partial(jax.jit, static_argnums=0)
 def operands(n: int) -> tuple[jax.Array, ...]:
-    """Room for ``a``; and ``b`` and ``c``, small integers, so that every kernel is exact."""
+    """Memory for ``a``; and ``b`` and ``c``, small integers, so that every kernel is exact."""
     i = jnp.arange(n)
     return tuple((i % k).astype(jnp.float32) for k in (1, 1021, 1019))
 
@@ -53,8 +54,8 @@ def main() -> None:
     runtime.start(args)
     size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
 
-    def kernel(name: str) -> measure.Measurement:
-        def on(device: jax.Device) -> measure.Measurement:
+    def measure_kernel(name: str) -> RoundMeasurement:
+        def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
             a, b, c = jax.block_until_ready(operands(size // 4))
             a = run(a, b, c, name)
             exact = KERNELS[name][0](np.asarray(b), np.asarray(c))
@@ -65,8 +66,9 @@ def main() -> None:
                 a = run(a, b, c, name)
                 return a
 
-            return {"check": check} | measure.take(call, args, [device])
+            return measure.collect_samples(call, args, [device]), check
 
+        samples, check = measure.each_device(on_device)
         _, arrays, operations = KERNELS[name]
         return measure.measurement(
             quantity="bandwidth per device",
@@ -75,15 +77,16 @@ def main() -> None:
             work=arrays * size / 1e9,
             intensity=operations / (4 * arrays) or None,
             flops_per_unit=operations / (4 * arrays) / 1e3 or None,
-            **measure.each_device(on),
+            samples=samples,
+            check=check,
         )
 
-    def transfer(name: str) -> measure.Measurement:
+    def measure_transfer(name: str) -> RoundMeasurement:
         if jax.local_devices()[0].platform == "cpu":
             raise measure.UnsupportedError("the CPU's memory is the host's")
         host = np.arange(size // 4, dtype=np.float32) % 1021
 
-        def on(device: jax.Device) -> measure.Measurement:
+        def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
             there = jax.block_until_ready(jax.device_put(host, device))
             error = np.max(np.abs(np.asarray(there) - host))
             check = measure.check(f"the transfer {name}", error, 0.0)
@@ -91,22 +94,26 @@ def main() -> None:
             def call() -> object:
                 if name == "host to device":
                     return jax.device_put(host, device)
-                # A fresh array: JAX keeps what it has once brought to the host.
+                # A fresh array: JAX keeps the host copy of an array.
                 return np.asarray(there.copy())
 
-            return {"check": check} | measure.take(call, args, [device])
+            return measure.collect_samples(call, args, [device]), check
 
+        samples, check = measure.each_device(on_device)
         return measure.measurement(
             quantity="bandwidth per device",
             unit="GB/s",
             formula="S / t, with S the bytes of the array",
             work=size / 1e9,
-            **measure.each_device(on),
+            samples=samples,
+            check=check,
         )
 
-    find = dict.fromkeys(KERNELS, kernel)
-    find |= dict.fromkeys(("host to device", "device to host"), transfer)
-    measure.write(args, (measure.case(partial(f, name), kernel=name) for name, f in find.items()))
+    cases = dict.fromkeys(KERNELS, measure_kernel)
+    cases |= dict.fromkeys(("host to device", "device to host"), measure_transfer)
+    measure.write(
+        args, (measure.run_case(partial(each, name), kernel=name) for name, each in cases.items())
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Speed of the training step of train.py, forward, backward and update, on one batch at all times.
+"""Speed of the training step of train.py, forward, backward and update, on one fixed batch.
 
-The batch counts upwards from random tokens, which a model learns at once, so a step that does not
-lower the loss is wrong. MFU counts the matrix products only (flops.per_token), over the peak of all
-devices. Weak scaling: ``batch_per_device``, swept over nodes; strong scaling: ``global_batch``.
+The batch counts upwards from random tokens, which a model learns within a few steps, so a step that
+does not lower the loss is wrong. MFU counts the matrix products only (flops.per_token), over the
+peak of all devices. Weak scaling: ``batch_per_device``, swept over nodes; strong scaling:
+``global_batch``.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxway_job import flops, measure, model, optimization, runtime
 from jaxway_shared import presets
+from jaxway_shared.benchmark import LossChange, RoundMeasurement
+from jaxway_shared.errors import UserError, fail
 
 OPTIONS = {
     "presets": {
@@ -61,13 +64,13 @@ OPTIONS = {
 DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 
 
-def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measurement:
+def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeasurement:
     """Speed of the step of one size of model."""
     _, vocabulary, dtype = DEFAULTS[jax.default_backend()]
     layers, width, heads, context, ngram = (int(size) for size in presets.PRESETS[preset][:5])
     batch = args.global_batch or args.batch_per_device * mesh.size
     if batch % mesh.size:
-        runtime.fail(f"global_batch {batch} is not a multiple of {mesh.size} devices")
+        raise UserError("JW452", f"global_batch {batch} is not a multiple of {mesh.size} devices")
     config = model.Config(
         layers=layers,
         width=width,
@@ -93,22 +96,24 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
     tokens = jax.make_array_from_callback(
         rows.shape, NamedSharding(mesh, model.BATCH), lambda index: rows[index]
     )
-    wishes = np.zeros(mesh.size, np.int32)
-    state, metrics = step(state, tokens, wishes)
+    actions = np.zeros(mesh.size, np.int32)
+    state, metrics = step(state, tokens, actions)
     # Before training all tokens are about equally likely; the logits have a spread of 0.1.
     loss = float(metrics["loss"])
     check = measure.check("the first loss", abs(loss - math.log(config.vocabulary)), 0.1)
 
     def call() -> optimization.Tree:
         nonlocal state, metrics
-        state, metrics = step(state, tokens, wishes)
+        state, metrics = step(state, tokens, actions)
         return metrics
 
-    taken = measure.take(call, args)
+    samples = measure.collect_samples(call, args)
     last = float(metrics["loss"])
     if not last < loss:  # also when it is not a number
-        runtime.fail(f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}")
-    speed = batch * context / float(np.median(taken["seconds"]))
+        raise measure.IncorrectResultError(
+            f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}"
+        )
+    speed = batch * context / float(np.median(samples.seconds))
     peak = flops.peak(jax.devices()[0].device_kind)
     full, causal = (flops.per_token(config, context, causal) for causal in (False, True))
     return measure.measurement(
@@ -121,18 +126,21 @@ def find(args: argparse.Namespace, mesh: Mesh, preset: str) -> measure.Measureme
         model_tflops_per_device=speed * full / mesh.size / 1e12,
         mfu=peak and speed * full / mesh.size / peak,
         mfu_causal=peak and speed * causal / mesh.size / peak,
-        loss={"unit": "nats per token", "first": loss, "last": last},
-        **taken,
+        loss=LossChange("nats per token", loss, last),
+        samples=samples,
     )
 
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
     if args.devices % args.fsdp:
-        runtime.fail(f"fsdp {args.fsdp} does not divide {args.devices} devices")
+        fail("JW452", f"fsdp {args.fsdp} does not divide {args.devices} devices")
     mesh = Mesh(runtime.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
     presets = args.presets or [DEFAULTS[jax.default_backend()][0]]
-    measure.write(args, (measure.case(partial(find, args, mesh, x), preset=x) for x in presets))
+    measure.write(
+        args,
+        (measure.run_case(partial(measure_step, args, mesh, x), preset=x) for x in presets),
+    )
 
 
 if __name__ == "__main__":

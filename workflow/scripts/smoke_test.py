@@ -11,7 +11,7 @@ import os
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import benchmark_collective
 import benchmark_compute
@@ -21,6 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxway_job import runtime
+from jaxway_shared.errors import fail, from_exit
+from jaxway_shared.smoke_test import Check, SmokeTestResult
 
 OPTIONS = {
     "memory_mb": {
@@ -33,7 +35,13 @@ OPTIONS = {
 MODULES = ("optax", "orbax.checkpoint")  # what training needs besides JAX
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
-Outcome = tuple[str, str, bool]  # what was measured, what is expected, whether they agree
+
+class Outcome(NamedTuple):
+    """What a check measured, what is expected, and whether they agree."""
+
+    measured: str
+    expected: str
+    passed: bool
 
 
 def devices(args: argparse.Namespace) -> tuple[Mesh | None, Outcome]:
@@ -42,22 +50,23 @@ def devices(args: argparse.Namespace) -> tuple[Mesh | None, Outcome]:
     try:
         mesh = runtime.start(args)
     except SystemExit as stop:
-        return None, (str(stop.code).partition(": ")[2], expected, False)
+        return None, Outcome(str(from_exit(stop)), expected, False)
     kind = mesh.devices.flat[0].platform
     found = {"gpu": "cuda"}.get(kind, kind)
-    return mesh, (f"{mesh.size} {found} devices", expected, args.platform in (None, found))
+    passed = args.platform in (None, found)
+    return mesh, Outcome(f"{mesh.size} {found} devices", expected, passed)
 
 
 def jit(args: argparse.Namespace, mesh: Mesh) -> Outcome:
     """A compiled function of small integers: exact in float32."""
     x = np.arange(1000, dtype=np.float32)
-    return exact(jax.jit(lambda x: x * x + 1)(x) - (x * x + 1))
+    return expect_zero(jax.jit(lambda x: x * x + 1)(x) - (x * x + 1))
 
 
 def gradient(args: argparse.Namespace, mesh: Mesh) -> Outcome:
     """The gradient of sum(x^3) is 3 x^2; small integers: exact in float32."""
     x = np.arange(100, dtype=np.float32)
-    return exact(jax.jit(jax.grad(lambda x: jnp.sum(x**3)))(x) - 3 * x * x)
+    return expect_zero(jax.jit(jax.grad(lambda x: jnp.sum(x**3)))(x) - 3 * x * x)
 
 
 def collective(args: argparse.Namespace, mesh: Mesh) -> Outcome:
@@ -65,12 +74,13 @@ def collective(args: argparse.Namespace, mesh: Mesh) -> Outcome:
     size = 1024
     x = benchmark_collective.operand(mesh, size)
     total = benchmark_collective.collective(mesh, "all_reduce")(x)
-    return exact(benchmark_collective.error("all_reduce", mesh, total, size))
+    return expect_zero(benchmark_collective.largest_error("all_reduce", mesh, total, size))
 
 
-def exact(error: Any) -> Outcome:
+def expect_zero(error: Any) -> Outcome:
+    """Whether an array of errors is zero."""
     worst = float(np.max(np.abs(error)))
-    return f"error {worst:.3g}", "error 0", worst == 0
+    return Outcome(f"error {worst:.3g}", "error 0", worst == 0)
 
 
 def matmul_bfloat16(args: argparse.Namespace, mesh: Mesh) -> Outcome:
@@ -82,15 +92,15 @@ def matmul_float32(args: argparse.Namespace, mesh: Mesh) -> Outcome:
 
 
 def matmul(dtype: str) -> Outcome:
-    """A product on each local device; benchmark_compute.error derives the tolerance."""
+    """A product on each local device; benchmark_compute.product_error derives the tolerance."""
     errors = []
     for device in jax.local_devices():
         with jax.default_device(device):
             multiply, a, b = benchmark_compute.product((512, 512, 512), dtype)
-            found = benchmark_compute.error(a, b, multiply(a, b), dtype)
-            errors.append(found["error"])
-    worst, tolerance = float(np.max(errors)), found["tolerance"]
-    return f"relative error {worst:.2g}", f"at most {tolerance:.2g}", worst <= tolerance
+            found = benchmark_compute.product_error(a, b, multiply(a, b), dtype)
+            errors.append(found.error)
+    worst, tolerance = float(np.max(errors)), found.tolerance
+    return Outcome(f"relative error {worst:.2g}", f"at most {tolerance:.2g}", worst <= tolerance)
 
 
 def memory(args: argparse.Namespace, mesh: Mesh) -> Outcome:
@@ -100,9 +110,9 @@ def memory(args: argparse.Namespace, mesh: Mesh) -> Outcome:
         with jax.default_device(device):
             block = jnp.full((args.memory_mb, 2**18), k, jnp.float32)
             blocks.append(jax.block_until_ready(block))
-    kept = sum(bool((block == k).all()) for k, block in enumerate(blocks))
-    measured, expected = (f"{args.memory_mb} MiB on {n} devices" for n in (kept, len(blocks)))
-    return measured, expected, kept == len(blocks)
+    correct = sum(bool((block == k).all()) for k, block in enumerate(blocks))
+    measured, expected = (f"{args.memory_mb} MiB on {n} devices" for n in (correct, len(blocks)))
+    return Outcome(measured, expected, correct == len(blocks))
 
 
 def scratch(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
@@ -113,17 +123,17 @@ def scratch(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-        same = Path(file.name).read_bytes() == data
-    return f"1 MiB {'kept' if same else 'changed'}", "1 MiB kept", same
+        unchanged = Path(file.name).read_bytes() == data
+    return Outcome(f"1 MiB {'kept' if unchanged else 'changed'}", "1 MiB kept", unchanged)
 
 
 def packages(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
     """Import what training needs besides JAX."""
     names = ", ".join(importlib.import_module(name).__name__ for name in MODULES)
-    return names, ", ".join(MODULES), True
+    return Outcome(names, ", ".join(MODULES), True)
 
 
-NODE = "Run it again on another node; if it fails only there, report the node to the site."
+NODE = "Run it again on another node; if it passes there, report this node to the site."
 MEANING = {
     "devices": (
         "Nothing would run on the hardware that was asked for. Look at nvidia-smi inside the job, "
@@ -151,7 +161,7 @@ ON_DEVICES = (jit, gradient, collective, matmul_bfloat16, matmul_float32, memory
 ON_HOST = (scratch, packages)
 
 
-def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
+def run_checks(args: argparse.Namespace) -> dict[str, Outcome]:
     """Outcome of every check that can run in this process. An exception is an outcome too."""
     mesh, found = devices(args)
     result = {"devices": found}
@@ -160,7 +170,7 @@ def outcomes(args: argparse.Namespace) -> dict[str, Outcome]:
             result[check.__name__] = check(args, mesh)  # type: ignore[arg-type]
         except Exception as error:
             message = f"{type(error).__name__}: {runtime.first_line(error)}"
-            result[check.__name__] = (message, "no error", False)
+            result[check.__name__] = Outcome(message, "no error", False)
     return result
 
 
@@ -168,7 +178,7 @@ def failing_processes(passed: list[bool]) -> list[list[int]]:
     """For each check the processes where it failed, as far as they can be asked."""
     try:
         gathered = multihost_utils.process_allgather(np.array(passed))
-    except Exception:  # The checks of devices or collective say why.
+    except Exception:  # The checks `devices` and `collective` report it.
         gathered = np.array(passed)
     return [np.flatnonzero(~column).tolist() for column in gathered.reshape(-1, len(passed)).T]
 
@@ -184,41 +194,48 @@ def versions() -> dict[str, str | None]:
     return result
 
 
+def checks_of(outcomes: dict[str, Outcome]) -> list[Check]:
+    """Each check with what became of it in all processes."""
+    checks = []
+    failing = failing_processes([outcome.passed for outcome in outcomes.values()])
+    for (name, (measured, expected, passed)), processes in zip(
+        outcomes.items(), failing, strict=True
+    ):
+        if passed and processes:
+            measured = f"failed in processes {processes}"
+        meaning = MEANING[name] if processes else None
+        checks.append(Check(name, not processes, measured, expected, meaning))
+    return checks
+
+
 def main() -> None:
-    parser = runtime.parser(__doc__, OPTIONS)
+    parser = runtime.parser(__doc__ or "", OPTIONS)
     parser.add_argument("--scratch", type=Path, required=True, help="folder to write a file in")
     args = parser.parse_args()
 
-    outcome = outcomes(args)
-    where = failing_processes([passed for _, _, passed in outcome.values()])
-    checks: list[dict[str, Any]] = []
-    for (name, (measured, expected, passed)), failing in zip(outcome.items(), where, strict=True):
-        if passed and failing:
-            measured = f"failed in processes {failing}"
-        check = {"name": name, "passed": not failing, "measured": measured, "expected": expected}
-        checks.append(check | {"meaning": MEANING[name]} if failing else check)
-    failed = [check for check in checks if not check["passed"]]
-    provenance = runtime.provenance(args).to_json() if "jit" in outcome else None
-    software = versions() | {k: provenance and provenance[k] for k in ("backend", "driver")}
+    outcomes = run_checks(args)
+    checks = checks_of(outcomes)
+    failed = [check for check in checks if not check.passed]
+    provenance = runtime.provenance(args) if "jit" in outcomes else None
+    software = versions() | {
+        "backend": provenance.backend if provenance else None,
+        "driver": provenance.driver if provenance else None,
+    }
 
     if runtime.first_process():
         for check in checks:
-            verdict = "ok" if check["passed"] else "FAILED"
-            print(f"{check['name']:18}{verdict:8}{check['measured']} ({check['expected']})")
+            verdict = "ok" if check.passed else "FAILED"
+            print(f"{check.name:18}{verdict:8}{check.measured} ({check.expected})")
         for name, version in software.items():
             print(f"{name:18}{version}")
-    result = {
-        "provenance": provenance,
-        "passed": not failed,
-        "checks": checks,
-        "versions": software,
-    }
-    runtime.write_json(args.out, result)
+    runtime.write_json(
+        args.out, SmokeTestResult(provenance, not failed, checks, software).to_json()
+    )
     if failed:
         first = failed[0]
-        runtime.fail(
-            f"{first['name']}: {first['measured']}, but expected {first['expected']}. "
-            f"{first['meaning']}"
+        fail(
+            "JW400",
+            f"{first.name}: {first.measured}, but expected {first.expected}. {first.meaning}",
         )
 
 

@@ -174,7 +174,7 @@ def main() -> None:
         devices = runtime.start(args).devices
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         timer.mark("devices")
-        with measure.memory_for(f"this training ({ADVICE})"):
+        with measure.explain_oom(f"this training ({ADVICE})"):
             setup = TrainingSetup(args, mesh)
             training_state.check_settings(folder, settings(args, setup.data.record))
             Training(setup, folder, timer).run()

@@ -1,113 +1,165 @@
 """Which nodes are slower than the others? Prints a table and the `--exclude=` line for Slurm.
 
-Compares every value of a node with those of the other nodes, with those that the history has of
+Compares every value of a node with those of the other nodes, with earlier ones in the history of
 the same image on the same devices, and with the site's references.
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jaxway_shared import versioned
+from jaxway_shared.benchmark import AllocationResult, Case
+from jaxway_shared.errors import UserError, with_code
 
 from jaxway import files
 from jaxway.analysis import history, references, stats
+from jaxway.analysis.references import SiteReferences, Verdict
 
-MARGIN = 0.05  # a smaller share is none that anybody excludes a node for
-ENOUGH = 3  # values, of which the median can tell which one is the odd one out
-Json = dict[str, Any]
+SCHEMA_VERSION = 2
+MIN_DIFFERENCE = 0.05  # as a share; nobody excludes a node for less
+MIN_VALUES = 3  # the median of fewer does not show which one is slow
 
 
-def speed(median: float, per_device: list[float] | None, higher_is_better: bool) -> float:
-    """A value such that larger is better; of several devices the slowest's."""
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a node: a value that is ``slower_by`` a share, or a failure."""
+
+    benchmark: str
+    case: Case
+    slower_by: float | None = None
+    failed: str | None = None
+
+
+@dataclass(frozen=True)
+class NodeValue:
+    """A value on all nodes, as speeds: higher is better, and of several devices the slowest."""
+
+    benchmark: str
+    case: Case
+    quantity: str
+    unit: str
+    higher_is_better: bool  # of the value itself; if not, a speed is its inverse
+    by_node: dict[str, float]
+    earlier: list[float]
+    median: float  # of all nodes and earlier ones
+
+
+@dataclass(frozen=True)
+class NodeCheck:
+    """Each node's problems, the values that were compared, and the option that excludes nodes."""
+
+    nodes: dict[str, list[Problem]]
+    values: list[NodeValue]
+    exclude: str
+
+    @classmethod
+    def read(cls, path: Path) -> "NodeCheck":
+        return versioned.read_as(cls, path, "comparison of nodes", SCHEMA_VERSION)
+
+    def to_json(self) -> dict[str, Any]:
+        return versioned.encode(self, SCHEMA_VERSION)
+
+
+def speed(median: float, per_device: Sequence[float] | None, higher_is_better: bool) -> float:
+    """A value such that higher is better; of several devices the slowest's."""
     return min([median, *(per_device or [])]) if higher_is_better else 1 / median
 
 
-def compared(results: list[Json], earlier: Any) -> Iterator[Json]:
-    """Each value with the speeds of all nodes and of earlier runs, and their median."""
-    rows: dict[str, dict[str, Json]] = {}
+def compare_values(
+    results: Sequence[AllocationResult], earlier: history.Database | None
+) -> Iterator[NodeValue]:
+    """Each value with the speeds of all nodes and of earlier runs."""
+    by_key: dict[tuple[Any, ...], dict[str, history.Row]] = {}
     for result in results:
-        for row in history.rows_of(result):
-            key = json.dumps([row[column] for column in history.SAME])
-            rows.setdefault(key, {})[result["allocation"]["node"]] = row
-    for by_node in rows.values():
+        for row in history.rows(result):
+            by_key.setdefault(row.key, {})[result.allocation.node or ""] = row
+    for by_node in by_key.values():
         row = next(iter(by_node.values()))
-        parts = ("median", "per_device", "higher_is_better")
-        speeds = {node: speed(*(each[x] for x in parts)) for node, each in by_node.items()}
-        before = [speed(*x) for x in history.like(earlier, row, parts)] if earlier else []
-        yield {
-            **{key: row[key] for key in ("benchmark", "quantity", "unit", "higher_is_better")},
-            "case": json.loads(row["case"]),
-            "by_node": speeds,
-            "earlier": before,
-            "usual": statistics.median([*speeds.values(), *before]),
-        }
-
-
-def vet(nodes: list[str], results: list[Json], earlier: Any, site: Json) -> Json:
-    """What each node is slow or fails at, the values it was compared by, and whom to exclude.
-
-    ``earlier`` is a connection to the history without these results; None, there is nothing else.
-    """
-    problems: dict[str, list[Json]] = {node: [] for node in nodes}
-    for node in problems.keys() - {result["allocation"]["node"] for result in results}:
-        problems[node].append({"benchmark": "", "case": {}, "failed": "its job left no result"})
-    values = list(compared(results, earlier))
-    for value in values:
-        what = {key: value[key] for key in ("benchmark", "case")}
-        slower = stats.outliers(value["by_node"], value["earlier"], MARGIN)
-        for node, share in slower.items():
-            problems[node].append(what | {"slower_by": share})
-    for result in results:
-        for row in references.rows(site, result):
-            if row["verdict"] in ("slow", "failed"):
-                problem = {"benchmark": row["benchmark"]["name"], "case": row["case"]}
-                problem["failed"] = f"{row['verdict']}: {row['reason']}"
-                problems[result["allocation"]["node"]].append(problem)
-    bad = sorted(node for node, found in problems.items() if found)
-    return {
-        "nodes": problems,
-        "values": values,
-        "exclude": f"--exclude={','.join(bad)}" if bad else "",
-    }
-
-
-def table(found: Json) -> Iterator[str]:
-    """Lines for a person: what is wrong with each node, and the line for Slurm."""
-    for node, problems in found["nodes"].items():
-        for problem in problems:
-            what = references.label(problem["benchmark"], problem["case"])
-            said = problem.get("failed") or f"{problem['slower_by']:.0%} slower than usual"
-            yield f"{node:16} {what:40} {said}"
-        if not problems:
-            yield f"{node:16} nothing found"
-    counts = [len(value["by_node"]) + len(value["earlier"]) for value in found["values"]]
-    fewest = min(counts, default=0)
-    if fewest < ENOUGH:
-        yield (
-            f"A slow node shows among {ENOUGH} values or more, and here are {fewest}: vet more "
-            "nodes, or these again, when the history knows them."
+        better = row.higher_is_better
+        speeds = {node: speed(x.median, x.per_device, better) for node, x in by_node.items()}
+        before = [speed(*x, better) for x in history.same_value(earlier, row)] if earlier else []
+        yield NodeValue(
+            benchmark=row.benchmark,
+            case=json.loads(row.case),
+            quantity=row.quantity,
+            unit=row.unit,
+            higher_is_better=better,
+            by_node=speeds,
+            earlier=before,
+            median=statistics.median([*speeds.values(), *before]),
         )
-    if found["exclude"] or fewest >= ENOUGH:
-        yield found["exclude"] or "No node to exclude."
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def check_nodes(
+    nodes: Sequence[str],
+    results: Sequence[AllocationResult],
+    earlier: history.Database | None,
+    site: SiteReferences,
+) -> NodeCheck:
+    """Find what each node is slow or fails at, and whom to exclude.
+
+    ``earlier`` is the history without these results; None, there is nothing else.
+    """
+    problems: dict[str, list[Problem]] = {node: [] for node in nodes}
+    for node in problems.keys() - {result.allocation.node for result in results}:
+        missing = with_code("JW463", "its job left no result")
+        problems[node].append(Problem("", {}, failed=missing))
+    values = list(compare_values(results, earlier))
+    for value in values:
+        slower = stats.outliers(value.by_node, value.earlier, MIN_DIFFERENCE)
+        for node, share in slower.items():
+            problems[node].append(Problem(value.benchmark, value.case, slower_by=share))
+    for result in results:
+        for each in references.judge(site, result):
+            if each.verdict in (Verdict.SLOW, Verdict.FAILED):
+                reason = f"{each.verdict}: {each.reason}"
+                problem = Problem(each.benchmark.name, each.case, failed=reason)
+                problems[result.allocation.node or ""].append(problem)
+    bad = sorted(node for node, found in problems.items() if found)
+    return NodeCheck(problems, values, f"--exclude={','.join(bad)}" if bad else "")
+
+
+def table(check: NodeCheck) -> Iterator[str]:
+    """Lines for a person: what is wrong with each node, and the line for Slurm."""
+    for node, problems in check.nodes.items():
+        for problem in problems:
+            name = references.case_name(problem.benchmark, problem.case)
+            reason = problem.failed or f"{problem.slower_by:.0%} slower than the median"
+            yield f"{node:16} {name:40} {reason}"
+        if not problems:
+            yield f"{node:16} no problem found"
+    counts = [len(value.by_node) + len(value.earlier) for value in check.values]
+    fewest = min(counts, default=0)
+    if fewest < MIN_VALUES:
+        yield (
+            f"It takes {MIN_VALUES} values to find a slow node, and here are {fewest}: check more "
+            "nodes, or these again later, when the history has more values."
+        )
+    if check.exclude or fewest >= MIN_VALUES:
+        yield check.exclude or "No node to exclude."
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
     parser.add_argument("--history", type=Path, required=True, help="folder of the history")
     parser.add_argument("--site", type=Path, required=True, help="site.yaml")
-    parser.add_argument("--nodes", nargs="*", default=[], help="all nodes that were to be vetted")
-    parser.add_argument("--results", type=Path, nargs="*", default=[], help="results of those")
-    args = parser.parse_args()
+    parser.add_argument("--nodes", nargs="*", default=[], help="all nodes that were to be checked")
+    parser.add_argument("--results", type=Path, nargs="*", default=[], help="their results")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Compare nodes, write the result and print the table."""
     if not args.nodes:
-        files.fail("no node to vet: name some as node_check.nodes in the configuration")
-    results = [json.loads(path.read_text()) for path in args.results]
-    known = [history.file_of(args.history, path) for path in args.results]
-    earlier = history.opened(args.history, without=known)
-    found = vet(args.nodes, results, earlier, yaml.safe_load(args.site.read_text()))
-    files.atomic_replace({args.out: json.dumps(found, indent=1) + "\n"})
-    print("\n".join(table(found)).rstrip())
+        raise UserError("JW464", "no nodes to check: set node_check.nodes in the configuration")
+    results = [AllocationResult.read(path) for path in args.results]
+    own = [history.file_of(args.history, path) for path in args.results]
+    earlier = history.connect(args.history, without=own)
+    check = check_nodes(args.nodes, results, earlier, references.read_site(args.site))
+    files.atomic_replace({args.out: json.dumps(check.to_json(), indent=1) + "\n"})
+    print("\n".join(table(check)).rstrip())

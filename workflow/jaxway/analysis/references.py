@@ -1,116 +1,189 @@
-"""Is a benchmark's value what the site's references say? Prints what is not; exit code 1 then.
+"""The verdict on each benchmark's value, by the site's references and the transports it allows.
 
-Runs on the host, and reads only result files and the site's site.yaml.
+The report, the comparison of nodes and the command `check-references` all use ``judge``.
 """
 
 import argparse
-import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-Json = dict[str, Any]
-GOOD = ("pass", "no reference", "skipped")
-
-
-def label(name: str, case: Json) -> str:
-    """What a case of a benchmark is called wherever people read it."""
-    return " ".join([name, *map(str, case.values())])
-
-
-def reference(site: Json, allocation: Json, benchmark: Json, case: Json) -> Json | None:
-    """The site's first reference for a value; what one does not name may be anything."""
-    provenance = benchmark["provenance"] or {}
-    facts = {
-        "benchmark": benchmark["program"],
-        "nodes": allocation["nodes"],
-        "gpus_per_node": allocation["gpus_per_node"],
-    }
-    for each in site.get("references", []):
-        named = {key: each[key] for key in facts if key in each}
-        if (
-            named == {key: facts[key] for key in named}
-            and each.get("case", {}).items() <= case.items()
-            and each.get("device", "") in (provenance.get("device_kind") or "")
-        ):
-            return dict(each)
-    return None
+from jaxway_shared import versioned
+from jaxway_shared.benchmark import (
+    AllocatedNodes,
+    AllocationResult,
+    BenchmarkResult,
+    Case,
+    CaseResult,
+    Measurement,
+)
+from jaxway_shared.errors import UserError, with_code
 
 
-def judge(measurement: Json, expected: Json | None) -> tuple[str, str]:
-    """Verdict on a measurement, and the reason in words; both sides of a reference count."""
-    if reason := measurement.get("failed"):
-        return "failed", reason
-    if reason := measurement.get("skipped"):
-        return "skipped", reason
-    if not expected:
-        return "no reference", ""
-    value, unit = measurement["median"], measurement["unit"]
-    if unit != expected["unit"]:
-        return "no reference", f"the reference is in {expected['unit']}, not {unit}"
-    said = f"{value:.4g} {unit}, where {expected['low']:g} to {expected['high']:g} are due"
-    if value < expected["low"]:
-        return "slow", said
-    if value > expected["high"]:
-        return "implausibly fast", said
-    return "pass", said
+class Verdict(StrEnum):
+    """What a value is, compared with its reference; or why it has no value."""
+
+    PASS = "pass"
+    SLOW = "slow"
+    IMPLAUSIBLE = "implausibly fast"
+    FAILED = "failed"
+    NO_REFERENCE = "no reference"
+    SKIPPED = "skipped"
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether a run with this verdict fails."""
+        return self in (Verdict.SLOW, Verdict.IMPLAUSIBLE, Verdict.FAILED)
 
 
-def wrong_transport(site: Json, benchmark: Json) -> str:
-    """Transports that NCCL took and the site does not expect, as a sentence."""
-    allowed, taken = site.get("transports"), benchmark["transports"]
+@dataclass(frozen=True)
+class Reference:
+    """The range of a value at a site; where a condition is None or empty, any value meets it."""
+
+    unit: str
+    low: float
+    high: float
+    source: str
+    benchmark: str | None = None  # the program
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    device: str = ""  # a part of the device's kind
+    case: Case = field(default_factory=dict)
+
+    def is_for(self, nodes: AllocatedNodes, benchmark: BenchmarkResult, case: Case) -> bool:
+        """Whether this is a reference for a case of a benchmark."""
+        device_kind = benchmark.provenance and benchmark.provenance.device_kind
+        return (
+            self.benchmark in (None, benchmark.program)
+            and self.nodes in (None, nodes.nodes)
+            and self.gpus_per_node in (None, nodes.gpus_per_node)
+            and self.device in (device_kind or "")
+            and self.case.items() <= case.items()
+        )
+
+
+@dataclass(frozen=True)
+class SiteReferences:
+    """What a site expects: the ranges of values, and the transports that NCCL may use."""
+
+    references: Sequence[Reference] = ()
+    transports: Sequence[str] | None = None  # None, any
+
+
+@dataclass(frozen=True)
+class JudgedCase:
+    """A case of a benchmark and the verdict on it; without a case, a benchmark that failed."""
+
+    nodes: AllocatedNodes
+    benchmark: BenchmarkResult
+    case: Case
+    measurement: Measurement | None
+    verdict: Verdict
+    reason: str
+    reference: Reference | None = None
+
+    @property
+    def name(self) -> str:
+        """The case's name wherever people read it."""
+        return case_name(self.benchmark.name, self.case)
+
+
+def case_name(benchmark: str, case: Case) -> str:
+    """Name of a case of a benchmark wherever people read it."""
+    return " ".join([benchmark, *map(str, case.values())])
+
+
+def read_site(path: Path) -> SiteReferences:
+    """What a site.yaml expects of benchmarks."""
+    site: dict[str, Any] = yaml.safe_load(path.read_text())
+    references = [versioned.decode(Reference, each) for each in site.get("references", [])]
+    return SiteReferences(references, site.get("transports"))
+
+
+def judge(site: SiteReferences, result: AllocationResult) -> Iterator[JudgedCase]:
+    """The verdict on each case of an allocation; and on each benchmark that failed as a whole."""
+    for benchmark in result.benchmarks:
+        if benchmark.failed:
+            yield JudgedCase(
+                result.allocation, benchmark, {}, None, Verdict.FAILED, benchmark.failed
+            )
+        transport = wrong_transport(site.transports, benchmark)
+        for each in benchmark.cases:
+            found = [
+                x for x in site.references if x.is_for(result.allocation, benchmark, each.case)
+            ]
+            reference = found[0] if found else None
+            verdict, reason = judge_case(each, reference)
+            if transport and verdict != Verdict.SKIPPED:
+                verdict, reason = Verdict.FAILED, transport
+            if reference and each.measurement and reference.unit != each.measurement.unit:
+                reference = None
+            yield JudgedCase(
+                nodes=result.allocation,
+                benchmark=benchmark,
+                case=each.case,
+                measurement=each.measurement,
+                verdict=verdict,
+                reason=reason,
+                reference=reference,
+            )
+
+
+def judge_case(result: CaseResult, reference: Reference | None) -> tuple[Verdict, str]:
+    """Verdict and its reason; a value above the reference is as wrong as one below it."""
+    if result.failed:
+        return Verdict.FAILED, result.failed
+    if result.skipped or not result.measurement:
+        return Verdict.SKIPPED, result.skipped or ""
+    if not reference:
+        return Verdict.NO_REFERENCE, ""
+    value, unit = result.measurement.median, result.measurement.unit
+    if unit != reference.unit:
+        return Verdict.NO_REFERENCE, f"the reference is in {reference.unit}, not {unit}"
+    reason = f"{value:.4g} {unit}, expected {reference.low:g} to {reference.high:g}"
+    if reference.low <= value <= reference.high:
+        return Verdict.PASS, reason
+    verdict = Verdict.SLOW if value < reference.low else Verdict.IMPLAUSIBLE
+    return verdict, with_code("JW460", reason)
+
+
+def wrong_transport(allowed: Sequence[str] | None, benchmark: BenchmarkResult) -> str:
+    """Transports that NCCL used and the site does not allow, as a sentence."""
+    used = benchmark.transports
     if not allowed:
         return ""
-    if not taken and benchmark["program"] == "collective":
-        where = benchmark["provenance"] or {"platform": None}
-        if where["platform"] == "gpu" and where["devices"] > 1:
-            return "NCCL's log names no transport"
-    wrong = {name: count for name, count in taken.items() if name not in allowed}
+    if not used and benchmark.program == "collective":
+        where = benchmark.provenance
+        if where and where.platform == "gpu" and where.devices > 1:
+            return with_code("JW461", "NCCL's log names no transport")
+    wrong = {name: count for name, count in used.items() if name not in allowed}
     if not wrong:
         return ""
-    said = ", ".join(
-        f"{name} for {count} of {sum(taken.values())}" for name, count in wrong.items()
-    )
-    return f"NCCL took {said} channels, where {' and '.join(allowed)} are expected"
+    total = sum(used.values())
+    counts = ", ".join(f"{name} for {count} of {total}" for name, count in wrong.items())
+    return with_code("JW461", f"NCCL used {counts} channels, expected {' and '.join(allowed)}")
 
 
-def rows(site: Json, result: Json) -> Iterator[Json]:
-    """Each measurement of an allocation's result with its verdict; and what failed as a whole."""
-    for benchmark in result["benchmarks"]:
-        common = {"allocation": result["allocation"], "benchmark": benchmark}
-        if benchmark["failed"]:
-            yield common | {"case": {}, "verdict": "failed", "reason": benchmark["failed"]}
-        transport = wrong_transport(site, benchmark)
-        for measurement in benchmark["measurements"]:
-            expected = reference(site, result["allocation"], benchmark, measurement["case"])
-            verdict, reason = judge(measurement, expected)
-            if transport and verdict != "skipped":
-                verdict, reason = "failed", transport
-            yield common | {
-                "case": measurement["case"],
-                "measurement": measurement,
-                "reference": expected,
-                "verdict": verdict,
-                "reason": reason,
-            }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument("--site", type=Path, required=True, help="site.yaml")
     parser.add_argument("results", type=Path, nargs="*", help="results of benchmarks")
-    args = parser.parse_args()
-    site = yaml.safe_load(args.site.read_text())
-    bad = [
-        f"{label(row['benchmark']['name'], row['case'])} on {path.stem}: {row['verdict']}; "
-        + row["reason"]
-        for path in args.results
-        for row in rows(site, json.loads(path.read_text()))
-        if row["verdict"] not in GOOD
-    ]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print what did not pass. UserError if there is any."""
+    site, bad = read_site(args.site), 0
+    for path in args.results:
+        for each in judge(site, AllocationResult.read(path)):
+            if each.verdict.is_bad:
+                bad += 1
+                print(f"{each.name} on {path.stem}: {each.verdict}; {each.reason}")
     if bad:
-        again = "When it is mended, or to measure again: snakemake ... --forcerun=benchmark_run"
-        sys.exit("\n".join([*bad, again]))
+        raise UserError(
+            "JW462",
+            f"{bad} benchmark values did not pass, see above. To measure again: "
+            "snakemake ... --forcerun=benchmark_run",
+        )

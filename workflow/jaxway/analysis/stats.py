@@ -1,13 +1,13 @@
-"""What repeated measurements say: intervals, comparisons and outliers, without assuming a shape.
+"""Statistics of repeated measurements: intervals, comparisons and outliers, for any distribution.
 
-The independent observations are rounds: each is a start of the program of its own, some time after
-the one before. Samples within a round share its memory layout, its clocks and its neighbours, so
-that many of them promise a precision that the next start does not keep.
+The independent observations are rounds: in each the program is started anew, some time after the
+round before. Samples within a round share its memory layout, its clocks and its neighbours, so many
+of them suggest a precision that the next start does not reproduce.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -16,7 +16,7 @@ CONFIDENCE = 0.95
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Interval that holds the median of the values' distribution, whatever that is.
+    """Confidence interval of the median, whatever the values' distribution is.
 
     None if even the whole range does not reach the confidence: with fewer than 6 values for 95 %.
     """
@@ -27,8 +27,8 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 def best(samples: Sequence[Sequence[float]], higher_is_better: bool) -> list[float]:
     """The best sample of each round.
 
-    What disturbs a computation only ever adds time, so of a few samples the fastest is the one that
-    comes again most reliably (Chen and Revels 2016, arXiv:1608.04295).
+    Disturbances only ever add time, so of a few samples the fastest is the most reproducible one
+    (Chen and Revels 2016, arXiv:1608.04295).
     """
     return [max(part) if higher_is_better else min(part) for part in samples]
 
@@ -46,18 +46,18 @@ def compare(
 ) -> Comparison:
     """Is B faster or slower than A? Both are observations, all positive.
 
-    The ratio is the median of all ratios of a B to an A, and its interval leaves out as many at
+    The ratio is the median of all ratios of a B to an A, and its interval drops as many at
     either end as the rank-sum test allows (Hodges and Lehmann 1963; Hollander, Wolfe and Chicken
     2014, Nonparametric Statistical Methods, 4.3): exact for observations that are independent, and
     whose distributions differ in nothing but the ratio. A difference counts if it is more than
-    ``margin``, a share of A, and the interval does not hold 1.
+    ``margin``, a share of A, and the interval does not contain 1.
     """
     ratios = np.sort(np.divide.outer(np.asarray(b, float), np.asarray(a, float)).ravel())
     ratio = float(np.median(ratios))
-    left_out = rank_sum_quantile(len(a), len(b), (1 - CONFIDENCE) / 2)
-    if not left_out:
+    dropped = rank_sum_quantile(len(a), len(b), (1 - CONFIDENCE) / 2)
+    if not dropped:
         return Comparison(ratio, None, f"too few: {len(a)} and {len(b)}")
-    low, high = float(ratios[left_out - 1]), float(ratios[-left_out])
+    low, high = float(ratios[dropped - 1]), float(ratios[-dropped])
     better = ratio if higher_is_better else 1 / ratio
     if low <= 1 <= high or abs(better - 1) <= margin:
         return Comparison(ratio, (low, high), "no difference")
@@ -79,33 +79,43 @@ def rank_sum_quantile(m: int, n: int, tail: float) -> int:
 
 
 def outliers(values: dict[str, float], others: Sequence[float], margin: float) -> dict[str, float]:
-    """Names whose value is far below what is usual, and by what share.
+    """Names whose value is far below the median of these values and ``others``, and by what share.
 
-    Usual is the median of these values and ``others``; far is, by the logarithm, as speeds differ
-    by factors, more than 3.5 times 1.4826 MAD, the standard deviation of a normal distribution
-    (Iglewicz and Hoaglin 1993), and more than ``margin``, a share of the median: among equal nodes
-    the MAD is next to nothing.
+    Far means, in logarithms, since speeds differ by factors: by more than 3.5 times 1.4826 MAD, the
+    standard deviation of a normal distribution (Iglewicz and Hoaglin 1993), and by more than
+    ``margin``, a share of the median, since among equal nodes the MAD is almost zero.
     """
     everything = np.log([*values.values(), *others])
-    usual = float(np.median(everything))
-    spread = 1.4826 * float(np.median(np.abs(everything - usual)))
-    limit = usual - max(3.5 * spread, -math.log(1 - margin))
+    median = float(np.median(everything))
+    spread = 1.4826 * float(np.median(np.abs(everything - median)))
+    limit = median - max(3.5 * spread, -math.log(1 - margin))
     return {
-        name: 1 - value / math.exp(usual)
+        name: 1 - value / math.exp(median)
         for name, value in values.items()
         if math.log(value) < limit
     }
 
 
-def summary(samples: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Figures of a measurement from its rounds' samples, in the unit of the samples."""
+class Summary(NamedTuple):
+    """Figures of a measurement, in the unit of its samples."""
+
+    median: float  # of rounds
+    interval: tuple[float, float] | None
+    min: float
+    p95: float
+    max: float
+    rounds: list[float]  # median of each round
+
+
+def summary(samples: Sequence[Sequence[float]]) -> Summary:
+    """Figures of a measurement from its rounds' samples."""
     middles = [float(np.median(part)) for part in samples]
     everything = np.concatenate([np.asarray(part, float) for part in samples])
-    return {
-        "median": float(np.median(middles)),
-        "interval": interval(middles),
-        "min": float(everything.min()),
-        "p95": float(np.percentile(everything, 95)),
-        "max": float(everything.max()),
-        "rounds": middles,
-    }
+    return Summary(
+        median=float(np.median(middles)),
+        interval=interval(middles),
+        min=float(everything.min()),
+        p95=float(np.percentile(everything, 95)),
+        max=float(everything.max()),
+        rounds=middles,
+    )

@@ -1,21 +1,18 @@
-"""The benchmarks' part of the report: values with their verdicts, curves over message sizes,
-scaling, rooflines, history and nodes."""
+"""The benchmarks' part of the report: values in groups with their plots, scaling, and rooflines."""
 
 import json
-import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
+from markupsafe import Markup
 
-from jaxway.analysis import history, references
+from jaxway.analysis import references
+from jaxway.analysis.references import Verdict
+from jaxway.report.entries import Entry
 from jaxway.report.plots import (
-    CSS,
     SERIES,
     bars,
-    changes,
     curves,
     number,
     ranks,
@@ -24,265 +21,181 @@ from jaxway.report.plots import (
     svg,
 )
 
-Result = dict[str, Any]
-ROWS = 20  # entries of a group that get a row each in its plot
-PLOTS = 20  # of a kind; all tables are there
-SAID = {
-    "pass": "passed",
-    "slow": "slow",
-    "implausibly fast": "implausibly fast",
-    "failed": "failed",
-    "no reference": "without reference",
-    "skipped": "skipped",
-}
-# What a case that failed, or a kind of benchmark, does not have.
-NONE = "quantity unit median interval min p95 max check bytes intensity tokens_per_call mfu"
-EMPTY: Result = dict.fromkeys([*NONE.split(), "mfu_causal", "model_tflops_per_device"])
-EMPTY |= {"higher_is_better": True, "rounds": [], "gpu": {}}
-# What runs of the same value have in common.
-SAME = ("site", "node_count", "devices", "benchmark", "unit", "options", "case")
+MAX_BARS = 20  # entries of a group that get a row each in its plot
+MAX_PLOTS = 20  # of a kind; all tables are there
 
 
-def entries_of(site: Result, results: Sequence[Result]) -> list[Result]:
-    """An entry for each value: what was measured, where, and the verdict on it."""
-    found = []
-    for result in results:
-        for row in references.rows(site, result):
-            benchmark, place = row["benchmark"], row["allocation"]
-            measured, expected = row.get("measurement", {}), row.get("reference") or {}
-            provenance = benchmark["provenance"] or {}
-            devices = measured.get("per_device", [])
-            if expected.get("unit") != measured.get("unit"):
-                expected = {}
-            found.append(
-                EMPTY
-                | measured
-                | {key: row[key] for key in ("case", "verdict", "reason")}
-                | {
-                    "name": references.label(benchmark["name"], row["case"]),
-                    "place": result["name"],
-                    "benchmark": benchmark["name"],
-                    "program": benchmark["program"],
-                    "options": benchmark["options"],
-                    "devices": provenance.get("devices") or place["nodes"] * place["gpus_per_node"],
-                    "node_count": place["nodes"],
-                    "site": provenance.get("site"),
-                    "nodes": provenance.get("nodes"),
-                    "samples": [x for part in measured.get("samples", []) for x in part],
-                    "slowest": min(devices) / np.median(devices) - 1 if len(devices) > 1 else None,
-                    "range": [expected[key] for key in ("low", "high") if expected],
-                    "source": expected.get("source"),
-                }
-            )
-    several = len({entry["place"] for entry in found}) > 1
-    for entry in found:
-        entry["label"] = entry["name"] + (f", {entry['place']}" if several else "")
-    return found
+@dataclass(frozen=True)
+class Group:
+    """Entries of the same program, quantity and unit; without a quantity, those without a value."""
+
+    program: str
+    quantity: str | None
+    unit: str | None
+    entries: list[Entry]
+    ranked: list[Entry]  # those that have a value, from best to worst
+    plot: Markup | None
+    many: bool  # too many for bars
+    curve: bool  # over message sizes
+    grey: bool  # more curves than colours
+
+    @property
+    def higher_is_better(self) -> bool:
+        return self.ranked[0].value.higher_is_better
+
+    @property
+    def best(self) -> Entry | None:
+        """The best that is plausible."""
+        trusted = (entry for entry in self.ranked if entry.verdict != Verdict.IMPLAUSIBLE)
+        return next(trusted, None)
+
+    @property
+    def worst(self) -> Entry:
+        return self.ranked[-1]
+
+    @property
+    def formulas(self) -> list[str]:
+        """How values are computed; of curves, the best's."""
+        shown = self.ranked[:1] if self.curve else self.ranked
+        return list(dict.fromkeys(entry.value.formula for entry in shown))
 
 
-def measured(entries: Sequence[Result]) -> list[Result]:
-    """Those that have a value: one that failed has none, whatever its other rounds found."""
-    return [each for each in entries if each["rounds"] and each["verdict"] != "failed"]
-
-
-def overview(entries: Sequence[Result]) -> Result:
-    """How many values have which verdict, and those that are bad."""
-    counts = Counter(entry["verdict"] for entry in entries)
-    bad = [entry for entry in entries if entry["verdict"] not in references.GOOD]
-    text = ", ".join(
-        f"{counts[verdict]} {said}" for verdict, said in SAID.items() if counts[verdict]
-    )
-    return {"text": text, "bad": bad, "css": "bad" if bad else "good" if counts["pass"] else ""}
-
-
-def grouped(entries: Sequence[Result]) -> list[Result]:
-    """Values of the same program, quantity and unit, with their plot. Cases that never came to a
-    quantity are the last group of their program."""
-    together: dict[tuple, list[Result]] = defaultdict(list)
+def group(entries: Sequence[Entry]) -> list[Group]:
+    """Entries in groups. Those that have no value are the last group of their program."""
+    together: dict[tuple[str, str | None, str | None], list[Entry]] = defaultdict(list)
     for entry in entries:
-        together[entry["program"], entry["quantity"], entry["unit"]].append(entry)
-    programs = list(dict.fromkeys(entry["program"] for entry in entries))
+        found = entry.measurement
+        quantity, unit = (found.quantity, found.unit) if found else (None, None)
+        together[entry.program, quantity, unit].append(entry)
+    programs = list(dict.fromkeys(entry.program for entry in entries))
     order = sorted(together, key=lambda key: (programs.index(key[0]), key[1] is None))
-    groups: list[Result] = []
-    for program, quantity, unit in order:
-        members = together[program, quantity, unit]
-        values = measured(members)
-        sign = -1 if members[0]["higher_is_better"] else 1
-        ranked = sorted(values, key=lambda entry: sign * entry["median"])
-        trusted = [entry for entry in ranked if entry["verdict"] != "implausibly fast"]
-        many, curve = len(members) > ROWS, len({entry["bytes"] for entry in values}) > 1
-        if many and not curve:
-            rest = [entry for entry in members if entry["verdict"] in ("failed", "skipped")]
-            members, values = ranked + rest, ranked
-        drawn: Any = operations(values) if curve else values
-        draw = curves if curve else ranks if many else bars
-        text = ", ".join(f"{e['label']} {number(e['median'])} {unit}" for e in ranked[:3])
-        plotted = values and sum(bool(group["plot"]) for group in groups) < PLOTS
-        groups.append(
-            {
-                **{"program": program, "quantity": quantity, "unit": unit, "entries": members},
-                **{"many": many, "curve": curve, "grey": curve and len(drawn) > len(SERIES)},
-                **{"best": (trusted and trusted[0]), "worst": (values and ranked[-1])},
-                "plot": plotted and svg(draw(drawn, unit), f"{quantity}: {text}"),
-            }
-        )
+    groups: list[Group] = []
+    for key in order:
+        plotted = sum(each.plot is not None for each in groups) < MAX_PLOTS
+        groups.append(make_group(*key, together[key], plotted))
     return groups
 
 
-def operations(entries: Sequence[Result]) -> list[tuple[str, list[tuple[float, float]]]]:
-    """Lines of value over message size, the highest first: one for each operation and place, or
-    benchmark where a place has several."""
-    runs = {(entry["place"], entry["benchmark"]) for entry in entries}
-    key = "place" if len({place for place, _ in runs}) == len(runs) else "benchmark"
+def make_group(
+    program: str, quantity: str | None, unit: str | None, entries: list[Entry], plotted: bool
+) -> Group:
+    """A group with its plot."""
+    values = [entry for entry in entries if entry.has_value]
+    ranked = sorted(
+        values,
+        key=lambda entry: entry.value.median * (-1 if entry.value.higher_is_better else 1),
+    )
+    many, curve = len(entries) > MAX_BARS, len({entry.value.bytes for entry in values}) > 1
+    if many and not curve:
+        entries = ranked + [entry for entry in entries if not entry.has_value]
+    lines, plot = operations(values) if curve else [], None
+    if values and unit and plotted:
+        drawn = ranks(ranked, unit) if many else bars(values, unit)
+        best = ", ".join(f"{e.title} {number(e.value.median)} {unit}" for e in ranked[:3])
+        plot = svg(curves(lines, unit) if curve else drawn, f"{quantity}: {best}")
+    return Group(
+        program=program,
+        quantity=quantity,
+        unit=unit,
+        entries=entries,
+        ranked=ranked,
+        plot=plot,
+        many=many,
+        curve=curve,
+        grey=len(lines) > len(SERIES),
+    )
+
+
+def operations(entries: Sequence[Entry]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Lines of value over message size, the highest first: one for each operation and allocation,
+    or benchmark where an allocation has several."""
+    runs = {(entry.allocation, entry.benchmark) for entry in entries}
+    by_allocation = len({allocation for allocation, _ in runs}) == len(runs)
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for entry in sorted(entries, key=lambda entry: entry["bytes"]):
-        name = entry["case"]["operation"] + (f" {entry[key]}" if len(runs) > 1 else "")
-        found[name].append((entry["bytes"], entry["median"]))
+    for entry in sorted(entries, key=lambda entry: entry.value.bytes or 0):
+        run = f" {entry.allocation if by_allocation else entry.benchmark}" if len(runs) > 1 else ""
+        found[f"{entry.case['operation']}{run}"].append(
+            (entry.value.bytes or 0, entry.value.median)
+        )
     return sorted(found.items(), key=lambda item: -item[1][-1][1])
 
 
-def scaling(entries: Sequence[Result]) -> list[Result]:
+@dataclass(frozen=True)
+class Scaling:
     """Training throughput over devices, each with its efficiency against the fewest devices."""
-    together: dict[str, list[Result]] = defaultdict(list)
-    for entry in measured(entries):
-        if entry["program"] == "train":
-            together[ordered({"options": entry["options"], "case": entry["case"]})].append(entry)
-    found: list[Result] = []
+
+    name: str
+    unit: str
+    rows: list[tuple[Entry, float]]
+    plot: Markup | None
+
+
+def scaling(entries: Sequence[Entry]) -> list[Scaling]:
+    """Each training benchmark that was measured on several numbers of devices."""
+    together: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.program == "train" and entry.has_value:
+            together[json.dumps([entry.options, entry.case], sort_keys=True)].append(entry)
+    found: list[Scaling] = []
     for members in together.values():
-        members.sort(key=lambda entry: (entry["devices"], entry["node_count"]))
-        first = members[0]
-        if first["devices"] == members[-1]["devices"]:
+        members.sort(key=lambda entry: (entry.devices, entry.node_count))
+        first, unit = members[0], members[0].value.unit
+        if first.devices == members[-1].devices:
             continue
-        each = first["median"] / first["devices"]
-        ideal = [each * entry["devices"] for entry in members]
-        speed, unit = [entry["median"] for entry in members], first["unit"]
-        kind = "strong" if first["options"].get("global_batch") else "weak"
-        name = references.label(f"{kind} scaling", first["case"])
-        rows = [e | {"efficiency": e["median"] / x} for e, x in zip(members, ideal, strict=True)]
-        plot = len(found) < PLOTS and svg(
-            scaled([e["devices"] for e in members], speed, each, unit),
-            f"{name}: {unit} over devices",
-        )
-        found.append({"name": name, "rows": rows, "unit": unit, "plot": plot})
+        each = first.value.median / first.devices
+        kind = "strong" if first.options.get("global_batch") else "weak"
+        name, plot = references.case_name(f"{kind} scaling", first.case), None
+        if len(found) < MAX_PLOTS:
+            devices = [entry.devices for entry in members]
+            speeds = [entry.value.median for entry in members]
+            plot = svg(scaled(devices, speeds, each, unit), f"{name}: {unit} over devices")
+        rows = [(entry, entry.value.median / (each * entry.devices)) for entry in members]
+        found.append(Scaling(name, unit, rows, plot))
     return found
 
 
-def rooflines(entries: Sequence[Result]) -> list[Result]:
-    """For each place with a bandwidth and a peak: what bounds a program of some intensity, and how
-    near to it the measured ones come (Williams, Waterman and Patterson 2009)."""
-    found: list[Result] = []
-    for place in dict.fromkeys(entry["place"] for entry in entries):
-        here = [entry for entry in measured(entries) if entry["place"] == place]
-        bandwidth, peaks = 0.0, dict[str, float]()
-        for entry in here:
-            case, value = entry["case"], entry["median"]
-            if entry["verdict"] == "implausibly fast":
-                continue
-            if entry["program"] == "memory" and "host" not in case["kernel"]:
-                bandwidth = max(bandwidth, value)
-            if entry["program"] == "compute":
-                peaks[case["dtype"]] = max(peaks.get(case["dtype"], 0), value)
+@dataclass(frozen=True)
+class Roofline:
+    """What bounds a program of some intensity on an allocation's devices, and how near to that the
+    measured ones come (Williams, Waterman and Patterson 2009)."""
+
+    allocation: str
+    bandwidth: float  # GB/s
+    peaks: dict[str, float]  # TFLOP/s by type
+    rows: list[tuple[Entry, float]]  # with TFLOP/s per device
+    plot: Markup | None
+
+
+def rooflines(entries: Sequence[Entry]) -> list[Roofline]:
+    """The roofline of each allocation with a bandwidth and a peak."""
+    found: list[Roofline] = []
+    for allocation in dict.fromkeys(entry.allocation for entry in entries):
+        here = [e for e in entries if e.allocation == allocation and e.has_value]
+        bandwidth, peaks = roofs(here)
         if not bandwidth or not peaks:
             continue
         rows = [
-            entry | {"tflops": entry["median"] * entry["flops_per_unit"]}
+            (entry, entry.value.median * entry.value.flops_per_unit)
             for entry in here
-            if entry["intensity"]
+            if entry.value.intensity and entry.value.flops_per_unit
         ]
-        plot = len(found) < PLOTS and svg(
-            roofline(rows, bandwidth, peaks), f"Roofline of {place}, in TFLOP/s per device"
-        )
-        found.append(
-            {"place": place, "bandwidth": bandwidth, "peaks": peaks, "rows": rows, "plot": plot}
-        )
+        plot = None
+        if len(found) < MAX_PLOTS:
+            title = f"Roofline of {allocation}, in TFLOP/s per device"
+            plot = svg(roofline(rows, bandwidth, peaks), title)
+        found.append(Roofline(allocation, bandwidth, peaks, rows, plot))
     return found
 
 
-def ordered(settings: Result) -> str:
-    """The same text for the same settings, whatever their order."""
-    return json.dumps(settings, sort_keys=True)
-
-
-def past(store: Path, entries: Sequence[Result]) -> Result:
-    """The values that the history has of several runs, those whose last changed most first."""
-    database = history.opened(store)
-    if not database:
-        return {"rows": [], "plots": {}}
-    columns = ", ".join(f'"{name}"' for name in (*SAME, "time", "median"))
-    query = f"select {columns} from history order by time"
-    runs: dict[tuple, dict[Any, float]] = defaultdict(dict)
-    for *key, options, case, time, median in database.execute(query).fetchall():
-        same = (*key, ordered(json.loads(options)), ordered(json.loads(case)))
-        runs[same][time] = median
-    rows: list[Result] = []
-    for entry in measured(entries):
-        *key, options, case = (entry[name] for name in SAME)
-        found = runs[(*key, ordered(options), ordered(case))]
-        if len(found) > 1:
-            *earlier, now = found.values()
-            usual = float(np.median(earlier))
-            change = {"now": now, "usual": usual, "ratio": now / usual}
-            rows.append(entry | change | {"runs": found, "css": None})
-    rows.sort(key=lambda row: -abs(math.log(row["ratio"])))
-    plots = {}
-    for program in dict.fromkeys(row["program"] for row in rows):
-        shown = [row for row in rows if row["program"] == program][: len(SERIES)]
-        for row, colour in zip(shown, SERIES, strict=False):
-            row["css"] = CSS[colour]
-        plots[program] = svg(changes(shown), f"{program}: values of earlier runs and of the last")
-    return {"rows": rows, "plots": plots}
-
-
-def node_map(vetting: Result) -> Result:
-    """Each node's values in percent of what is usual, and what it is named for."""
-    columns, cells = [], defaultdict(list)
-    for value in vetting["values"]:
-        columns.append(references.label(value["benchmark"], value["case"]))
-        for node, problems in vetting["nodes"].items():
-            named = any(
-                (problem["benchmark"], problem.get("case")) == (value["benchmark"], value["case"])
-                for problem in problems
-            )
-            share = value["by_node"].get(node)
-            cells[node].append(
-                {"share": share and share / value["usual"], "css": "bad" if named else "good"}
-            )
-    rows = []
-    for node, problems in vetting["nodes"].items():
-        failed = [problem for problem in problems if "failed" in problem]
-        slower = len(problems) - len(failed)
-        rows.append({"node": node, "slower": slower, "failed": failed, "cells": cells[node]})
-    return {"columns": columns, "rows": rows, "exclude": vetting["exclude"]}
-
-
-def costs(cost: Result) -> Result:
-    """Rows of what Slurm's jobs have used: by what they did, and by the run that submitted them."""
-
-    def row(name: str, jobs: Sequence[Result]) -> Result:
-        hours = {
-            key: sum(
-                job["nodes"] * job["seconds"] for job in jobs if job["no_progress"] or key == "all"
-            )
-            / 3600
-            for key in ("all", "wasted")
-        }
-        return {
-            "name": name,
-            "jobs": len(jobs),
-            "queued": max(job["queue_seconds"] for job in jobs),
-        } | hours
-
-    def rows(key: str) -> list[Result]:
-        groups: dict[str, list[Result]] = {}
-        for job in cost["jobs"]:
-            groups.setdefault(job[key], []).append(job)
-        return [row(name, jobs) for name, jobs in groups.items()]
-
-    runs = {job["run"]: job["submitted"].replace("T", " ") for job in reversed(cost["jobs"])}
-    return {
-        "problem": cost["problem"],
-        "cores_per_node": cost["cores_per_node"],
-        "by_job": rows("name"),
-        "by_run": [each | {"name": runs[each["name"]]} for each in rows("run")],
-        "total": row("all", cost["jobs"]) if cost["jobs"] else None,
-    }
+def roofs(entries: Sequence[Entry]) -> tuple[float, dict[str, float]]:
+    """Best plausible bandwidth of a kernel, 0 without one, and best product of each type."""
+    bandwidth, peaks = 0.0, dict[str, float]()
+    for entry in entries:
+        case, value = entry.case, entry.value.median
+        if entry.verdict == Verdict.IMPLAUSIBLE:
+            continue
+        if entry.program == "memory" and "host" not in case["kernel"]:
+            bandwidth = max(bandwidth, value)
+        if entry.program == "compute":
+            peaks[case["dtype"]] = max(peaks.get(case["dtype"], 0), value)
+    return bandwidth, peaks

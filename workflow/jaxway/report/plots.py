@@ -4,17 +4,20 @@ import io
 import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup, escape
-from matplotlib import dates
+from matplotlib import dates as matplotlib_dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-Result = dict[str, Any]
-POINTS = 500  # of a curve, or of a benchmark's samples; the page is 700 pixels wide
+if TYPE_CHECKING:
+    from jaxway.report.entries import Entry
+
+MAX_POINTS = 500  # of a curve, or of a benchmark's samples; the page is 700 pixels wide
 WIDTH = 640  # of a plot, in its own pixels
 
 # Colours of a plot stand for CSS variables, which svg() puts in their place.
@@ -22,6 +25,7 @@ PAGE, INK, MUTED, GRID, GREY = "#060101", "#060102", "#060103", "#060104", "#060
 SERIES = [f"#0600{n:02}" for n in range(1, 7)]
 CSS = {PAGE: "page", INK: "ink", MUTED: "muted", GRID: "grid", GREY: "grey"}
 CSS |= {colour: f"c{n}" for n, colour in enumerate(SERIES, 1)}
+dates: Any = matplotlib_dates  # without types
 STYLE: Any = {"svg.fonttype": "none", "path.simplify": False, "text.parse_math": False}
 
 
@@ -63,7 +67,7 @@ def axes(height: int, left: int, right: int, top: int, xlabel: str, ylabel: str 
 
 
 def labels(ax: Axes, texts: Iterable[tuple[float, str, str]]) -> None:
-    """Texts (y, text, colour) at the right, apart where they would overlap. Limits must be set."""
+    """Texts (y, text, colour) at the right, not overlapping. The axes' limits must be set."""
     ordered = sorted(texts)
     gap = 20 / 72 * ax.get_figure(root=True).dpi / ax.bbox.height  # type: ignore[union-attr]
     left = [(ax.get_xlim()[0], y) for y, *_ in ordered]
@@ -78,7 +82,9 @@ def labels(ax: Axes, texts: Iterable[tuple[float, str, str]]) -> None:
         ax.text(1.03, height, text, color=colour, va="center", transform=ax.transAxes)
 
 
-def strokes(ax: Axes, x: Any, y: Any, x_end: Any, y_end: Any, cap: Any = "butt", **style: Any):
+def strokes(
+    ax: Axes, x: Any, y: Any, x_end: Any, y_end: Any, cap: Any = "butt", **style: Any
+) -> None:
     """Lines from each (x, y) to its (x_end, y_end), as one small path."""
     x, y, x_end, y_end, gap = np.broadcast_arrays(x, y, x_end, y_end, np.nan)
     points = (np.ravel([x, x_end, gap], "F"), np.ravel([y, y_end, gap], "F"))
@@ -111,33 +117,35 @@ def svg(ax: Axes, label: str) -> Markup:
     return Markup(f'<svg {box} role="img" aria-label="{escape(label)}">{body}')
 
 
-def bars(entries: Sequence[Result], unit: str) -> Axes:
+def bars(entries: Sequence["Entry"], unit: str) -> Axes:
     """A row for each entry: bar to the median, line from minimum to maximum, stroke per sample, and
     below it the range of its reference."""
     height = 46 * len(entries)
-    widest = 1.02 * max(x for entry in entries for x in (entry["max"], *entry["range"]))
+    widest = 1.02 * max(x for e in entries for x in (e.value.max, *(e.range or ())))
     ax = axes(height + 48, left=4, right=12, top=4, xlabel=unit)
     ax.set(xlim=(0, widest), ylim=(height, 0), yticks=[])
     for row, entry in enumerate(entries):
-        y, name, median = 46 * row + 28, entry["label"], entry["median"]
-        count = min(POINTS, len(entry["samples"]))
-        samples = np.quantile(entry["samples"], np.linspace(0, 1, count))
+        y, name, value = 46 * row + 28, entry.title, entry.value
+        median, count = value.median, min(MAX_POINTS, len(entry.samples))
+        samples = np.quantile(entry.samples, np.linspace(0, 1, count))
         ax.text(0, y - 10, name if len(name) < 45 else name[:42] + "…", color=INK)
         ax.text(widest, y - 10, f"{number(median)} {unit}", color=INK, ha="right")
         strokes(ax, [0], [y], [median], [y], color=SERIES[0], linewidth=12, alpha=0.35)
         strokes(ax, [median], [y - 6], [median], [y + 6], color=SERIES[0], linewidth=4)
-        strokes(ax, [entry["min"]], [y], [entry["max"]], [y], color=INK, linewidth=1)
+        strokes(ax, [value.min], [y], [value.max], [y], color=INK, linewidth=1)
         strokes(ax, samples, y - 4, samples, y + 4, color=INK, linewidth=1)
-        if entry["range"]:
-            low, high = entry["range"]
+        if entry.range:
+            low, high = entry.range
             strokes(ax, [low], [y + 10], [high], [y + 10], color=SERIES[2], linewidth=3)
     return ax
 
 
-def ranks(entries: Sequence[Result], unit: str) -> Axes:
+def ranks(entries: Sequence["Entry"], unit: str) -> Axes:
     """Many entries in one small plot: median and range of each, from best to worst."""
     ax = axes(280, left=60, right=12, top=28, xlabel="rank", ylabel=unit)
-    low, median, high = ([entry[key] for entry in entries] for key in ("min", "median", "max"))
+    values = [entry.value for entry in entries]
+    low, high = [value.min for value in values], [value.max for value in values]
+    median = [value.median for value in values]
     x = np.arange(1, len(entries) + 1)
     strokes(ax, x, low, x, high, color=GREY, linewidth=min(6, 400 / len(entries)))
     ax.plot(x, median, color=SERIES[0], linewidth=1.8, drawstyle="steps-mid", clip_on=False)
@@ -182,11 +190,14 @@ def scaled(devices: Sequence[int], speed: Sequence[float], each: float, unit: st
     return ax
 
 
-def roofline(rows: Sequence[Result], bandwidth: float, peaks: dict[str, float]) -> Axes:
-    """Points under the roofs that ``bandwidth``, in GB/s, and ``peaks``, in TFLOP/s, are."""
+def roofline(
+    rows: Sequence[tuple["Entry", float]], bandwidth: float, peaks: dict[str, float]
+) -> Axes:
+    """Entries with their TFLOP/s, under the roofs of ``bandwidth``, in GB/s, and ``peaks``."""
     top, slope = max(peaks.values()), bandwidth / 1000
-    x = [*(row["intensity"] for row in rows), top / slope]
-    y = [*(row["tflops"] for row in rows), *peaks.values(), min(x) * slope]
+    points_at = [(entry.value.intensity or 0, tflops) for entry, tflops in rows]
+    x = [*(intensity for intensity, _ in points_at), top / slope]
+    y = [*(tflops for _, tflops in points_at), *peaks.values(), min(x) * slope]
     (left, right), (low, high) = (
         (10 ** math.floor(math.log10(min(z) / 1.2)), 10 ** math.ceil(math.log10(max(z) * 1.2)))
         for z in (x, y)
@@ -201,10 +212,9 @@ def roofline(rows: Sequence[Result], bandwidth: float, peaks: dict[str, float]) 
     ax.plot([start, top / slope], [start * slope, top], color=MUTED, linewidth=1.2)
     for peak in peaks.values():
         ax.plot([peak / slope, right], [peak, peak], color=MUTED, linewidth=1.2)
-    programs = list(dict.fromkeys(row["program"] for row in rows))
-    for row in rows:
-        colour = SERIES[programs.index(row["program"])]
-        points(ax, [row["intensity"]], [row["tflops"]], colour)
+    programs = list(dict.fromkeys(entry.program for entry, _ in rows))
+    for (entry, _), (intensity, tflops) in zip(rows, points_at, strict=True):
+        points(ax, [intensity], [tflops], SERIES[programs.index(entry.program)])
     roofs = [(peak, f"{dtype} {number(peak)}", INK) for dtype, peak in peaks.items()]
     labels(ax, roofs)
     for k, name in enumerate(programs):  # above the roof, where no point should be
@@ -212,16 +222,16 @@ def roofline(rows: Sequence[Result], bandwidth: float, peaks: dict[str, float]) 
     return ax
 
 
-def changes(rows: Sequence[Result]) -> Axes:
+def changes(runs: Sequence[dict[datetime, float]]) -> Axes:
     """Values over time, each relative to the median of all its runs."""
     ax = axes(220, 60, 48, 28, xlabel="time, UTC", ylabel="value / median of its runs")
-    every, span = [], set()
-    for row, colour in reversed(list(zip(rows, SERIES, strict=False))):
-        values = np.array([*row["runs"].values()])
+    every, span = list[float](), set[datetime]()
+    for medians, colour in reversed(list(zip(runs, SERIES, strict=False))):
+        values = np.array([*medians.values()])
         values /= np.median(values)
-        line(ax, dates.date2num([*row["runs"]]), values, colour)
+        line(ax, dates.date2num([*medians]), values, colour)
         every += [*values]
-        span |= {*row["runs"]}
+        span |= {*medians}
     # A tenth up and down at least, so that small changes look small.
     ax.set_ylim(min(0.9, *every), max(1.1, *every))
     pattern = "%Y-%m-%d" if (max(span) - min(span)).days > 2 else "%m-%d %H:%M"

@@ -1,20 +1,29 @@
 """How every benchmark measures: first its check, then warm-up, then samples, which are all kept.
 
-docs/method.md says why. A program takes one round: it measures its cases one after the other, and
-one that fails does not stop the next. run_benchmarks.py starts it again for each round.
+docs/method.md says why. A program runs one round: it measures its cases one after the other, and
+one that fails does not stop the next. jaxway/run_benchmarks.py starts it again for each round.
 """
 
 import argparse
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxway_shared.benchmark import (
+    BenchmarkRound,
+    ErrorCheck,
+    GpuStats,
+    RoundCase,
+    RoundMeasurement,
+)
+from jaxway_shared.errors import UserError, fail, from_exit
 
 from jaxway_job import nccl_log, nvml, runtime
 
@@ -33,28 +42,38 @@ OPTIONS = {
     },
 }
 TOO_LARGE = "needs more memory than a device has free: choose a smaller value"
-SAMPLE = 0.02  # seconds a sample lasts at least: a hundred times what a launch and a wait cost
-
-Measurement = dict[str, Any]
+MIN_SAMPLE_S = 0.02  # a hundred times what a launch and a wait cost
 
 
 class UnsupportedError(Exception):
-    """This machine cannot do what a case asks for; the message says why."""
+    """This machine cannot do what a case asks for; the message is the reason."""
 
 
-class WrongError(Exception):
-    """A result is wrong, as all processes know; the message says by how much."""
+class IncorrectResultError(UserError):
+    """A result is wrong, and all processes know it; the message says by how much."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__("JW453", sentence)
 
 
-def parser(description: str, options: Measurement) -> argparse.ArgumentParser:
-    """Command line of a benchmark: its own options, and what all of them take."""
-    result = runtime.parser(description, OPTIONS | options)
+class Samples(NamedTuple):
+    """Seconds of one call in each sample, or those of each local device; and its GPUs meanwhile."""
+
+    seconds: Sequence[float] | Sequence[Sequence[float]]
+    gpu: GpuStats | None = None
+
+
+def parser(description: str | None, options: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """Command line of a benchmark: its own options, and those of all benchmarks."""
+    result = runtime.parser(description or "", {**OPTIONS, **options})
     result.add_argument("--scratch", type=Path, default=Path(), help="folder for large files")
     return result
 
 
-def take(call: Callable[[], Any], args: argparse.Namespace, devices: Sequence[jax.Device] = ()):
-    """Samples of the seconds that one ``call`` takes, and what the GPUs told meanwhile.
+def collect_samples(
+    call: Callable[[], Any], args: argparse.Namespace, devices: Sequence[jax.Device] = ()
+) -> Samples:
+    """Measure how long one ``call`` takes, ``repeats`` times.
 
     ``call`` launches work and returns the arrays that it fills. A sample is the mean of several
     calls queued one behind the other with one wait at their end, as in nccl-tests. ``devices`` are
@@ -63,21 +82,21 @@ def take(call: Callable[[], Any], args: argparse.Namespace, devices: Sequence[ja
     for _ in range(args.warmup):
         jax.block_until_ready(call())
     # A collective needs the same number of calls in every process, so the first one decides.
-    estimate = sample(call, 1)
-    calls = int(multihost_utils.broadcast_one_to_all(np.int32(math.ceil(SAMPLE / estimate))))
+    estimate = time_calls(call, 1)
+    calls = int(multihost_utils.broadcast_one_to_all(np.int32(math.ceil(MIN_SAMPLE_S / estimate))))
     at_work = devices or jax.local_devices()
     gpus = [device.local_hardware_id for device in at_work if device.platform == "gpu"]
-    with nvml.watch(gpus) as gpu:
-        seconds = [sample(call, calls) for _ in range(args.repeats)]
-    if "energy_j" in gpu:
-        energy = np.float32(gpu.pop("energy_j"))
+    with nvml.watch(gpus) as telemetry:
+        seconds = [time_calls(call, calls) for _ in range(args.repeats)]
+    gpu, energy = telemetry.stats, telemetry.energy_j
+    if gpu and energy is not None:
         if not devices:  # all processes work on the same calls
-            energy = np.sum(multihost_utils.process_allgather(energy))
-        gpu["energy_j_per_call"] = float(energy) / (calls * args.repeats)
-    return {"seconds": seconds, "gpu": gpu}
+            energy = float(np.sum(multihost_utils.process_allgather(np.float32(energy))))
+        gpu = replace(gpu, energy_j_per_call=energy / (calls * args.repeats))
+    return Samples(seconds, gpu)
 
 
-def sample(call: Callable[[], Any], calls: int) -> float:
+def time_calls(call: Callable[[], Any], calls: int) -> float:
     """Mean seconds of ``calls`` calls."""
     # Queued collectives of several CPU devices of one process can wait for each other for ever.
     one_by_one = jax.default_backend() == "cpu" and jax.local_device_count() > 1
@@ -90,67 +109,71 @@ def sample(call: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def check(what: str, error: float, tolerance: float) -> dict[str, float]:
-    """Raise a WrongError if the worst error of all processes is above the tolerance."""
+def check(what: str, error: float, tolerance: float) -> ErrorCheck:
+    """Raise an IncorrectResultError if the worst error of all processes exceeds the tolerance."""
     worst = float(np.max(multihost_utils.process_allgather(np.float32(error))))
     if not worst <= tolerance:  # also when it is not a number
-        raise WrongError(
-            f"{what} is wrong: its error is {worst:.3g}, but at most {tolerance:.3g} is due"
+        raise IncorrectResultError(
+            f"{what} is wrong: error {worst:.3g} exceeds tolerance {tolerance:.3g}"
         )
-    return {"error": worst, "tolerance": tolerance}
+    return ErrorCheck(worst, tolerance)
 
 
-def memory_lacks(error: BaseException) -> bool:
+def is_oom(error: BaseException) -> bool:
     """Whether an exception says that something does not fit into memory."""
     signs = ("RESOURCE_EXHAUSTED", "Out of memory")  # the latter alone in JAX 0.4.33 on the CPU
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 @contextlib.contextmanager
-def memory_for(what: str) -> Iterator[None]:
+def explain_oom(what: str) -> Iterator[None]:
     """End the program with a sentence if ``what`` does not fit into memory."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not memory_lacks(error):
+        if not is_oom(error):
             raise
-        runtime.fail(f"{what} {TOO_LARGE}")
+        fail("JW450", f"{what} {TOO_LARGE}")
 
 
-def reason(error: BaseException) -> str:
-    """Why a case failed, as a sentence."""
-    if memory_lacks(error):
-        return f"it {TOO_LARGE}"
+def as_user_error(error: BaseException) -> UserError:
+    """Why a case failed, as a sentence with a code."""
+    if isinstance(error, UserError):
+        return error
+    if is_oom(error):
+        return UserError("JW450", f"it {TOO_LARGE}")
     if isinstance(error, SystemExit):
-        return str(error.code).partition(": ")[2]
-    return f"{type(error).__name__}: {runtime.first_line(error)}"
+        return from_exit(error)
+    return UserError("JW451", f"{type(error).__name__}: {runtime.first_line(error)}")
 
 
-def case(find: Callable[[], Measurement], **labels: Any) -> Measurement:
-    """Take one measurement, of the case that the labels name; process 0 prints it in one line.
+def run_case(measure: Callable[[], RoundMeasurement], **case: Any) -> RoundCase:
+    """Measure one case, which ``case`` names; process 0 prints the result in one line.
 
-    One that fails gives its reason as ``failed``, one that this machine cannot do as ``skipped``.
     Of several processes, which must do the same all the time, one that fails for a reason of its
     own ends the program.
     """
-    name = " ".join(str(value) for value in labels.values())
+    name = " ".join(str(value) for value in case.values())
     try:
-        measured = find()
+        measured = measure()
     except UnsupportedError as error:
-        measured = {"skipped": str(error)}
-    except WrongError as error:
-        measured = {"failed": str(error)}
+        result = RoundCase(case, skipped=str(error))
     except (Exception, SystemExit) as error:
-        if jax.process_count() > 1:
-            runtime.fail(f"{name}: {reason(error)}")
-        measured = {"failed": reason(error)}
+        reason = as_user_error(error)
+        if jax.process_count() > 1 and not isinstance(error, IncorrectResultError):
+            fail(reason.code, f"{name}: {reason}")
+        result = RoundCase(case, failed=reason.line())
+    else:
+        result = RoundCase(case, measured)
     if runtime.first_process():
-        said = measured.get("skipped") or measured.get("failed")
-        if not said:
-            values = measured["samples"]
-            said = f"{np.median(values):.4g} {measured['unit']} (median of {len(values)} samples)"
-        print(f"{name}: {said}", flush=True)
-    return {"case": labels} | measured
+        print(f"{name}: {result.skipped or result.failed or summary(measured)}", flush=True)
+    return result
+
+
+def summary(measured: RoundMeasurement) -> str:
+    """The median of a round, with its unit."""
+    middle, count = np.median(measured.samples), len(measured.samples)
+    return f"{middle:.4g} {measured.unit} (median of {count} samples)"
 
 
 def measurement(
@@ -159,48 +182,52 @@ def measurement(
     unit: str,
     formula: str,
     work: float,
-    seconds: Any,
+    samples: Samples,
     higher_is_better: bool = True,
     **more: Any,
-) -> Measurement:
-    """What all measurements have in common.
+) -> RoundMeasurement:
+    """A measurement whose values are ``work / seconds``, in ``unit``.
 
-    ``seconds`` are the samples or, if each device was measured alone, those of each local device;
-    ``work / seconds`` is in ``unit``.
+    ``more`` are other fields of a measurement, such as ``check``.
     """
-    times = np.asarray(seconds)
+    times = np.asarray(samples.seconds)
     if times.ndim == 2:
         times = np.asarray(multihost_utils.process_allgather(times, tiled=True))
         more["per_device"] = np.median(work / times, axis=1).tolist()
-    return {
-        "quantity": quantity,
-        "unit": unit,
-        "higher_is_better": higher_is_better,
-        "formula": formula,
-        "seconds": times.ravel().tolist(),
-        "samples": (work / times).ravel().tolist(),
+    return RoundMeasurement(
+        quantity=quantity,
+        unit=unit,
+        higher_is_better=higher_is_better,
+        formula=formula,
+        seconds=times.ravel().tolist(),
+        samples=(work / times).ravel().tolist(),
+        gpu=samples.gpu,
         **more,
-    }
+    )
 
 
-def each_device(measure: Callable[[jax.Device], Measurement]) -> Measurement:
-    """What ``measure`` finds on each local device, one after the other, so that a slow one shows.
+def each_device(
+    measure: Callable[[jax.Device], tuple[Samples, ErrorCheck]],
+) -> tuple[Samples, ErrorCheck]:
+    """Measure on each local device alone, one after the other, so that a slow one shows.
 
-    The check is the worst one, and the GPU's figures are those of the first.
+    Samples are those of each device, the check is the worst one, and GPU figures are the first's.
     """
-    found = []
+    samples, stats, checks = [], [], []
     for device in jax.local_devices():
         with jax.default_device(device):
-            found.append(measure(device))
-    worst = max((each["check"] for each in found), key=lambda check: check["error"])
-    return found[0] | {"check": worst, "seconds": [each["seconds"] for each in found]}
+            measured, checked = measure(device)
+        samples.append(np.ravel(measured.seconds).tolist())
+        stats.append(measured.gpu)
+        checks.append(checked)
+    worst = max(checks, key=lambda check: check.error)
+    return Samples(samples, stats[0]), worst
 
 
-def write(args: argparse.Namespace, cases: Iterable[Measurement]) -> None:
+def write(args: argparse.Namespace, cases: Iterable[RoundCase]) -> None:
     """Write the result of a round, anew after each case: whatever ends the program leaves those."""
-    provenance, found = runtime.provenance(args).to_json(), []
-    for each in cases:
-        found.append(each)
-        transports = nccl_log.taken(args.out)
-        result = {"provenance": provenance, "transports": transports, "measurements": found}
-        runtime.write_json(args.out, result)
+    provenance, finished = runtime.provenance(args), list[RoundCase]()
+    for case in cases:
+        finished.append(case)
+        transports = nccl_log.count_channels(args.out)
+        runtime.write_json(args.out, BenchmarkRound(provenance, transports, finished).to_json())

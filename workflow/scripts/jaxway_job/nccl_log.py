@@ -1,4 +1,4 @@
-"""Which transports NCCL really took, read from its own log."""
+"""Which transports NCCL used, read from its own log."""
 
 import os
 import re
@@ -17,7 +17,7 @@ def start(out: Path) -> None:
     os.environ["NCCL_DEBUG_FILE"] = file
 
 
-def taken(out: Path) -> dict[str, int]:
+def count_channels(out: Path) -> dict[str, int]:
     """Channels by transport, P2P, SHM, NET/IB, NET/Socket, in the logs of all processes."""
     logs = sorted(out.parent.glob(f"{out.name}.nccl-*.log"))
     return dict(Counter(CHANNEL.findall("".join(log.read_text() for log in logs))))

@@ -9,11 +9,14 @@ import ctypes
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-INTERVAL = 0.05  # seconds between two looks
+from jaxway_shared.benchmark import GpuStats
+
+POLL_INTERVAL_S = 0.05
 SM, TEMPERATURE_GPU = 1, 0
-REASONS = {
+THROTTLE_REASONS = {
     0x04: "power limit",
     0x08: "hardware slowdown",
     0x20: "thermal slowdown by software",
@@ -42,67 +45,77 @@ class Gpu:
         ) or nvml.nvmlDeviceGetHandleByPciBusId_v2(address, ctypes.byref(self.handle)):
             raise OSError(f"NVML knows no GPU {index}")
 
-    def ask(self, name: str, *arguments: int, kind: Any = ctypes.c_uint) -> int | None:
-        """A number that the driver tells; None if it does not for this GPU."""
+    def query(self, name: str, *arguments: int, kind: Any = ctypes.c_uint) -> int | None:
+        """A number that the driver reports; None if it does not for this GPU."""
         value = kind()
-        ask = getattr(self.nvml, f"nvmlDeviceGet{name}")
-        return None if ask(self.handle, *arguments, ctypes.byref(value)) else value.value
+        get = getattr(self.nvml, f"nvmlDeviceGet{name}")
+        return None if get(self.handle, *arguments, ctypes.byref(value)) else int(value.value)
 
     def energy(self) -> float | None:
         """Joule since the driver was loaded."""
-        millijoule = self.ask("TotalEnergyConsumption", kind=ctypes.c_ulonglong)
+        millijoule = self.query("TotalEnergyConsumption", kind=ctypes.c_ulonglong)
         return None if millijoule is None else millijoule / 1000
 
-    def look(self) -> dict[str, int | None]:
-        """Figures of this moment: MHz, mW, degrees Celsius, and the bits of REASONS."""
+    def poll(self) -> dict[str, int | None]:
+        """Figures of this moment: MHz, mW, degrees Celsius, and the bits of THROTTLE_REASONS."""
         return {
-            "clock": self.ask("ClockInfo", SM),
-            "power": self.ask("PowerUsage"),
-            "temperature": self.ask("Temperature", TEMPERATURE_GPU),
-            "reasons": self.ask("CurrentClocksThrottleReasons", kind=ctypes.c_ulonglong),
+            "clock": self.query("ClockInfo", SM),
+            "power": self.query("PowerUsage"),
+            "temperature": self.query("Temperature", TEMPERATURE_GPU),
+            "throttle": self.query("CurrentClocksThrottleReasons", kind=ctypes.c_ulonglong),
         }
 
 
-@contextlib.contextmanager
-def watch(indices: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Look at GPUs until the end of the block, which then finds a summary in what it was given.
+@dataclass
+class Telemetry:
+    """What GPUs reported while they were watched. None: no NVML, or not reported by all GPUs."""
 
-    Lowest and median clock in MHz, median power of one GPU in W, highest temperature in degrees
-    Celsius, reasons for lower clocks, and energy of all of them in J. Nothing without NVML.
-    """
-    found: dict[str, Any] = {}
+    stats: GpuStats | None = None
+    energy_j: float | None = None
+
+
+@contextlib.contextmanager
+def watch(indices: Sequence[int]) -> Iterator[Telemetry]:
+    """Poll GPUs until the end of the block, after which the telemetry is filled."""
+    telemetry = Telemetry()
     nvml = library() if indices else None
     if not nvml:
-        yield found
+        yield telemetry
         return
     gpus = [Gpu(nvml, index) for index in indices]
-    looks: list[dict[str, int | None]] = []
+    readings: list[dict[str, int | None]] = []
     ended = threading.Event()
 
-    def go_on_looking() -> None:
-        while not ended.wait(INTERVAL):
-            looks.extend(gpu.look() for gpu in gpus)
+    def poll_until_ended() -> None:
+        while not ended.wait(POLL_INTERVAL_S):
+            readings.extend(gpu.poll() for gpu in gpus)
 
     before = [(gpu, gpu.energy()) for gpu in gpus]
-    thread = threading.Thread(target=go_on_looking, daemon=True)
+    thread = threading.Thread(target=poll_until_ended, daemon=True)
     thread.start()
     try:
-        yield found
+        yield telemetry
     finally:
         ended.set()
         thread.join()
-    looks.extend(gpu.look() for gpu in gpus)
-    seen = {key: [value for x in looks if (value := x[key]) is not None] for key in looks[0]}
-    if clocks := seen["clock"]:
-        found |= {"clock_mhz_min": min(clocks), "clock_mhz": statistics.median(clocks)}
-    if powers := seen["power"]:
-        found["power_w"] = statistics.median(powers) / 1000
-    if temperatures := seen["temperature"]:
-        found["temperature_c"] = max(temperatures)
-    bits = 0
-    for each in seen["reasons"]:
-        bits |= each
-    found["slowed_by"] = [reason for bit, reason in REASONS.items() if bits & bit]
+    readings.extend(gpu.poll() for gpu in gpus)
+    telemetry.stats = summarize(readings)
     spent = [now - then for gpu, then in before if then is not None and (now := gpu.energy())]
     if len(spent) == len(gpus):
-        found["energy_j"] = sum(spent)
+        telemetry.energy_j = sum(spent)
+
+
+def summarize(readings: Sequence[dict[str, int | None]]) -> GpuStats:
+    """What several readings say together."""
+    known = {key: [x for each in readings if (x := each[key]) is not None] for key in readings[0]}
+    clocks, powers, temperatures = known["clock"], known["power"], known["temperature"]
+    bits = 0
+    for each in known["throttle"]:
+        bits |= each
+    return GpuStats(
+        clock_mhz_min=min(clocks) if clocks else None,
+        clock_mhz=statistics.median(clocks) if clocks else None,
+        power_w=statistics.median(powers) / 1000 if powers else None,
+        temperature_c=max(temperatures) if temperatures else None,
+        throttle_reasons=[reason for bit, reason in THROTTLE_REASONS.items() if bits & bit],
+    )

@@ -103,8 +103,26 @@ CODES = {
     "JW384": "file of a program cannot be written",
     #
     # Smoke test: 400 to 449.
+    "JW400": "failed check of the smoke test",
     #
     # Benchmarks, history and report: 450 to 499.
+    "JW450": "too little device memory",
+    "JW451": "failed benchmark case",
+    "JW452": "benchmark sizes that do not fit the devices",
+    "JW453": "wrong result of a benchmark",
+    "JW454": "benchmark that did not end in time",
+    "JW455": "benchmark program that failed",
+    "JW460": "value outside its reference",
+    "JW461": "unexpected NCCL transport",
+    "JW462": "benchmarks that did not pass",
+    "JW463": "node that left no result",
+    "JW464": "no nodes to compare",
+    "JW470": "empty history",
+    "JW471": "version that the history does not know",
+    "JW472": "versions that cannot be compared",
+    "JW473": "query that DuckDB refuses",
+    "JW480": "result file that is missing or unreadable",
+    "JW481": "damaged metrics",
     #
     # Preflight: 500 to 549.
     "JW500": "a check of the plan has failed",
@@ -154,3 +172,9 @@ def with_code(code: str, sentence: str) -> str:
 def fail(code: str, sentence: str) -> NoReturn:
     """End the program with exit code 1 and one sentence on standard error."""
     sys.exit(f"{Path(sys.argv[0]).name}: {with_code(code, sentence)}")
+
+
+def from_exit(stop: SystemExit) -> UserError:
+    """The error that ``fail`` ended a program with."""
+    sentence, _, code = str(stop.code).partition(": ")[2].rpartition(" [")
+    return UserError(code.rstrip("]"), sentence)

@@ -1,0 +1,91 @@
+"""The report's part about training: loss curves, verdicts, samples and segments."""
+
+from dataclasses import replace
+
+import pytest
+from jaxway.report import plots, training
+from jaxway_shared.training import ProgramSummary
+from report_results import DATA, PROVENANCE, SEGMENT, Results
+from results import write
+
+
+@pytest.fixture
+def results(tmp_path):
+    return Results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({}, "The model beats gzip by 20.0\u202f%: it needs 2.000 bits"),
+        ({"gzip_bits_per_byte": 1.6}, "so 25.0\u202f% more. It has seen too little text: 205 kB"),
+        ({"validation_bits_per_byte": 5.5}, "worse than the byte frequencies alone"),
+        ({"gzip_bits_per_byte": 1.6, "steps": 10000}, "give it more data"),
+        (
+            {"gzip_bits_per_byte": 1.6, "steps": 10000, "train_bits_per_byte": 1.99},
+            "It saw 10 MB 2.0 times: raise layers",
+        ),
+    ],
+)
+def test_verdict(results, changes, sentence):
+    results.add_run(**changes)
+    assert sentence in results.report()
+
+
+def test_sample_is_text(results):
+    results.add_run(sample='<script>alert(1)</script>\x00\x1b[31m\u202e\ud800 & "é\t', seconds=1)
+    text = results.report()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;��[31m�� &amp; &#34;é\t</pre>" in text
+
+
+def test_several_runs_share_a_plot(results):
+    for k in range(8):
+        results.add_run(f"seed={k}", validation_bits_per_byte=2 + k / 10)
+    text = results.report()
+    assert text.count("<svg") == 9
+    assert text.count("<details") == 8
+    assert text.index("seed=0") < text.index("seed=7")
+    assert "best 2.000" in text
+
+
+def test_curve_of_many_steps_is_averaged(results):
+    results.add_run(losses=[8 - 6 * k / 99999 for k in range(100000)])
+    curve = training.load_curve(results.train[0].with_name("metrics.jsonl"), DATA)
+    assert curve.shape == (2, plots.MAX_POINTS)
+    assert curve[1].mean() == pytest.approx(5)
+    # A token of four bytes costs four times as much as each of them.
+    tokens = replace(DATA, train_tokens=DATA.train_bytes // 4)
+    costly = training.load_curve(results.train[0].with_name("metrics.jsonl"), tokens)
+    assert 4 * costly[1].mean() == pytest.approx(5)
+    assert len(results.report()) < 50_000
+
+
+def test_mfu_is_shown_where_it_is_known(results):
+    results.add_run()
+    assert "42.10 % and 40.00 %" in results.report()
+    results.add_run("base", mfu=None, mfu_causal=None)
+    assert "MFU" not in results.report()
+
+
+def test_other_programs_have_a_table(results):
+    summary = ProgramSummary(
+        program="command",
+        steps=77,
+        seconds=5.0,
+        tokens_per_second=None,
+        provenance=PROVENANCE,
+        segments=(SEGMENT,),
+        command=("python", "mine.py"),
+        loss=None,
+    )
+    results.train.append(write(results.folder / "train/mine/summary.json", summary))
+    text = results.report()
+    assert "Other programs" in text and "<td>command</td>" in text and ">77<" in text
+    results.add_run()
+    assert "validation" in results.report()
+
+
+def test_resumed_run_names_its_segments(results):
+    second = replace(SEGMENT, first_step=61, provenance=replace(PROVENANCE, job="15"))
+    results.add_run(segments=(replace(SEGMENT, last_step=60), second))
+    assert "each resumed from the last checkpoint" in results.report()

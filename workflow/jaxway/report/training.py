@@ -1,0 +1,161 @@
+"""The report's part about training: loss curves, and whether the model beats gzip."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxway_shared import training
+from jaxway_shared.data_record import DataRecord
+from jaxway_shared.errors import UserError
+from jaxway_shared.training import ModelSummary
+from markupsafe import Markup
+
+from jaxway.report.plots import (
+    CSS,
+    GREY,
+    INK,
+    MAX_POINTS,
+    MUTED,
+    PAGE,
+    SERIES,
+    axes,
+    labels,
+    number,
+    strokes,
+    svg,
+)
+
+INTERNAL_ARGS = {
+    "data_record",
+    "out",
+    "state",
+    "devices",
+    "platform",
+    "container_record",
+    "image",
+    "host_suffix",
+}
+BASELINES = {"unigram_bits_per_byte": "unigram", "gzip_bits_per_byte": "gzip \N{MINUS SIGN}9"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training by train.py, and how it is shown."""
+
+    name: str
+    summary: ModelSummary
+    curve: Any  # steps and losses, in bits per byte; numpy, 2 x n
+    colour: str
+
+    @property
+    def css(self) -> str:
+        """Its colour in the page."""
+        return CSS[self.colour]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that a user chooses."""
+        arguments = self.summary.provenance.arguments
+        return {key: value for key, value in arguments.items() if key not in INTERNAL_ARGS}
+
+    @property
+    def seen(self) -> float:
+        """Bytes of text that it was trained on, repetitions included."""
+        arguments, data = self.summary.provenance.arguments, self.summary.data
+        tokens = (self.summary.steps or 0) * arguments["global_batch"] * arguments["context"]
+        return float(tokens * data.train_bytes / data.train_tokens)
+
+    @property
+    def plot(self) -> Markup:
+        return loss_plot([self])
+
+    @property
+    def verdict(self) -> str:
+        return verdict(self)
+
+
+def runs_of(summaries: dict[Path, ModelSummary]) -> list[Run]:
+    """All runs, the best first, with their metrics, which are beside the summaries."""
+    best_first = sorted(summaries.items(), key=lambda item: item[1].validation_bits_per_byte)
+    colours = [*SERIES, *[GREY] * len(summaries)]
+    return [
+        Run(
+            path.parent.name,
+            summary,
+            load_curve(path.with_name(training.METRICS), summary.data),
+            colour,
+        )
+        for (path, summary), colour in zip(best_first, colours, strict=False)
+    ]
+
+
+def load_curve(path: Path, data: DataRecord) -> Any:
+    """Steps and losses, in bits per byte, that a training on ``data`` logged, 2 x n: means over
+    equal parts if they are many."""
+    try:
+        lines = [(line.step, line.numbers["loss"]) for line in training.read_metrics(path)]
+    except (ValueError, KeyError) as error:
+        sentence = f"{path} is damaged ({error!r}): delete it and run snakemake again"
+        raise UserError("JW481", sentence) from None
+    if not lines:
+        sentence = f"{path} has no steps: delete summary.json beside it and run snakemake again"
+        raise UserError("JW481", sentence)
+    points = np.array(lines, float)
+    points[:, 1] *= data.train_tokens / data.train_bytes / math.log(2)
+    parts = np.array_split(points, MAX_POINTS) if len(points) > MAX_POINTS else points[:, None]
+    return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
+
+
+def mega(count: float) -> str:
+    """A number of bytes."""
+    power = min(3, int(math.log10(max(1, count)) / 3))
+    return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"
+
+
+def loss_plot(runs: Sequence[Run]) -> Markup:
+    """Loss over steps, final validations as points, and the baselines if all runs share them."""
+    ax = axes(340, left=30, right=128, top=28, xlabel="step", ylabel="bits per byte")
+    best, last = runs[0].summary, max(run.summary.steps or 0 for run in runs)
+    for run in reversed(runs):  # the best on top
+        x, y = run.summary.steps, run.summary.validation_bits_per_byte
+        ax.plot(*run.curve, color=run.colour, linewidth=1.8, clip_on=False)
+        for colour, width in ((PAGE, 13), (run.colour, 9)):  # a point with a halo
+            strokes(ax, [x], [y], [x], [y], cap="round", color=colour, linewidth=width, zorder=3)
+    ends = [(best.validation_bits_per_byte, "best" if len(runs) > 1 else "model", INK)]
+    for field, name in BASELINES.items():
+        baseline = getattr(best, field)
+        if all(getattr(run.summary, field) == baseline for run in runs):
+            ends.append((baseline, name, MUTED))
+            dashed = (0, (4, 3))
+            ax.axhline(baseline, color=MUTED, linestyle=dashed, linewidth=1.2, clip_on=False)
+    # From 0 to the 8 bits that a byte has, or to whatever is higher.
+    height = 1.02 * max(8, *(y for y, *_ in ends), *(max(run.curve[1]) for run in runs))
+    ax.set(xlim=(0, last), ylim=(0, height))
+    labels(ax, [(y, f"{name} {y:.3f}", colour) for y, name, colour in ends])
+    finals = ", ".join(f"{name} {y:.3f}" for y, name, _ in ends)
+    return svg(ax, f"Training loss over {last} steps, in bits per byte; at the end: {finals}.")
+
+
+def verdict(run: Run) -> str:
+    """Does the model beat gzip, by how much, and if not, why?"""
+    summary = run.summary
+    model, gzip = summary.validation_bits_per_byte, summary.gzip_bits_per_byte
+    train, length = summary.train_bits_per_byte, summary.data.train_bytes
+    share = f"{abs(model / gzip - 1):.1%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
+    text = f"{model:.3f} bits for each byte of unseen text, and gzip needs {gzip:.3f}"
+    if model < gzip:
+        return f"The model beats gzip by {share}: it needs {text}."
+    if model > summary.unigram_bits_per_byte:
+        why = "It is worse than the byte frequencies alone: try a lower learning rate."
+    elif run.seen < length:
+        steps = f"{mega(run.seen)} in {number(summary.steps)} steps, of {mega(length)}"
+        why = f"It has seen too little text: {steps}. Raise steps or global_batch."
+    elif model > 1.05 * train:
+        why = f"It fits its training text better ({train:.3f}): give it more data."
+    else:
+        repeats = run.seen / length
+        why = f"It saw {mega(length)} {repeats:.1f} times: raise layers, width or steps."
+    return f"The model does not beat gzip: it needs {text}, so {share} more. {why}"

@@ -1,0 +1,74 @@
+"""Data to train on, the program in processes of its own, and runs that several tests compare."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+from trainings import PROGRAM, arguments, logged, wait, wait_for
+
+
+@pytest.fixture(scope="session")
+def record(tmp_path_factory):
+    """Record of forty files of sentences from a few words: easy to learn, and no two the same."""
+    folder = tmp_path_factory.mktemp("record")
+    draw = random.Random(0)
+    words = "def return import class self print value for in range if else".split()  # noqa: SIM905
+    for number in range(40):
+        text = "\n".join(" ".join(draw.choices(words, k=6)) for _ in range(40))
+        (folder / f"{number}.txt").write_text(text)
+    file = tmp_path_factory.mktemp("data") / "data.json"
+    command = ["--data", folder, "--validation-bytes=1500", "--tokenizer=bytes"]
+    command += [f"--folder={file.parent / 'shards'}", f"--out={file}"]
+    subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
+    return file
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory):
+    """Function that starts the program, outside any Slurm job but the given one."""
+    started = []
+    cache = {
+        # Compilation is most of the time of a run this small.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+    def start(*args, **environment):
+        outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
+        process = subprocess.Popen(
+            [sys.executable, PROGRAM, *args],
+            env={**outer, **cache, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:  # of a test that failed
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(launch, record, tmp_path_factory):
+    """A run from start to end; its folder holds ``state`` and ``out``."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    wait(launch(*arguments(record, folder / "state", folder / "out")))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def halfway(launch, record, tmp_path_factory):
+    """A state with two checkpoints and many steps to go."""
+    folder = tmp_path_factory.mktemp("halfway")
+    command = arguments(record, folder / "state", folder / "out", checkpoint_minutes=60)
+    process = launch(*command)
+    wait_for(lambda: logged(folder / "state") > 5, process)
+    process.send_signal(signal.SIGTERM)
+    wait(process, 75)
+    return folder

@@ -1,0 +1,63 @@
+"""Several devices and processes learn what one learns, and a missing process is named."""
+
+import json
+import shutil
+import signal
+
+import pytest
+from trainings import (
+    agree,
+    arguments,
+    last_checkpoint_step,
+    ranks,
+    wait,
+    wait_for,
+)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"devices": 4, "remat": "full"},
+        {"devices": 8, "fsdp": 2, "tensor": 2},
+        {"devices": 2, "fsdp": 2, "gradient_accumulation_steps": 2},
+    ],
+)
+def test_every_sharding_learns_the_same(launch, undisturbed, record, tmp_path, options):
+    wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **options)))
+    agree(undisturbed, tmp_path)
+
+
+def test_several_processes_learn_what_one_learns(launch, undisturbed, record, tmp_path):
+    options = {"devices": 4, "fsdp": 2, "tensor": 2}
+    for process in ranks(
+        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 4
+    ):
+        wait(process)
+    agree(undisturbed, tmp_path)
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert summary["provenance"]["processes"] == 4
+
+
+def test_run_resumes_with_other_processes(launch, halfway, undisturbed, record, tmp_path):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, tensor=2)
+    for process in ranks(launch, command, 2):
+        wait(process)
+    agree(undisturbed, tmp_path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
+def test_missing_process_is_named(launch, record, tmp_path, signum):
+    options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.4}  # the first step compiles
+    first, second = ranks(
+        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 2
+    )
+    wait_for(lambda: last_checkpoint_step(tmp_path / "state") > 0, first)
+    second.send_signal(signum)
+    stderr = wait(first, 1)
+    assert "process 1 is not responding" in stderr
+    assert "Traceback" not in stderr
+    assert not (tmp_path / "state/error").exists()  # another job may do better
+    second.kill()
+    second.communicate()

@@ -1,0 +1,110 @@
+"""However a training is interrupted, it comes to the same result, to the last bit."""
+
+import itertools
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from jaxway_job import checkpoints
+from trainings import STEPS, arguments, last_checkpoint_step, logged, same_as, wait, wait_for
+
+
+def test_run_killed_repeatedly_gives_the_same_result(launch, undisturbed, record, tmp_path):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out")
+    draw = random.Random()
+    moments = sorted(draw.sample(range(2, STEPS // 2), 2))
+    for moment in moments:
+        goal = max(moment, logged(state) + 1)
+        process = launch(*command)
+        wait_for(lambda goal=goal: last_checkpoint_step(state) and logged(state) >= goal, process)
+        time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
+        process.send_signal(signal.SIGKILL)
+        wait(process, -signal.SIGKILL)
+        assert not (tmp_path / "out").exists()
+    with (state / "metrics.jsonl").open("a") as file:  # as a kill in mid-write leaves it
+        file.write('{"step": 5')
+    wait(launch(*command))
+    segments = same_as(undisturbed, tmp_path)
+    assert len(segments) == 3 and segments[-1]["last_step"] == STEPS
+    for before, after in itertools.pairwise(segments):
+        assert after["first_step"] == before["last_step"] + 1 > 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signal_saves_and_stops(launch, undisturbed, record, tmp_path, signum):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
+    process = launch(*command)
+    wait_for(lambda: logged(state) > 5, process)
+    process.send_signal(signum)
+    wait(process, 75)
+    assert 5 < last_checkpoint_step(state) < STEPS  # not only the checkpoint of the first step
+    assert not (state / "error").exists()
+    wait(launch(*command))
+    assert len(same_as(undisturbed, tmp_path)) == 2
+
+
+def test_stops_before_deadline(launch, undisturbed, record, tmp_path):
+    state = tmp_path / "state"
+    command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
+    process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 30))
+    assert "Traceback" not in wait(process, 75)
+    assert 0 < last_checkpoint_step(state) < STEPS
+    process = launch(*command, JAXWAY_DEADLINE=str(time.time() + 1000))
+    wait(process)
+    same_as(undisturbed, tmp_path)
+
+
+def damage(checkpoint, how):
+    """Do something to the largest file of a checkpoint."""
+    file = max(checkpoint.rglob("d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    if how == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    elif how == "gone":
+        file.unlink()
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone", "bit"])
+def test_damaged_checkpoint_is_named_and_skipped(
+    launch, halfway, undisturbed, record, tmp_path, how
+):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    older, newest = sorted(int(x.name) for x in (tmp_path / "state/checkpoints").iterdir())
+    damage(tmp_path / f"state/checkpoints/{newest}", how)
+    (tmp_path / f"state/damaged/{newest}").mkdir(parents=True)  # so it was before
+    process = launch(*arguments(record, tmp_path / "state", tmp_path / "out"))
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stdout + stderr
+    assert f"checkpoint of step {newest} is damaged" in stdout
+    assert (tmp_path / f"state/damaged/{newest}").exists()
+    assert same_as(undisturbed, tmp_path)[-1]["first_step"] == older + 1
+
+
+def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
+    launch, halfway, record, tmp_path
+):
+    shutil.copytree(halfway / "state", tmp_path / "state")
+    for checkpoint in (tmp_path / "state/checkpoints").iterdir():
+        damage(checkpoint, "cut")
+    for _ in range(2):
+        stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
+        assert "no checkpoint in" in stderr and "to start over" in stderr
+        assert (tmp_path / "state/error").exists()
+        assert len([*(tmp_path / "state/checkpoints").iterdir()]) == 2
+
+
+def test_checksum_finds_every_flipped_bit():
+    numbers = np.array([1.5, -2.0, 0.0, 3e38], np.float32)
+    before = int(checkpoints.checksums(numbers))
+    for bit in range(32 * len(numbers)):
+        changed = numbers.view(np.uint32).copy()
+        changed[bit // 32] ^= np.uint32(1 << bit % 32)
+        assert int(checkpoints.checksums(changed.view(np.float32))) != before

@@ -5,18 +5,11 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 PROGRESS_INTERVAL_S = 10
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a command cleans up after these
-
-
-def fail(sentence: str) -> NoReturn:
-    """Until all callers have a code."""
-    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
 
 
 def log(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Benchmarks on the cluster: what fails, which node is slow, a history that keeps everything."""
+"""Benchmarks on the cluster: failures, slow nodes, and a history that loses nothing."""
 
 import json
 import random
@@ -33,7 +33,7 @@ def alice(cluster: Cluster) -> Checkout:
 
 
 def history(checkout: Checkout, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What the history's program says on the login node."""
+    """Run a command of jaxway on the history, on the login node."""
     words = ["python", "workflow/jaxway", command, f"--store={HISTORY}", *arguments]
     line = f'cd {checkout.folder} && exec "$@"'
     return checkout.cluster.run(["bash", "-lc", line, "bash", *words], user=checkout.user)
@@ -45,26 +45,26 @@ def runs(checkout: Checkout) -> int:
     return int(re.findall(r"runs: (\d+)", history(checkout, "query", query).stdout)[0])
 
 
-def test_failed_benchmark_stops_no_other(cluster: Cluster, alice: Checkout, store: str) -> None:
-    """The exit code tells, the report and the result say which and why."""
+def test_failed_benchmark_does_not_stop_others(
+    cluster: Cluster, alice: Checkout, store: str
+) -> None:
+    """The exit code is 1; the report and the result have the reason."""
     benchmarks = {"fails": FAILS | {"rounds": 2}, "fine": QUICK | {"rounds": 2}}
     config = alice.configure("fails", {"benchmark": benchmarks, "history": store})
     with alice.start(config) as snakemake:
-        code, said = snakemake.wait(300)
+        code, output = snakemake.wait(300)
     assert code == 1
-    assert "fails on 1x1: failed; it ended with exit code 1: benchmark_train.py: fsdp 3" in said
+    assert "fails on 1x1: failed; it ended with exit code 1: benchmark_train.py: fsdp 3" in output
     fails, fine = json.loads(alice.path("results/benchmark/1x1.json").read_text())["benchmarks"]
     assert "does not divide 1 devices" in fails["failed"]
     assert fine["failed"] is None
-    assert [len(m["samples"]) for m in fine["measurements"]] == [2]
+    assert [len(case["measurement"]["samples"]) for case in fine["cases"]] == [2]
     report = alice.path("results/report.html").read_text()
     assert "does not divide 1 devices" in report
     assert runs(alice) == 1
 
 
-def test_two_runs_that_append_at_once_lose_nothing(
-    cluster: Cluster, alice: Checkout, store: str
-) -> None:
+def test_concurrent_runs_lose_nothing(cluster: Cluster, alice: Checkout, store: str) -> None:
     """Two users, one history."""
     before = runs(alice)
     bob = Checkout(cluster, "bob", name="benchmarks")
@@ -78,9 +78,7 @@ def test_two_runs_that_append_at_once_lose_nothing(
     assert runs(alice) == runs(bob) == before + 2
 
 
-def test_killed_run_leaves_a_history_that_can_be_read(
-    cluster: Cluster, alice: Checkout, store: str
-) -> None:
+def test_killed_run_leaves_readable_history(cluster: Cluster, alice: Checkout, store: str) -> None:
     """Whatever it was doing: it is killed at ten moments between its start and its end."""
     before = runs(alice)
     result = json.loads(alice.path("results/benchmark/1x1.json").read_text())
@@ -115,34 +113,34 @@ def throttled(cluster: Cluster, node: str) -> Iterator[None]:
         cluster.run(end, node, "root", check=False)
 
 
-def test_slow_node_is_named(cluster: Cluster, alice: Checkout, store: str) -> None:
+def test_slow_node_is_excluded(cluster: Cluster, alice: Checkout, store: str) -> None:
     """One job at a time: the nodes share this machine's cores."""
     settings = {
         "benchmark": {"quick": QUICK | {"rounds": 3}},
         "node_check": {"nodes": ["jrc[0101-0102]"]},
-        "history": store + "/vetting",
+        "history": store + "/node_check",
     }
     config = alice.configure("node_check", settings)
-    said = alice.run(config, "node_check", "--jobs=1", timeout=300)
-    assert "A slow node shows among 3 values or more, and here are 2" in said
+    output = alice.run(config, "node_check", "--jobs=1", timeout=300)
+    assert "It takes 3 values to find a slow node, and here are 2" in output
     again = ("--jobs=1", "--forcerun", "benchmark_run")
     with throttled(cluster, "jrc0102"):
-        said = alice.run(config, "node_check", *again, timeout=300)
-    assert "--exclude=jrc0102" in said
+        output = alice.run(config, "node_check", *again, timeout=300)
+    assert "--exclude=jrc0102" in output
     found = json.loads(alice.path("results/node_check.json").read_text())
     assert found["nodes"]["jrc0101"] == []
     (problem,) = found["nodes"]["jrc0102"]
     assert problem["slower_by"] > 0.3
 
 
-def test_node_that_is_drained_is_said(cluster: Cluster, alice: Checkout) -> None:
+def test_drained_node_is_refused(cluster: Cluster, alice: Checkout) -> None:
     drain = "scontrol update nodename=jrc0102 reason=test state="
     settings = {"benchmark": {"quick": QUICK}, "node_check": {"nodes": ["jrc[0101-0103]"]}}
     cluster.run(drain + "drain", user="root")
     try:
         with alice.start(alice.configure("drained", settings), "node_check") as snakemake:
-            code, said = snakemake.wait(60)
+            code, output = snakemake.wait(60)
     finally:
         cluster.run(drain + "resume", user="root")
     assert code == 1
-    assert "no job can start on jrc0102 (drained), jrc0103 (unknown)" in said
+    assert "no job can start on jrc0102 (drained), jrc0103 (unknown)" in output

@@ -1,12 +1,14 @@
 """The history: nothing is lost or half, and versions are compared as they were run."""
 
 import itertools
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from jaxway import cli
 from jaxway.analysis import history
@@ -75,7 +77,7 @@ def test_each_result_is_kept_once(store, tmp_path):
     assert count(store).fetchall() == [(2, 1)]
 
 
-def test_a_row_holds_all_there_is(store, add):
+def test_row_has_all_columns(store, add):
     add(benchmark(measured(USUAL, per_device=[1.0, 2.0]), options={"b": 1, "a": [2]}))
     database = connect(store)
     found = database.execute("select * from history")
@@ -111,7 +113,7 @@ def test_a_row_holds_all_there_is(store, add):
     }
 
 
-def test_what_has_no_value_is_left_out(store, add):
+def test_cases_without_value_are_left_out(store, add):
     case: dict[str, Any] = {"kernel": "add"}
     cases = [CaseResult(case, failed="because"), CaseResult(case, skipped="because")]
     add(benchmark(*cases, measured(USUAL, failed="in its last round")))
@@ -119,12 +121,12 @@ def test_what_has_no_value_is_left_out(store, add):
     assert not store.exists()
 
 
-def test_without_a_container(store, add):
+def test_result_without_container(store, add):
     add(benchmark(measured(USUAL), container=None))
     assert connect(store).execute("select digest from history").fetchall() == [(None,)]
 
 
-def test_two_that_add_at_once_lose_nothing(store, tmp_path):
+def test_concurrent_writers_lose_nothing(store, tmp_path):
     code = "import pathlib, sys\nfrom jaxway.analysis import history\n"
     code += "store, *results = map(pathlib.Path, sys.argv[1:])\n"
     code += "for result in results: history.add(store, result)"
@@ -140,7 +142,7 @@ def test_two_that_add_at_once_lose_nothing(store, tmp_path):
     assert len([*store.iterdir()]) == 6
 
 
-def test_one_that_is_killed_leaves_nothing_half(store, add, tmp_path):
+def test_killed_writer_leaves_no_partial_file(store, add, tmp_path):
     add(benchmark(measured(USUAL)))
     file = write(tmp_path / "result.json", allocation(benchmark(measured(FASTER))))
     code = (
@@ -156,6 +158,45 @@ def test_one_that_is_killed_leaves_nothing_half(store, add, tmp_path):
     assert count(store).fetchall() == [(1, 1)]
     history.add(store, file)
     assert count(store).fetchall() == [(2, 2)]
+
+
+# Columns of the first files, which users have: they stay readable under these names.
+FIRST_COLUMNS = """
+    "time" timestamp, site varchar, nodes varchar, node_count integer, devices integer,
+    device_kind varchar, image varchar, digest varchar, "commit" varchar, jax varchar,
+    driver varchar, job varchar, transports varchar, benchmark varchar, program varchar,
+    options json, "case" json, quantity varchar, unit varchar, higher_is_better boolean,
+    median double, low double, high double, rounds double[], samples double[][],
+    per_device double[]
+"""
+
+
+def add_first_file(store):
+    """A file as the first version wrote it, of a value like that of ``benchmark``."""
+    store.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect() as database:
+        database.execute(f"create table history ({FIRST_COLUMNS})")
+        database.execute(
+            """insert into history by name select
+            timestamp '2025-12-24 00:00:00' as time, 'jureca' as site, 'jrc0101' as nodes,
+            1 as node_count, 4 as devices, 'NVIDIA A100-SXM4-40GB' as device_kind,
+            'docker://nvcr.io/nvidia/jax:25.10-py3' as image, '' as transports,
+            'bench' as benchmark, 'memory' as program, '{}' as options,
+            '{"kernel": "triad"}' as case, 'q' as quantity, 'GB/s' as unit,
+            true as higher_is_better, 50 as median, [50] as rounds, [[50]] as samples"""
+        )
+        name = history.quote(store / "0123456789abcdef.parquet")
+        database.execute(f"copy history to '{name}' (format parquet)")
+
+
+def test_files_of_the_first_version_are_read(program, add, store):
+    add_first_file(store)
+    add(benchmark(measured(USUAL)))
+    medians = connect(store).execute("select median from history order by 1").fetchall()
+    assert medians == [(50,), (100,)]
+    text, _ = program("compare", OLD, NEW)
+    assert compared(text)[0][:2] == ("1x4 memory triad", 2.0)
+    assert set(re.findall(r"(\w+)\"? \w+[,\[\n]", FIRST_COLUMNS)) <= history.COLUMNS.keys()
 
 
 def compared(text):
@@ -210,7 +251,7 @@ def test_too_few_runs(program, add):
     assert compared(text)[0][2:] == ("none", "3 and 3 runs", "too few: 3 and 3") and code == 0
 
 
-def test_rounds_that_took_turns(program, add):
+def test_interleaved_rounds_need_one_run(program, add):
     """One run is enough."""
     slow = [0.5 * value for value in USUAL]
     add(benchmark(measured(USUAL), name="one"), benchmark(measured(slow), name="two"))
@@ -220,7 +261,7 @@ def test_rounds_that_took_turns(program, add):
     assert ratio == pytest.approx(0.5, rel=0.01) and code == 1
 
 
-def test_runs_of_their_own_do_not_count_beside_those_that_took_turns(program, add):
+def test_separate_runs_are_ignored_beside_interleaved_ones(program, add):
     add(benchmark(measured(USUAL), name="one"), benchmark(measured(USUAL), name="two"))
     for _ in range(4):
         add(benchmark(measured(SLOWER), name="two"))
@@ -228,7 +269,7 @@ def test_runs_of_their_own_do_not_count_beside_those_that_took_turns(program, ad
     assert compared(text)[0][3:] == ("10 and 10 rounds", "no difference") and code == 0
 
 
-def test_the_best_sample_of_a_round_counts(program, add):
+def test_best_sample_of_each_round_counts(program, add):
     """Others only ever add time."""
     disturbed = [[value, value / 3, value / 2] for value in USUAL]
     add(
@@ -239,13 +280,13 @@ def test_the_best_sample_of_a_round_counts(program, add):
 
 
 @pytest.mark.parametrize("name", ["ab", "c0", "2026"])
-def test_a_name_may_look_like_the_beginning_of_something(program, add, name):
+def test_name_may_look_like_a_prefix(program, add, name):
     """Of the digest, the commit or the time, which all benchmarks of a run share."""
     add(benchmark(measured(SLOWER), name="slow"), benchmark(measured(USUAL), name=name))
     assert compared(program("compare", name, "slow")[0])[0][3:] == ("10 and 10 rounds", "slower")
 
 
-def test_less_is_better(program, add):
+def test_lower_is_better(program, add):
     seconds: dict[str, Any] = {"unit": "s", "higher_is_better": False}
     add(
         benchmark(measured(USUAL, **seconds), name="one"),
@@ -255,7 +296,7 @@ def test_less_is_better(program, add):
     assert program("compare", "two", "one")[1] == 1
 
 
-def test_each_value_is_compared_with_its_own(program, add):
+def test_each_value_is_compared_with_itself(program, add):
     cases = [{"kernel": "triad"}, {"kernel": "add"}]
     add(
         benchmark(*[measured(USUAL, case) for case in cases], name="one"),
@@ -268,15 +309,15 @@ def test_each_value_is_compared_with_its_own(program, add):
 @pytest.mark.parametrize(
     "other", [{"options": {"megabytes": 1}}, {"devices": 8}, {"device_kind": "H100"}]
 )
-def test_images_with_nothing_in_common(program, add, other):
+def test_versions_without_common_values_are_refused(program, add, other):
     add(benchmark(measured(USUAL)))
     add(benchmark(measured(USUAL), image=OLD, **other))
-    said = f"{NEW} and {OLD} have no value in common: of the same program, options, "
-    said += "site and devices [JW472]"
-    assert program("compare", NEW, OLD) == ("", said)
+    message = f"{NEW} and {OLD} have no value in common: of the same program, options, "
+    message += "site and devices [JW472]"
+    assert program("compare", NEW, OLD) == ("", message)
 
 
-def test_a_name_stands_for_its_newest_options(program, add):
+def test_name_means_its_newest_options(program, add):
     """The same name had others before; a time may be written with a space."""
     add(
         benchmark(measured(USUAL), name="one", time="2026-01-01T00:00:00Z"),
@@ -291,7 +332,7 @@ def test_a_name_stands_for_its_newest_options(program, add):
     assert compared(text)[0][3] == "1 and 1 runs"
 
 
-def test_versions_that_have_runs_in_common(program, add):
+def test_overlapping_versions_are_refused(program, add):
     """A part of A would be compared with itself."""
     for _ in range(4):
         add(benchmark(measured(USUAL)))
@@ -299,21 +340,21 @@ def test_versions_that_have_runs_in_common(program, add):
     assert error.startswith("2026 and 2026-01 have runs in common: ")
 
 
-def test_a_version_that_is_not_known(program, add, store):
+def test_unknown_version_is_refused(program, add, store):
     add(benchmark(measured(USUAL)))
-    said = "nothing of v2 in the history: give a benchmark's name, an image, or the "
-    said += "beginning of a digest, a commit or a time [JW471]"
-    assert program("compare", NEW, "v2") == ("", said)
+    message = "nothing of v2 in the history: give a benchmark's name, an image, or the "
+    message += "beginning of a digest, a commit or a time [JW471]"
+    assert program("compare", NEW, "v2") == ("", message)
 
 
 @pytest.mark.parametrize("words", [("compare", "one", "two"), ("query", "select 1")])
-def test_an_empty_store(program, store, words):
-    said = f"nothing in {store} yet: run benchmarks first, or `jaxway record "
-    said += "results/benchmark/*.json` [JW470]"
-    assert program(*words) == ("", said)
+def test_empty_history_is_refused(program, store, words):
+    message = f"nothing in {store} yet: run benchmarks first, or `jaxway record "
+    message += "results/benchmark/*.json` [JW470]"
+    assert program(*words) == ("", message)
 
 
-def test_a_store_with_nothing_but_half_files(program, store):
+def test_partial_files_are_no_history(program, store):
     store.mkdir()
     (store / "0123.45.part").write_bytes(b"PAR1")
     assert "yet: run benchmarks first" in program("query", "select 1")[1]
@@ -327,17 +368,19 @@ def test_query(program, add, tmp_path):
 
 
 @pytest.mark.parametrize("sql", ["select speed from history", "selec", "select '"])
-def test_sql_that_cannot_run(program, add, sql):
+def test_invalid_sql_is_refused(program, add, sql):
     add(benchmark(measured(USUAL)))
-    text, said = program("query", sql)
-    assert text == "" and "Error" in said and said.endswith(" [JW473]") and "\n" not in said
+    text, message = program("query", sql)
+    assert (
+        text == "" and "Error" in message and message.endswith(" [JW473]") and "\n" not in message
+    )
 
 
-def test_sql_that_selects_nothing(program, add):
+def test_sql_without_result(program, add):
     add(benchmark(measured(USUAL)))
     assert program("query", "create table x (y integer)")[1] == 0
 
 
-def test_a_result_that_is_not_there(program):
+def test_missing_result(program):
     with pytest.raises(FileNotFoundError):  # jaxway makes a sentence of it
         program("record", "nothing.json")

@@ -56,12 +56,12 @@ def test_short_calls_share_a_sample(clock):
     assert len(made) == pytest.approx(1 + 1 + 5 * 8, abs=5)  # a clock of floats rounds
 
 
-def test_a_sample_is_the_mean_of_its_calls(clock):
+def test_sample_is_mean_of_its_calls(clock):
     call = call_lasting(clock, [1.0, 0.0105, 0.01, 0.03], [])
     assert collect(call).seconds == pytest.approx([0.02])
 
 
-def test_waits_for_the_devices(clock, monkeypatch):
+def test_sample_includes_wait_for_devices(clock, monkeypatch):
     """The time that the host spends waiting at the end of a sample belongs to it."""
 
     def wait(out):
@@ -72,7 +72,7 @@ def test_waits_for_the_devices(clock, monkeypatch):
 
 
 @pytest.mark.parametrize(("backend", "devices", "waits"), [("cpu", 4, 5), ("cpu", 1, 1)])
-def test_several_cpu_devices_are_waited_for_one_by_one(monkeypatch, backend, devices, waits):
+def test_several_cpu_devices_wait_after_each_call(monkeypatch, backend, devices, waits):
     waited: list[Any] = []
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax, "local_device_count", lambda: devices)
@@ -83,7 +83,7 @@ def test_several_cpu_devices_are_waited_for_one_by_one(monkeypatch, backend, dev
     assert waited[-1] == 3
 
 
-def test_gpus_that_work_are_watched(clock, monkeypatch):
+def test_working_gpus_are_watched(clock, monkeypatch):
     seen: list[list[int]] = []
 
     class Watch:
@@ -170,12 +170,12 @@ def test_another_process_may_have_the_worst_error(monkeypatch):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 1 TB")])
-def test_too_large(error):
+def test_oom_is_explained(error):
     with pytest.raises(SystemExit, match="size 9 needs more memory"), measure.explain_oom("size 9"):
         raise error
 
 
-def test_other_errors_are_not_called_too_large():
+def test_other_errors_are_not_oom():
     with pytest.raises(RuntimeError, match="INTERNAL"), measure.explain_oom("size 9"):
         raise RuntimeError("INTERNAL: something else")
 

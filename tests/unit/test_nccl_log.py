@@ -40,7 +40,7 @@ def test_channels_are_counted(tmp_path, started):
     assert found == {"P2P": 2, "SHM": 1, "NET/IB": 2, "NET/Socket": 1}
 
 
-def test_the_plugin_of_nvidias_images_is_infiniband_too(tmp_path, started):
+def test_hpcx_plugin_counts_as_infiniband(tmp_path, started):
     """HPC-X calls what it uses instead of NCCL's own IBext, IBext_v8 and so on."""
     line = "h:1:2 [0] NCCL INFO Channel 00/0 : 7[1] -> 0[0] [receive] via NET/{}/1/GDRDMA\n"
     started().write_text(line.format("IBext") + line.format("IBext_v8"))

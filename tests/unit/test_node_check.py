@@ -70,7 +70,7 @@ def test_equal_nodes(check):
     assert lines[-2] == "No node to exclude."
 
 
-def test_less_is_better(check):
+def test_lower_is_better(check):
     seconds = [2.0, 2.5, 2.01]
     results = [of_node(f"n{k}", [s], higher_is_better=False) for k, s in enumerate(seconds)]
     assert check(*results)[0].exclude == "--exclude=n1"
@@ -101,7 +101,7 @@ def test_two_nodes_and_earlier_runs(check, tmp_path):
         {"program": "compute"},
     ],
 )
-def test_other_earlier_runs_say_nothing(check, tmp_path, other):
+def test_other_earlier_runs_are_ignored(check, tmp_path, other):
     earlier = allocation(benchmark(measured([700.0]), **other))
     remember(tmp_path, *[earlier] * 4)
     found, _ = check(*nodes(1400.0, 1400.0, 700.0))
@@ -109,7 +109,7 @@ def test_other_earlier_runs_say_nothing(check, tmp_path, other):
     assert found.exclude == "--exclude=n3"
 
 
-def test_a_node_is_not_compared_with_itself(check, tmp_path):
+def test_node_is_not_compared_with_itself(check, tmp_path):
     """Its result may be in the history already."""
     results = nodes(1400.0, 700.0)
     check(*results)
@@ -119,7 +119,7 @@ def test_a_node_is_not_compared_with_itself(check, tmp_path):
     assert found.values[0].earlier == []
 
 
-def test_a_node_whose_job_died(check):
+def test_node_without_result_is_excluded(check):
     found, lines = check(*nodes(1400.0, 1400.0, 1400.0), missing=["n4"])
     assert found.exclude == "--exclude=n4"
     assert any(line.split()[0] == "n4" and "its job left no result" in line for line in lines[:-1])
@@ -134,14 +134,14 @@ def test_one_slow_gpu_of_four(check):
     assert found.nodes["n1"][0].slower_by == pytest.approx(0.5)
 
 
-def test_a_benchmark_that_fails(check):
+def test_failed_benchmark_excludes_node(check):
     broken = allocation(benchmark(failed="it broke", provenance=None), node="n1")
     found, lines = check(broken, *nodes(1400.0, 1400.0, 1400.0)[1:])
     assert found.exclude == "--exclude=n1"
     assert lines[0].split(maxsplit=2) == ["n1", "bench", "failed: it broke"]
 
 
-def test_a_case_that_fails(check):
+def test_failed_case_excludes_node(check):
     """A check that finds a wrong number is of one case."""
     broken = allocation(benchmark(CaseResult({"kernel": "triad"}, failed="wrong")), node="n1")
     found, lines = check(broken, *nodes(1400.0, 1400.0, 1400.0)[1:])
@@ -149,16 +149,16 @@ def test_a_case_that_fails(check):
     assert lines[0].split(maxsplit=3) == ["n1", "bench", "triad", "failed: wrong"]
 
 
-def test_all_are_slow_against_a_reference(check):
+def test_nodes_below_reference_are_excluded(check):
     found, lines = check(*nodes(700.0, 700.0, 700.0), references=[REFERENCE])
     assert found.exclude == "--exclude=n1,n2,n3"
     assert lines[0].endswith("slow: 700 GB/s, expected 1285 to 1555 [JW460]")
 
 
-def test_a_value_that_is_too_good_excludes_nobody(check):
+def test_implausible_value_excludes_no_node(check):
     assert check(*nodes(1600.0, 1600.0, 1600.0), references=[REFERENCE])[0].exclude == ""
 
 
-def test_no_node(check):
+def test_no_nodes_are_refused(check):
     with pytest.raises(UserError, match=r"no nodes to check: set node_check\.nodes"):
         check()

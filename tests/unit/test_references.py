@@ -62,7 +62,7 @@ def test_both_sides_of_each_reference(reference):
         ({"transports": {"P2P": 1}}, "no reference"),
     ],
 )
-def test_a_log_without_transports(more, verdict):
+def test_log_without_transports(more, verdict):
     """Of several GPUs it names some, else nobody knows what they took."""
     (judged,) = references.judge(
         JURECA, allocation(benchmark(measured([1]), program="collective", **more))
@@ -82,7 +82,7 @@ PROGRAMS: dict[str, dict[str, list[Any]]] = {
 
 
 @pytest.mark.parametrize("reference", JURECA.references, ids=lambda x: str(x.case))
-def test_references_are_of_cases_that_there_are(reference):
+def test_references_name_existing_cases(reference):
     labels = PROGRAMS[reference.benchmark]
     assert all(value in labels[key] for key, value in reference.case.items())
     assert benchmark_collective.LARGEST["gpu"] == labels.get("kilobytes", [4**10])[-1]
@@ -91,7 +91,7 @@ def test_references_are_of_cases_that_there_are(reference):
     assert reference.low < reference.high
 
 
-def test_the_first_reference_that_matches_counts():
+def test_first_matching_reference_counts():
     wide = REFERENCE | {"low": 1, "high": 2000}
     assert verdict(wide, REFERENCE | {"low": 1500})[0] == "pass"
     assert verdict(REFERENCE | {"low": 1500}, wide)[0] == "slow"
@@ -108,53 +108,53 @@ def test_the_first_reference_that_matches_counts():
         {"gpus_per_node": 1},
     ],
 )
-def test_references_of_something_else(change):
+def test_other_references_are_ignored(change):
     assert verdict(REFERENCE | change) == ("no reference", "")
     assert verdict(REFERENCE | change, REFERENCE)[0] == "pass"
 
 
 @pytest.mark.parametrize("fact", ["device", "case"])
-def test_what_a_reference_does_not_name_may_be_anything(fact):
+def test_missing_conditions_match_anything(fact):
     assert verdict({key: value for key, value in REFERENCE.items() if key != fact})[0] == "pass"
 
 
-def test_a_device_is_named_by_a_part_of_its_kind():
+def test_device_matches_part_of_its_kind():
     assert verdict(REFERENCE | {"device": "A100"})[0] == "pass"
 
 
-def test_a_device_that_is_not_known_has_no_reference():
+def test_unknown_device_has_no_reference():
     result = allocation(benchmark(measured([1400]), device_kind=None))
     assert verdict(REFERENCE, result=result)[0] == "no reference"
 
 
-def test_another_unit():
+def test_reference_in_another_unit():
     reason = "the reference is in TB/s, not GB/s"
     assert verdict(REFERENCE | {"unit": "TB/s"}) == ("no reference", reason)
 
 
-def test_no_references_at_all():
+def test_site_without_references():
     (judged,) = references.judge(SiteReferences(), allocation(benchmark(measured([1400]))))
     assert judged.verdict == "no reference"
 
 
 @pytest.mark.parametrize("what", ["failed", "skipped"])
-def test_a_case_without_a_value(what):
+def test_case_without_value(what):
     reason: dict[str, Any] = {what: "because"}
     result = allocation(benchmark(CaseResult({"kernel": "triad"}, **reason)))
     assert verdict(REFERENCE, result=result, transports=["P2P"]) == (what, "because")
 
 
-def test_a_case_that_failed_in_a_later_round_has_failed():
+def test_case_failed_in_a_later_round_has_failed():
     result = allocation(benchmark(measured([1400], failed="because")))
     assert verdict(REFERENCE, result=result) == ("failed", "because")
 
 
-def test_a_benchmark_that_failed_before_its_first_value():
+def test_benchmark_failed_before_its_first_value():
     result = allocation(benchmark(failed="it broke", provenance=None))
     assert verdict(REFERENCE, result=result) == ("failed", "it broke")
 
 
-def test_values_of_a_benchmark_that_failed_are_judged():
+def test_values_of_a_failed_benchmark_are_judged():
     result = allocation(benchmark(measured([1400]), failed="it broke"))
     site = SiteReferences([Reference(**REFERENCE)])
     found = [judged.verdict for judged in references.judge(site, result)]
@@ -162,7 +162,7 @@ def test_values_of_a_benchmark_that_failed_are_judged():
 
 
 @pytest.mark.parametrize(
-    ("allowed", "taken", "said"),
+    ("allowed", "used", "wrong"),
     [
         (["P2P", "NET/IB"], {"P2P": 8, "NET/IB": 2}, ""),
         (["P2P", "NET/IB"], {}, ""),
@@ -175,13 +175,15 @@ def test_values_of_a_benchmark_that_failed_are_judged():
         ),
     ],
 )
-def test_transports(allowed, taken, said):
-    result = allocation(benchmark(measured([1400]), transports=taken))
-    expected = ("failed", f"NCCL used {said} [JW461]") if said else ("pass", verdict(REFERENCE)[1])
+def test_transports(allowed, used, wrong):
+    result = allocation(benchmark(measured([1400]), transports=used))
+    expected = (
+        ("failed", f"NCCL used {wrong} [JW461]") if wrong else ("pass", verdict(REFERENCE)[1])
+    )
     assert verdict(REFERENCE, result=result, transports=allowed) == expected
 
 
-def test_a_wrong_transport_fails_no_case_that_was_skipped():
+def test_wrong_transport_does_not_fail_skipped_cases():
     found = [measured([1400]), CaseResult({"kernel": "add"}, skipped="no such thing")]
     result = allocation(benchmark(*found, transports={"SHM": 1}))
     verdicts = references.judge(SiteReferences(transports=["P2P"]), result)

@@ -97,7 +97,7 @@ def test_names_are_text(results):
         ({"commit": "unknown"}, "commits are not known"),
     ],
 )
-def test_mixed_provenance_is_said(results, changes, sentence):
+def test_mixed_provenance_is_a_warning(results, changes, sentence):
     results.add_run(segments=(replace(SEGMENT, provenance=replace(PROVENANCE, **changes)),))
     text = results.report()
     assert sentence in header(text)

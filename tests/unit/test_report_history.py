@@ -24,7 +24,7 @@ def run_at(results, day, **medians):
     history.add(results.history, results.add(benchmark("compute", found, provenance=provenance)))
 
 
-def test_history_of_one_run_says_nothing(results):
+def test_history_of_one_run_is_not_shown(results):
     run_at(results, 1, tf32=100.0)
     assert "<h3>History" not in results.report()
     results.history = results.folder / "empty"
@@ -49,7 +49,7 @@ def test_history(results):
     assert part.count('class="swatch"') == 2
 
 
-def test_history_of_another_place_or_setting_is_another(results):
+def test_history_is_per_site_and_options(results):
     run_at(results, 1, tf32=100.0)
     found = [measurement({"dtype": "tf32", "batch": 1}, 50.0)]
     later = replace(PROVENANCE, time="2026-11-02T10:00:00Z")

@@ -33,6 +33,8 @@ out = out.removeprefix("--out=")
 word = words[min(number, len(words)) - 1] if words else "ok"
 if word == "fail":
     sys.exit("first line\\nwhy")
+if word == "coded":
+    sys.exit("why [JW452]")
 if word == "die":
     os.kill(os.getpid(), 9)
 if word == "quiet":
@@ -149,7 +151,7 @@ def test_rounds_take_turns(job, run):
     assert rounds(found["b"]) == [[1, 3], [2, 4]]
 
 
-def test_a_result_holds_all_rounds(job, run):
+def test_result_has_all_rounds(job, run):
     begin = time.time()
     job.program("a", rounds=6)
     found = run()["a"]
@@ -171,11 +173,12 @@ def test_a_result_holds_all_rounds(job, run):
     ("word", "reason"),
     [
         ("fail", "it ended with exit code 1: why [JW455]"),
+        ("coded", "it ended with exit code 1: why [JW452]"),
         ("quiet", "it ended with exit code 3: no output [JW455]"),
         ("die", "it ended with exit code -9: no output [JW455]"),
     ],
 )
-def test_one_that_fails_is_not_started_again(job, run, capsys, word, reason):
+def test_failed_program_is_not_started_again(job, run, capsys, word, reason):
     job.program("a", word)
     job.program("b")
     found = run()
@@ -183,11 +186,11 @@ def test_one_that_fails_is_not_started_again(job, run, capsys, word, reason):
     assert (found["a"].failed, found["a"].cases) == (reason, [])
     assert found["a"].provenance is None
     assert len(rounds(found["b"])) == 3 and found["b"].failed is None
-    said = capsys.readouterr().err
-    assert f"a: {reason}\n" in said and ("first line" in said) == (word == "fail")
+    stderr = capsys.readouterr().err
+    assert f"a: {reason}\n" in stderr and ("first line" in stderr) == (word == "fail")
 
 
-def test_one_that_fails_later_keeps_what_it_had(job, run):
+def test_later_failure_keeps_earlier_rounds(job, run):
     job.program("a", "ok", "fail")
     found = run()["a"]
     assert job.log() == [*"aa"]
@@ -197,14 +200,14 @@ def test_one_that_fails_later_keeps_what_it_had(job, run):
 
 
 @pytest.mark.parametrize("words", [("ok", "wrong", "wrong"), ("ok", "wrong", "ok")])
-def test_a_case_that_is_wrong_once_has_failed(job, run, words):
+def test_case_wrong_in_one_round_has_failed(job, run, words):
     job.program("a", *words)
     found = run()["a"]
     assert job.log() == [*"aaa"] and found.failed is None
     assert found.cases[0].failed == "it is wrong"
 
 
-def test_one_that_writes_nothing_has_failed(job, run):
+def test_program_without_later_result_has_failed(job, run):
     """What the round before wrote is no result of this one."""
     job.program("a", "ok", "nothing")
     job.program("b")
@@ -213,7 +216,7 @@ def test_one_that_writes_nothing_has_failed(job, run):
     assert len(rounds(found["b"])) == 3
 
 
-def test_one_that_writes_nothing_at_once_has_failed(job, run):
+def test_program_without_result_has_failed(job, run):
     job.program("a", "nothing")
     job.program("b")
     found = run()
@@ -235,7 +238,7 @@ def impatient(job, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_one_that_hangs_is_ended_with_its_children(job, run, impatient):
+def test_timeout_kills_process_group(job, run, impatient):
     job.hang("a")
     job.program("b")
     found = run()
@@ -245,7 +248,7 @@ def test_one_that_hangs_is_ended_with_its_children(job, run, impatient):
     assert job.log() == [*"bbb"] and len(rounds(found["b"])) == 3
 
 
-def test_what_one_that_hangs_has_said_is_in_the_log(job, run, impatient, capsys):
+def test_stderr_of_hanging_program_is_logged(job, run, impatient, capsys):
     command = f"echo why >&2; touch {job.pids}; exec sleep 1000"
     job.add("a", f"bash -c '{command}'", 1, 0.05)
     job.program("b")
@@ -272,7 +275,7 @@ def test_no_round_begins_after_the_deadline(job, run, hour, monkeypatch):
     assert rounds(found["a"]) == [[1, 3]]
 
 
-def test_one_that_had_no_time_at_all_has_failed(job, run, hour, monkeypatch):
+def test_program_without_time_has_failed(job, run, hour, monkeypatch):
     monkeypatch.setenv("JAXWAY_DEADLINE", str(hour + run_benchmarks.SHUTDOWN_MARGIN_S))
     job.program("a")
     job.program("b")
@@ -282,7 +285,7 @@ def test_one_that_had_no_time_at_all_has_failed(job, run, hour, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-def test_the_deadline_ends_a_program(job, run, monkeypatch):
+def test_deadline_ends_a_program(job, run, monkeypatch):
     """A program that hangs may do so for 3 s, but the job has 1 s left for it."""
     deadline = time.time() + run_benchmarks.SHUTDOWN_MARGIN_S + 1
     monkeypatch.setenv("JAXWAY_DEADLINE", str(deadline))
@@ -295,7 +298,7 @@ def test_the_deadline_ends_a_program(job, run, monkeypatch):
         until(lambda: not job.alive())
 
 
-def test_a_round_that_the_deadline_cuts_is_no_failure(job, run, monkeypatch):
+def test_round_cut_by_deadline_is_no_failure(job, run, monkeypatch):
     """It would have been none either if it had not begun."""
     start, clock = run_benchmarks.start, SimpleNamespace(now=0.0)
     clock.time = lambda: clock.now
@@ -322,8 +325,8 @@ def test_signals_end_all(job, number):
     process = subprocess.Popen(program, stderr=subprocess.PIPE, text=True)
     until(job.pids.exists)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (
         1,
         f"jaxway run-benchmarks: ended by {number.name} [JW550]\n",
     )
@@ -331,7 +334,7 @@ def test_signals_end_all(job, number):
     assert not [*job.out.parent.iterdir()]
 
 
-def test_what_a_program_says_may_be_no_text(job, run):
+def test_stderr_may_be_invalid_text(job, run):
     job.add("a", f"bash -c 'printf \\\\377 >&2; exit 5' # {job.folder}", 1, 1.0)
     job.program("b")
     found = run()
@@ -339,7 +342,7 @@ def test_what_a_program_says_may_be_no_text(job, run):
     assert len(rounds(found["b"])) == 3
 
 
-def test_devices_have_the_median_of_their_rounds(job, run):
+def test_per_device_is_median_over_rounds(job, run):
     """Not what they had in the last one."""
     description = {"quantity": "q", "unit": "s", "higher_is_better": False, "formula": "t"}
     measurement = {**description, "samples": [1.0], "seconds": [1.0], "per_device": [-1, 2.0]}
@@ -354,7 +357,7 @@ def test_devices_have_the_median_of_their_rounds(job, run):
     assert run()["a"].cases[0].measurement.per_device == [9, 2]
 
 
-def test_a_result_of_another_kind(job, run):
+def test_malformed_result_fails_its_program_only(job, run):
     """It fails by itself."""
     for name, text in (("a", "{}"), ("b", "no JSON"), ("c", "[]")):
         (job.folder / f"{name}.sh").write_text(f"echo '{text}' > ${{1#--out=}}")
@@ -365,13 +368,13 @@ def test_a_result_of_another_kind(job, run):
     assert rounds(found["d"])
 
 
-def test_folders_may_have_any_name(job, run):
+def test_folder_names_are_quoted(job, run):
     job.out = job.folder / "bob's results/out.json"
     job.program("a")
     assert len(rounds(run()["a"])) == 3
 
 
-def test_the_environment_reaches_a_program(job, run, monkeypatch):
+def test_environment_reaches_a_program(job, run, monkeypatch):
     monkeypatch.setenv("FACT", str(os.getpid()))
     job.add("a", f"bash -c 'echo $FACT >&2; exit 5' # {job.folder}", 1, 1.0)
     assert run()["a"].failed == f"it ended with exit code 5: {os.getpid()} [JW455]"

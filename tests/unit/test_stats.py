@@ -44,7 +44,7 @@ WOLF = ("faster", "slower")
 
 @SHAPES
 @pytest.mark.parametrize("n", [6, 10, 20])
-def test_the_interval_holds_the_median_as_often_as_it_says(draw, n):
+def test_interval_has_its_coverage(draw, n):
     ordered = np.sort(draw(np.random.default_rng(n), (100_000, n)))
     # It always has the same ranks; to ask for each is too slow.
     low, high = map(int, stats.interval(range(n)) or ())
@@ -68,7 +68,7 @@ def test_equal_rounds_have_an_interval():
 
 @SHAPES
 @pytest.mark.parametrize("n", [4, 6, 10])
-def test_compare_seldom_finds_what_is_not_there(draw, n):
+def test_compare_has_few_false_positives(draw, n):
     samples = draw(np.random.default_rng(n), (TRIALS, 2, n))
     assert 0.005 < share(WOLF, samples) <= 0.05
 
@@ -91,14 +91,14 @@ def taking_turns(trials, slowdown=1.0, rounds=15, drift=0.01):
 
 
 @pytest.mark.parametrize("drift", [0, 0.01, 0.06])
-def test_rounds_that_take_turns_seldom_find_what_drift_alone_does(drift):
+def test_interleaved_rounds_seldom_mistake_drift(drift):
     """One after the other, 10 rounds of each, they would: this is what taking turns is for."""
     assert share(WOLF, taking_turns(800, drift=drift), margin=0.02) <= 0.05
     blocks = walk(np.random.default_rng(1), 200, 20).reshape(-1, 2, 10)
     assert share(WOLF, blocks) > 0.5
 
 
-def test_rounds_that_take_turns_find_a_slowdown():
+def test_interleaved_rounds_find_a_slowdown():
     assert share(("slower",), taking_turns(500, 0.95, drift=0.005), margin=0.02) >= 0.9
     assert share(("slower",), taking_turns(500, 0.95, drift=0.005, rounds=6), margin=0.02) < 0.8
 
@@ -180,7 +180,7 @@ def named(*values):
 
 
 @pytest.mark.parametrize("others", [1, 2, 18])
-def test_one_slow_among_others(others):
+def test_slow_value_is_an_outlier(others):
     rng = np.random.default_rng(0)
     values = named(80.0, *(100 + rng.normal(0, 0.5, others)))
     found = stats.outliers(values, [] if others > 1 else [99.5, 100.5], 0.05)
@@ -188,16 +188,16 @@ def test_one_slow_among_others(others):
     assert found["n0"] == pytest.approx(0.2, abs=0.01)
 
 
-def test_earlier_values_are_not_named():
+def test_earlier_values_are_no_outliers():
     assert stats.outliers(named(100.0, 100.0, 99.0), [50.0], 0.05) == {}
 
 
-def test_a_fast_one_is_not_named():
+def test_fast_value_is_no_outlier():
     assert stats.outliers(named(100.0, 100.0, 150.0), [], 0.05) == {}
 
 
 @pytest.mark.parametrize("values", [[100.0] * 5, [100.0], [99.9, 100.0, 100.1]])
-def test_none_among_equal_ones(values):
+def test_equal_values_have_no_outlier(values):
     assert stats.outliers(named(*values), [], 0.05) == {}
 
 

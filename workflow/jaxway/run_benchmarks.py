@@ -44,6 +44,7 @@ KILL_TIMEOUT_S = 10  # between SIGTERM and SIGKILL
 SHUTDOWN_MARGIN_S = 30  # before the job's deadline, to write the result
 # Lines of standard error that are no reason: Slurm's, and JAX's about its tracebacks.
 NOISE_RE = re.compile(r"\s*$|srun: |slurmstepd: |For simplicity, JAX|-+$")
+HAS_CODE_RE = re.compile(r"\[JW\d{3}\]$")  # a program's own error
 OUT_OF_TIME = with_code("JW454", "the job's time was over")
 
 
@@ -71,7 +72,7 @@ def start(command: str, timeout_s: float, out: Path) -> str:
     if process.returncode:
         lines = [line for line in stderr.splitlines() if not NOISE_RE.match(line)] or ["no output"]
         sentence = f"it ended with exit code {process.returncode}: {lines[-1]}"
-        return with_code("JW455", sentence)
+        return sentence if HAS_CODE_RE.search(sentence) else with_code("JW455", sentence)
     return "" if out.exists() else with_code("JW455", "it wrote no result")
 
 

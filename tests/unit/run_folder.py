@@ -19,7 +19,6 @@ CONFIG = make_config(
         "mine": {"program": "command", "command": "x"},
     }
 )
-LOCK = Path(".snakemake/locks/0.output.lock")
 METRICS = {"step": 1200, "loss": 1.9312, "tokens_per_second": 152_345.6, "step_seconds": 0.28}
 PROGRESS = "step 1200 of 10000, loss 1.93, 152k tokens/s, 41 min left"  # by METRICS
 
@@ -31,16 +30,14 @@ case "$*" in *--states=PENDING*) cat {folder}/pending ;; *) cat {folder}/queue ;
 """
 
 
-def start_run(folder: Path) -> None:
-    """The lock that Snakemake takes, and a squeue that lists what submit() has left."""
+def make_squeue(folder: Path) -> None:
+    """A squeue that lists what submit() has left."""
     (folder / "bin").mkdir()
     stub = folder / "bin/squeue"
     stub.write_text(SQUEUE.format(folder=shlex.quote(str(folder))))
     stub.chmod(0o755)
     for name in ("queue", "pending"):
         (folder / name).touch()
-    (folder / LOCK).parent.mkdir(parents=True)
-    (folder / LOCK).touch()
 
 
 def submit(**fields: str) -> None:

@@ -7,26 +7,47 @@ one; so the profiles say `nolock: true`, and our executors hold this one.
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
 from jaxway_shared.errors import UserError
 
 LOCK = Path(".snakemake/jaxway/run.lock")
+WAIT_S = 0.5  # started() takes the lock for a moment
 
 
 def acquire(path: Path = LOCK) -> TextIO:
     """The lock, held until the file is closed. UserError while another run holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read() or "one that is just starting"
-        file.close()
-        raise UserError("JW200", f"another run goes on in this folder: {owner}") from None
+    deadline = time.monotonic() + WAIT_S
+    while not try_lock(file, fcntl.LOCK_EX):
+        if time.monotonic() > deadline:
+            file.seek(0)
+            owner = file.read() or "one that is just starting"
+            file.close()
+            raise UserError("JW200", f"another run goes on in this folder: {owner}")
+        time.sleep(0.01)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
     return file
+
+
+def started(path: Path = LOCK) -> float | None:
+    """When the run that holds the lock took it; None, where none does."""
+    try:
+        with path.open() as file:
+            return None if try_lock(file, fcntl.LOCK_SH) else os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+
+
+def try_lock(file: TextIO, kind: int) -> bool:
+    """Whether the lock could be taken."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from jaxway.config.load import add_arguments
-from run_folder import LOCK, METRICS, PROGRESS, log, submit, train
+from run_folder import METRICS, PROGRESS, log, submit, train
 
 ROOT = Path(__file__).parents[3]
 
@@ -49,7 +49,6 @@ def test_without_a_terminal_it_prints_once(folder) -> None:
 
 
 def test_folder_without_a_run_is_named(folder) -> None:
-    LOCK.unlink()
     done = follow(folder)
     assert (done.returncode, done.stdout) == (0, f"no run in {folder}\n")
 
@@ -122,11 +121,11 @@ def test_on_a_terminal_it_refreshes_until_ctrl_c(folder) -> None:
     assert "Traceback" not in terminal.output
 
 
-def test_on_a_terminal_it_ends_with_the_run(folder) -> None:
+def test_on_a_terminal_it_ends_with_the_run(folder, lock) -> None:
     log("pull.log", "a long line " * 20)
     terminal = Terminal(folder)
     terminal.read(until="a long line")
-    LOCK.unlink()
+    lock.close()
     assert terminal.end() == 0
     assert terminal.output.rstrip().endswith("the run has ended")
     assert "pull" in terminal.output and "…" in terminal.output  # cut: one line for a job

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from jaxway.monitor import logs
-from run_folder import LOCAL, LOCK, METRICS, PROGRESS, log, shown, submit, train
+from run_folder import LOCAL, METRICS, PROGRESS, log, shown, submit, train
 
 
 def test_running_training_shows_its_progress(folder) -> None:
@@ -44,8 +44,8 @@ def test_job_without_output_shows_its_state(folder) -> None:
     assert text.endswith("; no output yet")
 
 
-def test_jobs_outside_slurm_are_shown_by_their_logs(folder) -> None:
-    os.utime(LOCK, (time.time() - 100,) * 2)
+def test_jobs_outside_slurm_are_shown_by_their_logs(folder, lock) -> None:
+    os.utime(lock.name, (time.time() - 100,) * 2)
     log("pull.log", "layers: 2 of 9 downloaded\n")
     log("prepare_data/ab.log", "tokens: 3 of 9 MB\n", seconds_ago=95)
     log("prepare_data/cd.log", "9 tokens to train on\n")
@@ -60,7 +60,7 @@ def test_jobs_outside_slurm_are_shown_by_their_logs(folder) -> None:
     }
 
 
-def test_without_slurm_a_training_shows_progress_while_its_process_lives(folder) -> None:
+def test_without_slurm_a_training_shows_progress_while_its_process_lives(folder, lock) -> None:
     log("train/gpt.log", "starts\n")
     here = f"host {socket.gethostname()}, process {os.getpid()}, job none"
     train(METRICS, owner=here)

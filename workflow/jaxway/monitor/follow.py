@@ -17,10 +17,10 @@ from rich.live import Live
 from rich.table import Column, Table
 from rich.text import Text
 
+from jaxway import run_lock
 from jaxway.config.jobs import Config
 from jaxway.config.load import add_arguments, load, read
 from jaxway.config.site import Site
-from jaxway.monitor.logs import run_started
 from jaxway.monitor.slurm_queue import Queue
 from jaxway.monitor.status import job_statuses, status_lines
 
@@ -56,7 +56,7 @@ def follow(config: Config, site: Site) -> None:
 
 
 def is_running(queue: Queue) -> bool:
-    return bool(run_started() or queue.jobs or queue.problem)
+    return bool(run_lock.started() or queue.jobs or queue.problem)
 
 
 def print_once(config: Config, site: Site, queue: Queue) -> None:

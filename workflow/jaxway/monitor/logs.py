@@ -52,12 +52,6 @@ def modified(file: Path) -> float | None:
         return None
 
 
-def run_started() -> float | None:
-    """When the run that holds this folder's lock took it; None, when none does."""
-    times = map(modified, Path(".snakemake/locks").glob("*.lock"))
-    return min((time for time in times if time), default=None)
-
-
 def running_state(scratch: str, name: str, job: str) -> Path | None:
     """The state that a training's job writes. Without Slurm (``job``: "") its process runs here."""
     for lock in Path(scratch, "train").glob(f"{name}-{ID}*/{LOCK}"):

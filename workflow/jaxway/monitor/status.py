@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from jaxway import run_lock
 from jaxway.config.jobs import Config
 from jaxway.config.site import Site
 from jaxway.monitor.logs import (
     STALE_AFTER_S,
     last_log_line,
     modified,
-    run_started,
     running_state,
     training_progress,
 )
@@ -55,7 +55,7 @@ class JobStatus(NamedTuple):
 
 def job_statuses(config: Config, site: Site, queue: Queue) -> Iterator[JobStatus]:
     """Each job of the run: those without Slurm by their logs, then Slurm's."""
-    started = run_started() or math.inf
+    started = run_lock.started() or math.inf
     for log in sorted(Path("logs").rglob("*.log")):
         step, name = log.parts[1].removesuffix(".log"), log.stem if len(log.parts) > 2 else ""
         in_slurm = site.launcher and step in STEPS.values()
@@ -112,8 +112,4 @@ def status_lines(statuses: Iterable[JobStatus], queue: Queue) -> list[tuple[str,
         lines.append((status.label, "; ".join(filter(None, parts))))
     if queue.problem:
         lines.append(("Slurm", queue.problem))
-    nothing = (
-        "no job is running or pending; if Snakemake was killed, it left a lock, which --unlock "
-        "removes"
-    )
-    return lines or [("", nothing)]
+    return lines or [("", "no job is running or pending")]

@@ -7,10 +7,15 @@ from datetime import datetime
 from jaxway.config.jobs import SubmittedJob
 from jaxway.launch import slurm_options
 from jaxway.preflight.finding import Findings, and_more, failure, passed, warning
-from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT, error_message, run_query
+from jaxway.slurm.commands import (
+    EXIT_NOT_FOUND,
+    EXIT_TIMEOUT,
+    UNREACHABLE_RE,
+    error_message,
+    run_query,
+)
 
-# What Slurm's commands say when it does not answer, and of jobs that it takes but cannot start now.
-UNREACHABLE_RE = re.compile("Unable to contact|timed out|Connection refused")
+# What Slurm says of jobs that it takes but cannot start now.
 TEMPORARY_RE = re.compile("not available|are busy|maintenance|is down|not responding")
 
 

@@ -1,9 +1,14 @@
 """Ask Slurm, or another command of the machine, in a form that no setting of the user changes."""
 
 import os
+import re
 import subprocess
 
 OPTION_VARIABLES = ("SACCT_", "SINFO_", "SQUEUE_")  # they stand for options of these commands
+# What a command of Slurm says when the daemons do not answer it: nothing follows about any job.
+UNREACHABLE_RE = re.compile(
+    "Unable to contact|timed out|Connection refused|Communication connection"
+)
 EXIT_NOT_FOUND, EXIT_TIMEOUT = 127, 124  # as a shell and `timeout` give them
 
 

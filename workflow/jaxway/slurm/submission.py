@@ -9,12 +9,11 @@ from pathlib import Path
 from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
 from snakemake_interface_common.exceptions import WorkflowError
 
-from jaxway.slurm.commands import error_message
+from jaxway.slurm.commands import UNREACHABLE_RE, error_message
 from jaxway.slurm.queue import QueryError
 
 SBATCH_LOCK = Path(".snakemake/jaxway/sbatch.lock")
 SBATCH_TIMEOUT_S = 120
-UNREACHABLE = ("Unable to contact", "timed out", "Connection refused", "Communication connection")
 
 
 class RefusedError(Exception):
@@ -45,7 +44,7 @@ def sbatch(call: str, command: str) -> str:
         except OSError as error:
             raise RefusedError(f"sbatch cannot be started: {error.strerror}") from None
     if result.returncode:
-        if any(text in result.stderr for text in UNREACHABLE):
+        if UNREACHABLE_RE.search(result.stderr):
             raise QueryError(f"sbatch: {error_message(result)}")
         lines = [line.removeprefix("sbatch: error: ") for line in result.stderr.splitlines()]
         raise RefusedError("; ".join(filter(None, lines)) or "sbatch gave no reason")

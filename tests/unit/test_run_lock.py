@@ -52,8 +52,10 @@ def test_somebody_who_looks_refuses_no_run(path) -> None:
 
     watching = threading.Thread(target=look)
     watching.start()
-    deadline = time.monotonic() + 1
-    while time.monotonic() < deadline:
-        run_lock.acquire(path).close()
-    end.set()
-    watching.join()
+    try:
+        deadline = time.monotonic() + 1
+        while time.monotonic() < deadline:
+            run_lock.acquire(path).close()
+    finally:
+        end.set()
+        watching.join()

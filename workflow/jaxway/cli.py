@@ -143,8 +143,6 @@ def main() -> None:
     for number in SIGNALS:
         signal.signal(number, end)
     try:
-        if legacy(sys.argv[1:]):
-            return
         run, args = parse(sys.argv[1:])
         run(args)
     except UserError as error:
@@ -152,17 +150,3 @@ def main() -> None:
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         fail("JW551", reason)
-
-
-def legacy(words: list[str]) -> bool:
-    """Run a module that has only ``main()`` yet. Goes, when all have configure() and run()."""
-    if not words or words[0] not in COMMANDS:
-        return False
-    module = importlib.import_module(COMMANDS[words[0]].module)
-    if any(name.startswith("configure") for name in vars(module)):
-        return False
-    sys.argv[:2] = [f"jaxway {words[0]}"]
-    if words[0] in ("record", "compare", "query"):
-        sys.argv[1:1] = ["add" if words[0] == "record" else words[0]]
-    module.main()
-    return True

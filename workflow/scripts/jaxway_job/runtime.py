@@ -14,13 +14,12 @@ import os
 import platform as machine
 import re
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 import jaxlib
@@ -34,11 +33,6 @@ from jaxway_shared.provenance import Provenance
 TYPES = {"integer": int, "number": float, "string": str}
 BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
 AXIS = "data"  # name of the one mesh axis over all devices
-
-
-def fail(sentence: str) -> NoReturn:
-    """End the program with exit code 1 and one sentence on standard error."""
-    sys.exit(f"{Path(sys.argv[0]).name}: {sentence}")
 
 
 def parser(description: str, options: Mapping[str, Any]) -> argparse.ArgumentParser:

@@ -178,12 +178,12 @@ def test_coordinator_and_share_of_devices(monkeypatch, step):
 
 
 START = """
-import json, sys
+import dataclasses, json, sys
 from jaxway_job import runtime
 args = runtime.parser("", {}).parse_args()
 mesh = runtime.start(args)
 print(json.dumps([str(device) for device in mesh.local_devices]))
-runtime.write_json(args.out, runtime.provenance(args).to_json())
+runtime.write_json(args.out, dataclasses.asdict(runtime.provenance(args)))
 """
 
 

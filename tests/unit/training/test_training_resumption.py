@@ -9,7 +9,16 @@ import time
 import numpy as np
 import pytest
 from jaxway_job import checkpoints
-from trainings import STEPS, arguments, last_checkpoint_step, logged, same_as, wait, wait_for
+from trainings import (
+    STEPS,
+    TIMEOUT_S,
+    arguments,
+    last_checkpoint_step,
+    logged,
+    same_as,
+    wait,
+    wait_for,
+)
 
 
 def test_run_killed_repeatedly_gives_the_same_result(launch, undisturbed, record, tmp_path):
@@ -81,7 +90,7 @@ def test_damaged_checkpoint_is_named_and_skipped(
     damage(tmp_path / f"state/checkpoints/{newest}", how)
     (tmp_path / f"state/damaged/{newest}").mkdir(parents=True)  # so it was before
     process = launch(*arguments(record, tmp_path / "state", tmp_path / "out"))
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 0, stdout + stderr
     assert f"checkpoint of step {newest} is damaged" in stdout
     assert (tmp_path / f"state/damaged/{newest}").exists()

@@ -15,6 +15,7 @@ from jaxway_shared.training import TrainingState
 
 PROGRAM = Path(train.__file__)
 STEPS = 100
+TIMEOUT_S = 400  # of a program that takes seconds on a machine that does nothing else
 step_ids = itertools.count()
 
 
@@ -31,7 +32,7 @@ def arguments(record, state, out, **options):
 
 def wait(process, code=0):
     """Wait for a program, and return its standard error."""
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == code, stdout + stderr
     return stderr
 

@@ -56,7 +56,8 @@ def window_offsets(data: Data, seed: int, step: int, global_batch: int, context:
     picks = np.random.default_rng((seed, step)).integers(0, counts.sum(), global_batch)
     shards = np.searchsorted(np.cumsum(counts), picks, side="right")
     ends = tokens - counts  # tokens at the end of each shard at which no window starts
-    return picks + (np.cumsum(ends) - ends)[shards]
+    offsets: np.ndarray = picks + (np.cumsum(ends) - ends)[shards]
+    return offsets
 
 
 def windows(data: Data, offsets: np.ndarray, context: int) -> np.ndarray:

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh
-from jaxway_shared import errors
 from jaxway_shared.container_record import ContainerRecord
-from jaxway_shared.errors import UserError
+from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
 
 TYPES = {"integer": int, "number": float, "string": str}
@@ -45,7 +44,7 @@ def parser(description: str, options: Mapping[str, Any]) -> argparse.ArgumentPar
     result.add_argument(
         "--platform", choices=("cpu", "cuda"), help="JAX platform that must be used"
     )
-    result.add_argument("--container-record", type=Path, help="record that pull wrote with the SIF")
+    result.add_argument("--container-record", type=Path, help="record of the container (JSON)")
     result.add_argument("--image", help="image that the container must have been pulled from")
     result.add_argument(
         "--host-suffix", default="", help="appended to a node's name to reach its fast interconnect"
@@ -109,9 +108,7 @@ def process_topology(args: argparse.Namespace) -> ProcessTopology:
     env = os.environ
     processes = int(env["SLURM_NTASKS"]) if "SLURM_STEP_NODELIST" in env else 1
     if args.devices < 1 or args.devices % processes:
-        errors.fail(
-            "JW380", f"{args.devices} devices cannot be shared equally by {processes} processes"
-        )
+        fail("JW380", f"{args.devices} devices cannot be shared equally by {processes} processes")
     share = args.devices // processes
     if processes == 1:
         return ProcessTopology(1, 0, list(range(share)), "")
@@ -127,7 +124,7 @@ def check_container(args: argparse.Namespace) -> None:
     """End the program if it runs in another image than the configured one."""
     record = container_record(args)
     if record and args.image and not record.same_image(args.image):
-        errors.fail(
+        fail(
             "JW383",
             f"the container is {record.image}, not {args.image}: somebody else pulled it; "
             "run `snakemake pull --forcerun pull`",
@@ -141,44 +138,42 @@ def start(args: argparse.Namespace) -> Mesh:
     the plan expects; above all, it never falls back to the CPU when a GPU is expected.
     """
     check_container(args)
-    here = process_topology(args)
-    share = len(here.local_devices)
+    topology = process_topology(args)
+    share = len(topology.local_devices)
     # JAX reads all of this when the first device is asked for, not when it is imported.
     count = f"--xla_force_host_platform_device_count={share}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
     if args.platform:
         jax.config.update("jax_platforms", args.platform)
     if args.platform != "cpu":
-        visible = ",".join(map(str, here.local_devices))
+        visible = ",".join(map(str, topology.local_devices))
         jax.config.update("jax_cuda_visible_devices", visible)
     if share > 1:
         # With fewer threads than virtual CPU devices, queued collectives wait for each other for
         # ever. Does nothing on a GPU.
         jax.config.update("jax_cpu_enable_async_dispatch", False)
     try:
-        if here.processes > 1:
+        if topology.processes > 1:
             if args.platform != "cuda":
                 jax.config.update("jax_cpu_collectives_implementation", "gloo")
                 # A program for CPUs that comes from a compilation cache does its collectives in
                 # another order than one just compiled, and only the first process writes a cache.
                 jax.config.update("jax_enable_compilation_cache", False)
             jax.distributed.initialize(
-                here.coordinator,
-                num_processes=here.processes,
-                process_id=here.process,
-                local_device_ids=here.local_devices,
+                topology.coordinator,
+                num_processes=topology.processes,
+                process_id=topology.process,
+                local_device_ids=topology.local_devices,
             )
         seen = jax.devices()
     except AssertionError:
-        errors.fail("JW381", f"this installation of JAX knows no platform {args.platform}")
+        fail("JW381", f"this installation of JAX knows no platform {args.platform}")
     except RuntimeError as error:
         platform = args.platform or "default"
-        errors.fail("JW381", f"JAX cannot use its {platform} devices: {first_line(error)}")
+        fail("JW381", f"JAX cannot use its {platform} devices: {first_line(error)}")
     if len(seen) != args.devices:
         kind = seen[0].platform
-        errors.fail(
-            "JW382", f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}"
-        )
+        fail("JW382", f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}")
     return Mesh(np.array(seen), (AXIS,))
 
 
@@ -193,7 +188,7 @@ def first_process() -> bool:
 
 
 def container_record(args: argparse.Namespace) -> ContainerRecord | None:
-    """What pull wrote about the container; None outside a container."""
+    """Record of the container; None outside a container."""
     return read_record(args.container_record) if args.container_record else None
 
 
@@ -203,7 +198,7 @@ def read_record(path: Path) -> ContainerRecord:
     try:
         return ContainerRecord.read(path)
     except UserError as error:
-        errors.fail(error.code, str(error))
+        fail(error.code, str(error))
 
 
 def container_digest(args: argparse.Namespace) -> str:
@@ -228,7 +223,7 @@ def provenance_without_devices(args: argparse.Namespace) -> Provenance:
         device_kind=None,
         python=machine.python_version(),
         jax=jax.__version__,
-        jaxlib=jaxlib.__version__,
+        jaxlib=jaxlib.version.__version__,
         numpy=np.__version__,
         backend=None,
         driver=driver.read_text().splitlines()[0] if driver.exists() else None,
@@ -253,7 +248,7 @@ def explain_write(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        errors.fail("JW384", f"{path} cannot be written: {error.strerror}")
+        fail("JW384", f"{path} cannot be written: {error.strerror}")
 
 
 def atomic_replace(path: Path, text: str) -> None:

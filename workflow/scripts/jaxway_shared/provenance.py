@@ -1,6 +1,6 @@
 """Provenance: where a result comes from. Part of every result file, so it has no version alone."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from jaxway_shared.container_record import ContainerRecord
@@ -18,7 +18,7 @@ class Provenance:
     job: str | None  # Slurm's id; None outside Slurm
     processes: int
     devices: int  # of all processes together
-    platform: str | None  # JAX's names of its devices; None, unknown: see runtime.origin()
+    platform: str | None  # JAX's names of its devices; None: JAX was not asked
     device_kind: str | None
     python: str
     jax: str
@@ -27,7 +27,3 @@ class Provenance:
     backend: str | None  # version of JAX's runtime, with CUDA's
     driver: str | None  # NVIDIA's kernel driver
     arguments: dict[str, Any]  # of the program, defaults included
-
-    def to_json(self) -> dict[str, Any]:
-        """The part of a result file."""
-        return asdict(self)

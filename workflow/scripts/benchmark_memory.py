@@ -4,6 +4,7 @@ transfers between the host's memory and the device's.
 As in STREAM, the read of an array that many CPUs make before they write it is not counted.
 """
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -49,70 +50,78 @@ def operands(n: int) -> tuple[jax.Array, ...]:
     return tuple((i % k).astype(jnp.float32) for k in (1, 1021, 1019))
 
 
+def measure_kernel(args: argparse.Namespace, size: int, name: str) -> RoundMeasurement:
+    """Bandwidth of a kernel on arrays of ``size`` bytes."""
+
+    def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
+        a, b, c = jax.block_until_ready(operands(size // 4))
+        a = run(a, b, c, name)
+        exact = KERNELS[name][0](np.asarray(b), np.asarray(c))
+        check = measure.check(f"the {name}", np.max(np.abs(np.asarray(a) - exact)), 0.0)
+
+        def call() -> jax.Array:
+            nonlocal a
+            a = run(a, b, c, name)
+            return a
+
+        return measure.collect_samples(call, args, [device]), check
+
+    samples, check = measure.each_device(on_device)
+    _, arrays, operations = KERNELS[name]
+    return measure.measurement(
+        quantity="bandwidth per device",
+        unit="GB/s",
+        formula=f"{arrays} S / t, with S the bytes of one array",
+        work=arrays * size / 1e9,
+        intensity=operations / (4 * arrays) or None,
+        flops_per_unit=operations / (4 * arrays) / 1e3 or None,
+        samples=samples,
+        check=check,
+    )
+
+
+def measure_transfer(args: argparse.Namespace, size: int, name: str) -> RoundMeasurement:
+    """Bandwidth of a transfer of ``size`` bytes between host and device."""
+    if jax.local_devices()[0].platform == "cpu":
+        raise measure.UnsupportedError("the CPU's memory is the host's")
+    host = np.arange(size // 4, dtype=np.float32) % 1021
+
+    def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
+        there = jax.block_until_ready(jax.device_put(host, device))
+        error = np.max(np.abs(np.asarray(there) - host))
+        check = measure.check(f"the transfer {name}", error, 0.0)
+
+        def call() -> object:
+            if name == "host to device":
+                return jax.device_put(host, device)
+            # A fresh array: JAX keeps the host copy of an array.
+            return np.asarray(there.copy())
+
+        return measure.collect_samples(call, args, [device]), check
+
+    samples, check = measure.each_device(on_device)
+    return measure.measurement(
+        quantity="bandwidth per device",
+        unit="GB/s",
+        formula="S / t, with S the bytes of the array",
+        work=size / 1e9,
+        samples=samples,
+        check=check,
+    )
+
+
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
     runtime.start(args)
     size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
-
-    def measure_kernel(name: str) -> RoundMeasurement:
-        def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
-            a, b, c = jax.block_until_ready(operands(size // 4))
-            a = run(a, b, c, name)
-            exact = KERNELS[name][0](np.asarray(b), np.asarray(c))
-            check = measure.check(f"the {name}", np.max(np.abs(np.asarray(a) - exact)), 0.0)
-
-            def call() -> jax.Array:
-                nonlocal a
-                a = run(a, b, c, name)
-                return a
-
-            return measure.collect_samples(call, args, [device]), check
-
-        samples, check = measure.each_device(on_device)
-        _, arrays, operations = KERNELS[name]
-        return measure.measurement(
-            quantity="bandwidth per device",
-            unit="GB/s",
-            formula=f"{arrays} S / t, with S the bytes of one array",
-            work=arrays * size / 1e9,
-            intensity=operations / (4 * arrays) or None,
-            flops_per_unit=operations / (4 * arrays) / 1e3 or None,
-            samples=samples,
-            check=check,
-        )
-
-    def measure_transfer(name: str) -> RoundMeasurement:
-        if jax.local_devices()[0].platform == "cpu":
-            raise measure.UnsupportedError("the CPU's memory is the host's")
-        host = np.arange(size // 4, dtype=np.float32) % 1021
-
-        def on_device(device: jax.Device) -> tuple[measure.Samples, ErrorCheck]:
-            there = jax.block_until_ready(jax.device_put(host, device))
-            error = np.max(np.abs(np.asarray(there) - host))
-            check = measure.check(f"the transfer {name}", error, 0.0)
-
-            def call() -> object:
-                if name == "host to device":
-                    return jax.device_put(host, device)
-                # A fresh array: JAX keeps the host copy of an array.
-                return np.asarray(there.copy())
-
-            return measure.collect_samples(call, args, [device]), check
-
-        samples, check = measure.each_device(on_device)
-        return measure.measurement(
-            quantity="bandwidth per device",
-            unit="GB/s",
-            formula="S / t, with S the bytes of the array",
-            work=size / 1e9,
-            samples=samples,
-            check=check,
-        )
-
     cases = dict.fromkeys(KERNELS, measure_kernel)
     cases |= dict.fromkeys(("host to device", "device to host"), measure_transfer)
     measure.write(
-        args, (measure.run_case(partial(each, name), kernel=name) for name, each in cases.items())
+        args,
+        (
+            measure.run_case(partial(each, args, size, name), kernel=name)
+            for name, each in cases.items()
+        ),
     )
 
 

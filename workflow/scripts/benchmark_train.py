@@ -64,6 +64,15 @@ OPTIONS = {
 DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 
 
+def make_batch(mesh: Mesh, batch: int, context: int, vocabulary: int) -> jax.Array:
+    """Sequences that count upwards, each from a random token, over all devices."""
+    first = np.random.default_rng(0).integers(0, vocabulary, (batch, 1))
+    rows = ((first + np.arange(context + 1)) % vocabulary).astype(np.int32)
+    return jax.make_array_from_callback(
+        rows.shape, NamedSharding(mesh, model.BATCH), lambda index: rows[index]
+    )
+
+
 def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeasurement:
     """Speed of the step of one size of model."""
     _, vocabulary, dtype = DEFAULTS[jax.default_backend()]
@@ -89,13 +98,9 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
         params = model.init(config, jax.random.key(0))
         return {"params": params, "optimizer": optimizer.init(params)}
 
-    first = np.random.default_rng(0).integers(0, config.vocabulary, (batch, 1))
-    rows = ((first + np.arange(context + 1)) % config.vocabulary).astype(np.int32)
     shardings = model.shardings(mesh, jax.eval_shape(initial))
     state = jax.block_until_ready(jax.jit(initial, out_shardings=shardings)())
-    tokens = jax.make_array_from_callback(
-        rows.shape, NamedSharding(mesh, model.BATCH), lambda index: rows[index]
-    )
+    tokens = make_batch(mesh, batch, context, config.vocabulary)
     actions = np.zeros(mesh.size, np.int32)
     state, metrics = step(state, tokens, actions)
     # Before training all tokens are about equally likely; the logits have a spread of 0.1.

@@ -24,7 +24,7 @@ from jaxway_shared.data_record import DataRecord
 from jaxway_shared.provenance import Provenance
 from jaxway_shared.smoke_test import Check, SmokeTestResult
 from jaxway_shared.training import METRICS, ModelSummary, Segment
-from results import CONTAINER, write
+from results import CONTAINER, SITE, write
 
 PROVENANCE = Provenance(
     time="2026-11-22T16:51:39Z",
@@ -107,7 +107,6 @@ REFERENCE = {
     "high": 19.5,
     "source": "NVIDIA's data sheet",
 }
-SITE = {"name": "jureca", "references": [REFERENCE]}
 
 
 def measurement(
@@ -207,7 +206,7 @@ class Results:
         self.benchmark: list[Path] = []
         self.smoke_test = write(folder / "smoke_test.json", SMOKE_TEST)
         self.site = folder / "site.yaml"
-        self.site.write_text(yaml.safe_dump(SITE))
+        self.site.write_text(yaml.safe_dump(SITE | {"references": [REFERENCE]}))
         self.history = folder / "history"
         self.more: list[str] = []
 

@@ -49,6 +49,17 @@ PROVENANCE = Provenance(
 )
 
 
+SITE: dict[str, Any] = {
+    "name": "jureca",
+    "sif": "jax.sif",
+    "container": True,
+    "launcher": "srun",
+    "scratch": "scratch",
+    "platform": "cuda",
+    "gpus_per_node": 4,
+}
+
+
 def measured(
     rounds: list[float],
     case: dict[str, Any] | None = None,

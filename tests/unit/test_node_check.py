@@ -7,7 +7,7 @@ from jaxway.analysis import history
 from jaxway.analysis.node_check import NodeCheck
 from jaxway_shared.benchmark import CaseResult
 from jaxway_shared.errors import UserError
-from results import allocation, benchmark, measured, write
+from results import SITE, allocation, benchmark, measured, write
 from test_references import REFERENCE
 
 FAST = [1400.0] * 3
@@ -24,7 +24,8 @@ def check(tmp_path, capsys):
 
     def run(*results, references=(), missing=()):
         files = [write(tmp_path / f"{k}.json", result) for k, result in enumerate(results)]
-        (tmp_path / "site.yaml").write_text(yaml.safe_dump({"references": [*references]}))
+        site = SITE | {"references": [*references]}
+        (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
         flags = {"out": "out.json", "history": "history", "site": "site.yaml"}
         words = [f"--{name}={tmp_path / file}" for name, file in flags.items()]
         nodes = [result.allocation.node for result in results]

@@ -13,10 +13,10 @@ from jaxway.analysis import references
 from jaxway.analysis.references import Reference, SiteReferences
 from jaxway_shared.benchmark import CaseResult
 from jaxway_shared.errors import UserError
-from results import allocation, benchmark, measured, write
+from results import SITE, allocation, benchmark, measured, write
 
 ROOT = Path(__file__).parents[2]
-JURECA = references.read_site(ROOT / "profiles/jureca/site.yaml")
+JURECA = references.read_references(ROOT / "profiles/jureca/site.yaml")
 
 
 REFERENCE: dict[str, Any] = {
@@ -196,7 +196,7 @@ def check(tmp_path):
 
     def run(**results):
         site = tmp_path / "site.yaml"
-        site.write_text(yaml.safe_dump({"references": [REFERENCE]}))
+        site.write_text(yaml.safe_dump(SITE | {"references": [REFERENCE]}))
         files = [write(tmp_path / f"{name}.json", result) for name, result in results.items()]
         run, args = cli.parse(["check-references", f"--site={site}", *map(str, files)])
         run(args)

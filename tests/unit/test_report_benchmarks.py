@@ -13,7 +13,6 @@ from report_results import (
     FLOAT32,
     GPU,
     REFERENCE,
-    SITE,
     Results,
     bandwidth,
     benchmark,
@@ -24,6 +23,7 @@ from report_results import (
     section,
     tokens,
 )
+from results import SITE
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_reference_is_drawn(results):
     ((left, _, right),) = green
     assert 0.8 * 640 < float(left) < float(right) < 640
     other = REFERENCE | {"unit": "GFLOP/s"}
-    for site in ({"name": "jureca"}, SITE | {"references": [other]}):
+    for site in (SITE, SITE | {"references": [other]}):
         results.site.write_text(yaml.safe_dump(site))
         plain = results.report()
         assert "--c3" not in section(plain, "<svg", "</svg>")

@@ -160,6 +160,6 @@ def run(args: argparse.Namespace) -> None:
     results = [AllocationResult.read(path) for path in args.results]
     own = [history.file_of(args.history, path) for path in args.results]
     earlier = history.connect(args.history, without=own)
-    check = check_nodes(args.nodes, results, earlier, references.read_site(args.site))
+    check = check_nodes(args.nodes, results, earlier, references.read_references(args.site))
     files.atomic_replace({args.out: json.dumps(check.to_json(), indent=1) + "\n"})
     print("\n".join(table(check)).rstrip())

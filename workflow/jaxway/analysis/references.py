@@ -8,9 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-import yaml
 from jaxway_shared import versioned
 from jaxway_shared.benchmark import (
     AllocatedNodes,
@@ -21,6 +19,8 @@ from jaxway_shared.benchmark import (
     Measurement,
 )
 from jaxway_shared.errors import UserError, with_code
+
+from jaxway.config.site import read_site
 
 
 class Verdict(StrEnum):
@@ -96,11 +96,11 @@ def case_name(benchmark: str, case: Case) -> str:
     return " ".join([benchmark, *map(str, case.values())])
 
 
-def read_site(path: Path) -> SiteReferences:
+def read_references(path: Path) -> SiteReferences:
     """What a site.yaml expects of benchmarks."""
-    site: dict[str, Any] = yaml.safe_load(path.read_text())
-    references = [versioned.decode(Reference, each) for each in site.get("references", [])]
-    return SiteReferences(references, site.get("transports"))
+    site = read_site(path)
+    references = [versioned.decode(Reference, each) for each in site.references]
+    return SiteReferences(references, site.transports)
 
 
 def judge(site: SiteReferences, result: AllocationResult) -> Iterator[JudgedCase]:
@@ -175,7 +175,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print what did not pass. UserError if there is any."""
-    site, bad = read_site(args.site), 0
+    site, bad = read_references(args.site), 0
     for path in args.results:
         for each in judge(site, AllocationResult.read(path)):
             if each.verdict.is_bad:

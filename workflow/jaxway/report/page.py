@@ -98,7 +98,7 @@ def page(args: argparse.Namespace) -> str:
     """The HTML page."""
     results = load_results(args)
     runs, provenances = runs_of(results.models), results.provenances()
-    entries = entries_of(references.read_site(args.site), results.benchmarks)
+    entries = entries_of(references.read_references(args.site), results.benchmarks)
     node_check = load(NodeCheck.read, args.node_check) if args.node_check else None
     cost = load(read_cost, args.cost) if args.cost else None
     environment = jinja2.Environment(

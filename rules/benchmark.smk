@@ -24,9 +24,9 @@ rule benchmark_run:
         name="[^/]+",
     container:
         no_container
-    threads: JOBS.threads_of(JOBS.allocation)
+    threads: JOBS.threads_of(CONFIG.allocations)
     resources:
-        **JOBS.resources_of(JOBS.allocation),
+        **JOBS.resources_of(CONFIG.allocations),
     params:
         plan=JOBS.plan,
     message:

@@ -31,8 +31,9 @@ rule cost:
 rule report:
     input:
         smoke_test=rules.smoke_test.output.result,
-        train=rules.train.input,
-        metrics=expand("results/train/{name}/metrics.jsonl", name=CONFIG.train),
+        # Functions: for each file of a list Snakemake would hash the whole list.
+        train=lambda w: [f"results/train/{name}/summary.json" for name in CONFIG.train],
+        metrics=lambda w: [f"results/train/{name}/metrics.jsonl" for name in CONFIG.train],
         benchmark=rules.verdict.input.results,
         site=SITE.file,
         recorded=expand("results/benchmark/.{name}.recorded", name=CONFIG.benchmark_allocations),

@@ -10,9 +10,9 @@ rule smoke_test:
         "logs/smoke_test.log",
     container:
         JOBS.container_for(JOBS.smoke_test)
-    threads: JOBS.threads_of(JOBS.smoke_test)
+    threads: LAUNCH.threads(CONFIG.smoke_test.placement)
     resources:
-        **JOBS.resources_of(JOBS.smoke_test),
+        **LAUNCH.resources(CONFIG.smoke_test.placement),
     params:
         command=lambda w: command_line(LAUNCH.smoke_test()),
     message:

@@ -31,7 +31,7 @@ rule train_run:
         **IN_CONTAINER,
         smoke_test=rules.smoke_test.output.passed,
         # An edited program does not undo a training.
-        script=ancient(JOBS.train_program),
+        script=ancient(JOBS.train_programs()),
     output:
         summary="results/train/{name}/summary.json",
         metrics="results/train/{name}/metrics.jsonl",
@@ -41,17 +41,14 @@ rule train_run:
         name="[^/]+",
     container:
         JOBS.container_for(JOBS.training)
-    threads: JOBS.threads_of(JOBS.training)
+    threads: JOBS.threads_of(CONFIG.train)
     resources:
-        **JOBS.resources_of(JOBS.training),
+        **JOBS.resources_of(CONFIG.train),
         training_state=JOBS.state_folder,
-        max_jobs=lambda w: JOBS.training(w).max_jobs,
+        max_jobs=JOBS.max_jobs(),
     params:
         command=JOBS.train_command,
-        data=lambda w, input: f"--data-record={input.data}" if input.get("data") else "",
-        state=JOBS.state_folder,
     message:
         "Train {wildcards.name}"
     shell:
-        "{params.command} {params.data} --state={params.state:q} --out={output.summary:q}"
-        " > {log:q} 2>&1"
+        "{params.command} --out={output.summary:q} > {log:q} 2>&1"

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from jaxway_shared.errors import with_code
 
@@ -12,7 +12,8 @@ from jaxway.config.jobs import Allocation, BenchmarkJob, SmokeTestJob, Submitted
 from jaxway.config.schema import nearest
 from jaxway.launch import Launch, command_line, state_folder
 
-JobT = TypeVar("JobT")
+T = TypeVar("T")
+PerJob: TypeAlias = T | Callable[[Any], T]
 JobOf = Callable[[Any], SubmittedJob]  # a job by its wildcards
 
 
@@ -41,17 +42,22 @@ class JobFunctions:
     def data_record(self, wildcards: Any) -> dict[str, str]:
         """Record of the data that a training needs prepared; none, if it brings its own."""
         data = self.training(wildcards).data
-        return {"data": f"results/data/{data.id}.json"} if data else {}
+        return {"data": data.record} if data else {}
 
-    def train_program(self, wildcards: Any) -> Path:
-        return self.launch.script(self.training(wildcards).program)
-
-    def train_command(self, wildcards: Any) -> str:
-        job = self.training(wildcards)
-        return command_line(self.launch.program(job, job.program))
+    def train_programs(self) -> PerJob[Path]:
+        jobs = self.launch.config.train
+        programs = {name: self.launch.script(job.program) for name, job in jobs.items()}
+        return by_name(programs, self.launch.script("train"))
 
     def state_folder(self, wildcards: Any) -> str:
         return state_folder(self.training(wildcards), self.launch.site)
+
+    def max_jobs(self) -> PerJob[int]:
+        """Jobs of a training, at most."""
+        return by_name({name: job.max_jobs for name, job in self.launch.config.train.items()}, 1)
+
+    def train_command(self, wildcards: Any) -> str:
+        return command_line(self.launch.train(self.training(wildcards)))
 
     def benchmark_programs(self, wildcards: Any) -> list[Path]:
         names = {job.program for job in self.benchmarks(wildcards)}
@@ -75,20 +81,30 @@ class JobFunctions:
 
         return sif
 
-    def threads_of(self, job: JobOf) -> Callable[[Any], int]:
-        return lambda wildcards: self.launch.threads(job(wildcards).placement)
+    def threads_of(self, jobs: Mapping[str, SubmittedJob]) -> PerJob[int]:
+        return by_name({name: self.launch.threads(job.placement) for name, job in jobs.items()}, 1)
 
-    def resources_of(self, job: JobOf) -> dict[str, Callable[[Any], str | int | None]]:
-        """A function for each resource."""
+    def resources_of(self, jobs: Mapping[str, SubmittedJob]) -> dict[str, PerJob[str | int | None]]:
+        found = {name: self.launch.resources(job.placement) for name, job in jobs.items()}
+        resources = self.launch.resources(self.launch.config.smoke_test.placement)
+        return {
+            resource: by_name({name: each[resource] for name, each in found.items()}, value)
+            for resource, value in resources.items()
+        }
 
-        def resource(name: str) -> Callable[[Any], str | int | None]:
-            return lambda wildcards: self.launch.resources(job(wildcards).placement)[name]
 
-        names = self.launch.resources(self.launch.config.smoke_test.placement)
-        return {name: resource(name) for name in names}
+def by_name(values: Mapping[str, T], default: T) -> PerJob[T]:
+    """What a job's wildcard `name` selects: a function, or the one value that all jobs share.
+
+    Snakemake inspects each function for each job, which takes much of the planning of a sweep.
+    """
+    first = next(iter(values.values()), default)
+    if all(value == first for value in values.values()):
+        return first
+    return lambda wildcards: values[wildcards.name]
 
 
-def named(jobs: Mapping[str, JobT], name: str) -> JobT:
+def named(jobs: Mapping[str, T], name: str) -> T:
     """The job of this name; ends the program with a sentence where there is none."""
     if name not in jobs:
         sys.exit(with_code("JW006", f"no job is named {name}; {nearest(name, [*jobs])}"))

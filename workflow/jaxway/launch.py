@@ -100,6 +100,11 @@ class Launch:
         words = self.program(self.config.smoke_test, "smoke_test")
         return [*words, f"--scratch={self.site.scratch}"]
 
+    def train(self, job: TrainJob) -> Words:
+        words = self.program(job, job.program)
+        words += [f"--data-record={job.data.record}"] if job.data else []
+        return [*words, f"--state={state_folder(job, self.site)}"]
+
     def benchmark(self, job: BenchmarkJob) -> Words:
         words = self.program(job, f"benchmark_{job.program}", sif=job.sif, starts_container=True)
         return [*words, f"--scratch={self.site.scratch}"]

@@ -50,6 +50,11 @@ class DataOptions:
         """Name of what is prepared with these options."""
         return short_hash(asdict(self))
 
+    @property
+    def record(self) -> str:
+        """The file that says where the prepared data lie, and what they are."""
+        return f"results/data/{self.id}.json"
+
 
 @dataclass(frozen=True)
 class SmokeTestJob:

@@ -78,6 +78,10 @@ def account_of(site: Site, schema: Schema) -> str | None:
     return found
 
 
+# Many times faster, where PyYAML was built with libyaml.
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 class Named(Protocol):
     @property
     def name(self) -> str: ...
@@ -114,7 +118,7 @@ def known_sections(schema: Schema) -> Schema:
 
 def refuse_repeated_keys(file: Path) -> None:
     """Raise a sentence if a mapping of a YAML file has a key twice: YAML would drop the first."""
-    for mapping in mappings(yaml.compose(file.read_text(), yaml.SafeLoader)):
+    for mapping in mappings(yaml.compose(file.read_text(), LOADER)):
         seen = set()
         for key, _ in mapping.value:
             name = str(key.value)

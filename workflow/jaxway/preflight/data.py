@@ -39,7 +39,7 @@ def files_of(*sources: str) -> list[TextFile]:
 
 def record_of(data: DataOptions) -> DataRecord | None:
     """Record of a training's data, if they have been prepared and are there."""
-    return read_prepared(Path(f"results/data/{data.id}.json"))
+    return read_prepared(Path(data.record))
 
 
 @functools.cache

@@ -15,8 +15,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
 ROOT = Path(__file__).parents[1]
 NOTE = """#!/bin/bash
 began=$EPOCHREALTIME

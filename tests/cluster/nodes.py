@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ class Snakemake:
 
     def __init__(self, checkout: Checkout, line: list[str]) -> None:
         self._checkout = checkout
-        shell = f'cd {checkout.folder} && echo $$ > session && exec "$@"'
+        self._session = f"session-{uuid.uuid4().hex[:8]}"
+        shell = f'cd {checkout.folder} && echo $$ > {self._session} && exec "$@"'
         session = ["setsid", "--wait", "bash", "-c", shell, "bash", *line]
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -165,7 +167,7 @@ class Snakemake:
 
     def signal(self, name: str) -> None:
         """Sends a signal to Snakemake and its children, as a terminal does."""
-        session = self._checkout.path("session").read_text().strip()
+        session = self._checkout.path(self._session).read_text().strip()
         self._checkout.cluster.run(f"kill -s {name} -- -{session}", user=self._checkout.user)
 
     def wait(self, timeout: float) -> tuple[int, str]:

@@ -1,0 +1,79 @@
+"""Ctrl-C at any moment cancels every job that was submitted, and lists them."""
+
+import random
+import re
+import time
+
+import pytest
+from chain import STEPS_PER_JOB, Chain
+from nodes import Cluster, Snakemake
+
+INTERRUPTS = 5
+CANCELLED = re.compile(r"Cancelled: ((?:\d+ \([^)]*\)(?:, )?)+)")
+
+pytestmark = pytest.mark.usefixtures("repaired")
+
+
+@pytest.fixture
+def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
+    return Chain(cluster, request.node.originalname.removeprefix("test_"))
+
+
+def interrupt(chain: Chain, snakemake: Snakemake, times: int = 1) -> str:
+    """Ends a run by Ctrl-C; its output. No job is left, and those that were are listed."""
+    left = chain.queue()
+    for _ in range(times):
+        snakemake.signal("INT")
+    code, said = snakemake.wait(60)
+    assert code == 1, said
+    assert "Traceback" not in said
+    listed = re.findall(r"\d+(?= \()", "".join(CANCELLED.findall(said)))
+    assert set(left) <= set(listed), said
+    chain.cluster.wait_for(lambda: not chain.queue(), 30, "an empty queue")
+    return said
+
+
+def test_during_a_slow_squeue(chain: Chain) -> None:
+    config = chain.configure(STEPS_PER_JOB, 60)
+    folder = chain.fault("squeue", slow_before="8")
+    with chain.start(config, folder.name) as snakemake:
+        chain.cluster.wait_for(chain.queue, 120, "a job")
+        (folder / "squeue.called").unlink(missing_ok=True)
+        chain.cluster.wait_for((folder / "squeue.called").exists, 30, "a query")
+        interrupt(chain, snakemake)
+
+
+@pytest.mark.parametrize("moment", ["slow_before", "slow_after"])
+def test_during_a_submission(chain: Chain, moment: str) -> None:
+    """Before Slurm has the job, and before Snakemake knows of it."""
+    config = chain.configure(STEPS_PER_JOB, 60)
+    folder = chain.fault("sbatch", **{moment: "4"})
+    reached = folder / ("sbatch.called" if moment == "slow_before" else "sbatch.done")
+    with chain.start(config, folder.name) as snakemake:
+        chain.cluster.wait_for(reached.exists, 120, "a submission")
+        said = interrupt(chain, snakemake)
+    assert "(smoke_test)" in said
+
+
+def test_twice_is_one_sentence_more(chain: Chain) -> None:
+    config = chain.configure(STEPS_PER_JOB, 60)
+    folder = chain.fault("squeue", slow_before="5")
+    with chain.start(config, folder.name) as snakemake:
+        chain.cluster.wait_for(chain.queue, 120, "a job")
+        said = interrupt(chain, snakemake, times=2)
+    assert "Ending already: jobs are cancelled first, and then listed [JW201]" in said
+
+
+def test_at_random_moments(chain: Chain) -> None:
+    """The last command finishes what the others began."""
+    config = chain.configure(2 * STEPS_PER_JOB, 0.5)
+    for _ in range(INTERRUPTS):
+        with chain.start(config) as snakemake:
+            chain.cluster.wait_for(lambda s=snakemake: "Job stats" in s.said(), 60, "a plan")
+            time.sleep(random.uniform(0, 12))
+            if not snakemake.running:
+                break
+            interrupt(chain, snakemake)
+    with chain.start(config) as snakemake:
+        code, said = snakemake.wait(180)
+    assert code == 0, said

@@ -1,0 +1,132 @@
+"""A Snakemake that was killed, and the same command again: its jobs are taken over."""
+
+import random
+import re
+import time
+
+import pytest
+from chain import STEPS_PER_JOB, Chain, Start
+from nodes import Cluster
+
+KILLS = 10
+STEPS = 60
+TAKE_OVER_S = 10
+TOOK_OVER = re.compile(r"Took over job (\d+) \((\w+)")
+
+pytestmark = pytest.mark.usefixtures("repaired")
+
+
+@pytest.fixture
+def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
+    return Chain(cluster, request.node.originalname.removeprefix("test_"))
+
+
+def test_chain_survives_kills_at_random_moments(chain: Chain, record_property) -> None:
+    """sbatch is slow, so that some moments are between a submission and its bookkeeping."""
+    faults = chain.fault("sbatch", slow_before="0.5", slow_after="1.5").name
+    config = chain.configure(STEPS, 0.3)
+    seed = random.randrange(10**6)
+    moments, seconds = random.Random(seed), []
+    for _ in range(KILLS):
+        began = time.monotonic()
+        with chain.start(config, faults) as snakemake:
+            kill_at = began + moments.uniform(2, 16)
+            took_over = False
+            while time.monotonic() < kill_at and snakemake.running:
+                if not took_over and TOOK_OVER.search(snakemake.said()):
+                    took_over = True
+                    seconds.append(time.monotonic() - began)
+                time.sleep(0.1)
+            assert snakemake.running, f"seed {seed}: ended before the last kill: {snakemake.said()}"
+            snakemake.signal("KILL")
+            snakemake.wait(30)
+    with chain.start(config) as snakemake:
+        code, said = snakemake.wait(600)
+    assert code == 0, said
+    print(f"seed {seed}; seconds until jobs were taken over: {[round(s, 1) for s in seconds]}")
+    assert seconds
+    assert max(seconds) < TAKE_OVER_S
+    jobs = chain.jobs()
+    assert len(jobs["smoke_test"]) == 1
+    starts = chain.starts()
+    # Every job resumed from the last checkpoint of the one before, and no other job ran.
+    assert [start.step for start in starts] == [*range(0, STEPS, STEPS_PER_JOB)]
+    assert [start.job for start in starts] == jobs[f"train_run {chain.name}"]
+
+
+def test_job_whose_submission_was_not_recorded_is_found(chain: Chain) -> None:
+    """Killed while sbatch, which has submitted the job already, has not returned."""
+    config = chain.configure(STEPS_PER_JOB, 2)
+    folder = chain.fault("sbatch", slow_after="20")
+    with chain.start(config, folder.name) as snakemake:
+        chain.cluster.wait_for((folder / "sbatch.done").exists, 120, "a submission")
+        snakemake.signal("KILL")
+        snakemake.wait(30)
+    (job,) = chain.queue()
+    (folder / "slow-after").unlink()
+    chain.cluster.run("pkill -x sleep", check=False)  # sbatch's: it returns
+    with chain.start(config) as snakemake:
+        code, said = snakemake.wait(180)
+    assert code == 0, said
+    assert f"Took over job {job} (smoke_test)" in said
+    assert chain.jobs()["smoke_test"] == [job]
+
+
+def test_job_that_sbatch_submits_after_the_kill_is_found(chain: Chain) -> None:
+    """The next run waits for the end of that call."""
+    config = chain.configure(STEPS_PER_JOB, 0.1)
+    folder = chain.fault("sbatch", slow_before="15")
+    with chain.start(config, folder.name) as snakemake:
+        chain.cluster.wait_for((folder / "sbatch.called").exists, 120, "a call of sbatch")
+        snakemake.signal("KILL")
+        snakemake.wait(30)
+    assert chain.queue() == []
+    with chain.start(config) as snakemake:
+        code, said = snakemake.wait(180)
+    assert code == 0, said
+    assert "Took over job" in said
+    assert len(chain.jobs()["smoke_test"]) == 1
+
+
+def test_end_that_nobody_saw_counts(chain: Chain) -> None:
+    """The training ends while no Snakemake runs, with more to do."""
+    config = chain.configure(2 * STEPS_PER_JOB, 1)
+    with chain.start(config) as snakemake:
+        chain.cluster.wait_for(chain.starts, 180, "the training")
+        snakemake.signal("HUP")
+        snakemake.wait(30)
+    chain.cluster.wait_for(lambda: not chain.queue(), 60, "the job's end")
+    with chain.start(config) as snakemake:
+        code, said = snakemake.wait(180)
+    assert code == 0, said
+    first, second = chain.starts()
+    assert (first.step, second.step) == (0, STEPS_PER_JOB)
+    assert chain.jobs()[f"train_run {chain.name}"] == [first.job, second.job]
+
+
+def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
+    config = chain.configure(STEPS_PER_JOB, 20)
+    with chain.start(config) as snakemake:
+        chain.cluster.wait_for(chain.starts, 180, "the training")
+        snakemake.signal("KILL")
+        snakemake.wait(30)
+    (start,) = chain.starts()
+    other = chain.configure(STEPS_PER_JOB, 21)
+    with chain.start(other) as snakemake:
+        code, said = snakemake.wait(60)
+    assert code == 1
+    assert f"job {start.job} (train_run {chain.name}) of an earlier run with other settings" in said
+    assert "[JW207]" in said
+    assert chain.queue() == [start.job]
+    assert chain.starts() == [Start(start.job, 0)]
+
+
+def test_second_run_is_refused_while_the_first_lives(chain: Chain) -> None:
+    config = chain.configure(STEPS_PER_JOB, 5)
+    with chain.start(config) as first:
+        chain.cluster.wait_for(chain.queue, 120, "a job")
+        with chain.start(config) as second:
+            code, said = second.wait(60)
+        assert code == 1
+        assert re.search(r"another run goes on in this folder: process \d+ on jrlogin01", said)
+        assert first.running

@@ -1,6 +1,5 @@
-"""What the plan costs a job on Slurm: 5 jobs in a chain that do nothing, through profiles/jureca,
-beside the same 5 by hand with `sbatch --dependency=afterok`; and once without the plan's
-wait_for_next_look(), so with the pauses that the Slurm plugin would make between its looks.
+"""What a run costs a job on Slurm: 5 jobs in a chain that do nothing, through profiles/jureca,
+beside the same 5 by hand with `sbatch --dependency=afterok`, in turns.
 
 Run from the checkout as root, the test cluster up: .venv/bin/python benchmarks/orchestration.py
 """
@@ -18,17 +17,7 @@ from nodes import Checkout, Cluster  # noqa: E402
 
 JOBS, REPEATS = 5, 2
 SNAKEFILE = f"""
-from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
-
-PLUGINS_SLEEP = RemoteExecutor.sleep
-
-
 include: "rules/common.smk"
-include: "rules/run.smk"
-
-
-if "PLUGINS_PAUSES" in os.environ:
-    RemoteExecutor.sleep = PLUGINS_SLEEP
 
 
 rule all:
@@ -42,9 +31,9 @@ rule nothing:
         lambda w: f"results/nothing/{{int(w.i) - 1}}" if w.i != "1" else [],
     output:
         "results/nothing/{{i}}",
-    threads: threads_of("smoke_test")
+    threads: JOBS.threads_of(JOBS.smoke_test)
     resources:
-        **resources_of("smoke_test"),
+        **JOBS.resources_of(JOBS.smoke_test),
     shell:
         "date +%s.%N > {{output}}"
 """
@@ -67,12 +56,12 @@ until [ -s {JOBS} ]; do sleep 0.05; done
 echo $began $(cat *)
 """
 PARTS = (
-    "from the look that finds the job before it ended to sbatch",
+    "from the query that finds the job before it ended to sbatch",
     "sbatch itself",
     "start by Slurm",
-    "start of Snakemake in the job, twice, one in the other",
-    "their end",
-    "until the next look",
+    "start of Snakemake in the job",
+    "its end",
+    "until the query that finds that",
 )
 
 
@@ -83,15 +72,15 @@ def by_hand(checkout: Checkout) -> list[float]:
     return [b - a for a, b in pairwise(map(float, said.split()))]
 
 
-def through_profile(checkout: Checkout, environment: str = "") -> list[list[float]]:
+def through_profile(checkout: Checkout) -> list[list[float]]:
     """For each job after the first, which waits for nobody, the seconds of each of PARTS."""
     checkout.cluster.run(f"cd {checkout.folder}; rm -rf results/nothing .snakemake calls")
-    variables = f"PATH=$PWD/clock:$PATH CALLS=$PWD/calls SBATCH_ACCOUNT=training {environment}"
+    variables = "PATH=$PWD/clock:$PATH CALLS=$PWD/calls SBATCH_ACCOUNT=training"
     snakemake = ".venv/bin/snakemake --profile profiles/jureca --snakefile nothing.smk"
     checkout.cluster.run(f"cd {checkout.folder}; {variables} {snakemake}", timeout=900)
     calls = [json.loads(line) for line in checkout.path("calls").read_text().splitlines()]
     submissions = [(began, ended) for name, began, ended in calls if name == "sbatch"]
-    looks = [ended for name, _, ended in calls if name == "squeue"]
+    queries = [ended for name, _, ended in calls if name == "squeue"]
     # Slurm makes a job's log when it starts it; the job writes to it until its end.
     logs = checkout.path(".snakemake/slurm_logs/rule_nothing")
     parts = []
@@ -103,7 +92,7 @@ def through_profile(checkout: Checkout, environment: str = "") -> list[list[floa
         body = float(checkout.path(f"results/nothing/{i}").read_text())
         until = submissions[i][0] if i < JOBS else float("inf")
         times = [found, began, ended, float(birth), body, float(last)]
-        found = max(look for look in looks if look < until)
+        found = max(ended for ended in queries if ended < until)
         parts.append([b - a for a, b in pairwise([*times, found])])
     return parts[1:]
 
@@ -128,8 +117,6 @@ def main() -> None:
     print(f"more than by hand: {mine - theirs:.1f} s a job")
     for name, seconds in zip(PARTS, zip(*ours, strict=True), strict=True):
         print(f"{statistics.mean(seconds):6.1f} s {name}")
-    totals = [*map(sum, through_profile(checkout, "PLUGINS_PAUSES=1"))]
-    print(f"with the plugin's own pauses: {statistics.mean(totals):.1f} s a job")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,12 @@ def run_query(*command: str, timeout_s: float = 10) -> subprocess.CompletedProce
     environment["SLURM_TIME_FORMAT"] = "standard"
     try:
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=timeout_s
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            start_new_session=True,  # Ctrl-C ends the run, but no query of it
         )
     except FileNotFoundError:
         code, message = EXIT_NOT_FOUND, f"there is no {command[0]} in PATH"

@@ -8,20 +8,17 @@ are sentences.
 
 import asyncio
 import contextlib
-import hashlib
-import os
 import re
 import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from jaxway_shared.errors import UserError, with_code
-from snakemake.io import is_flagged
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
@@ -31,40 +28,21 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Jo
 
 from jaxway import interrupt, run_lock
 from jaxway.slurm import queue, submission
-from jaxway.slurm.commands import error_message, run_query
+from jaxway.slurm.cancellation import cancel
+from jaxway.slurm.earlier_run import LOST, EarlierRun
 from jaxway.slurm.journal import RUN, Journal, Submission
+from jaxway.slurm.outage import RETRY_INTERVAL_S, PatientQueue, StoppedError, report
 from jaxway.slurm.queue import QueryError, SlurmJob
 from jaxway.slurm.resubmission import Checkpoint, Resubmit, Training
+from jaxway.slurm.work import label_of, work_of
 
 POLL_SHARE = 0.1  # of the time since a job has last changed its state
 MIN_POLL_S, MAX_POLL_S = 1, 15
-RETRY_INTERVAL_S = 5  # after a query that failed
-REPORT_INTERVAL_S = 60  # between two lines about a Slurm that does not answer
 LOST_AFTER_S = 60  # an answering Slurm that does not list a job for so long has lost it
-CANCEL_TIMEOUT_S = 60
 SUBMISSION_THREADS = 4
-MAX_HASHED_BYTES = 1 << 20  # of an input; larger ones are known by size and time
 UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a list with commas
 # The job's identity and its deadline.
 KEPT_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_JOB_END_TIME")
-LOST = "LOST"  # a state of ours: Slurm does not know the job any more
-
-
-def report(line: str) -> None:
-    """Print a line for the user."""
-    print(line, file=sys.stderr, flush=True)
-
-
-class Outage:
-    """Says at most once a minute that Slurm does not answer."""
-
-    def __init__(self) -> None:
-        self._reported = float("-inf")
-
-    def report(self, error: QueryError) -> None:
-        if time.monotonic() - self._reported >= REPORT_INTERVAL_S:
-            self._reported = time.monotonic()
-            report(f"Slurm did not answer ({error}); asking again. Jobs are not affected.")
 
 
 class Executor(SlurmExecutor):
@@ -86,13 +64,15 @@ class Executor(SlurmExecutor):
         super().__post_init__(test_mode)
         interrupt.install()
         self._journal = Journal()
-        self._outage = Outage()
+        self._queue = PatientQueue(self._closing)
         self._submitting = threading.Lock()  # held while a submission begins
         self._submissions: dict[str, Submission] = {}  # of this run, by name
         self._states: dict[str, str] = {}  # last seen, by name
         self._missing_since: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(SUBMISSION_THREADS, thread_name_prefix="submission")
-        self._earlier = self._pool.submit(self._find_earlier)
+        self._earlier = EarlierRun(self._journal, self._queue, self._closing)
+        outputs = {str(file) for job in self.dag.needrun_jobs() for file in job.output}
+        self._found_earlier = self._pool.submit(self._earlier.find, outputs)
 
     # ----------------------------------------------------------------------------- submission
 
@@ -104,7 +84,9 @@ class Executor(SlurmExecutor):
     def run_job(self, job: Job) -> None:
         """Wait for the job of an earlier run that does the same, or submit one."""
         with self._reporting(job):
-            if earlier := self._take_over(job):
+            self._found_earlier.result()
+            if earlier := self._earlier.take_over(job):
+                self._register(earlier)
                 self._wait_for(job, earlier)
             else:
                 self._submit(job, 1)
@@ -140,10 +122,7 @@ class Executor(SlurmExecutor):
             step_before=before.step,
         )
         call = self._submit_call(job, new)
-        with self._submitting:
-            self._stop_if_closing()
-            self._journal.begin(new)
-            self._submissions[new.name] = new
+        self._register(new, begins=True)
         try:
             submitted = self._sbatch(call, self.format_job_exec(job), new)
         except submission.RefusedError as error:
@@ -188,10 +167,19 @@ class Executor(SlurmExecutor):
             try:
                 return self._submitted(new, submission.sbatch(call, command))
             except QueryError as error:
-                self._outage.report(error)
+                self._queue.report_outage(error)
             # Slurm may have taken the job, although sbatch did not learn of it.
-            if found := self._ask([new.name]).get(new.name):
+            if found := self._queue.find_jobs([new.name]).get(new.name):
                 return self._submitted(new, found.id)
+
+    def _register(self, entry: Submission, begins: bool = False) -> None:
+        """From now on Ctrl-C cancels it. StoppedError, if Ctrl-C has come."""
+        with self._submitting:
+            if self._closing.is_set():
+                raise StoppedError
+            if begins:
+                self._journal.begin(entry)
+            self._submissions[entry.name] = entry
 
     def _submitted(self, new: Submission, job: str) -> Submission:
         new = self._journal.update(new, id=job)
@@ -203,80 +191,6 @@ class Executor(SlurmExecutor):
         self._changed = time.monotonic()
         aux = {"name": submitted.name}
         self.report_job_submission(SubmittedJobInfo(job, external_jobid=submitted.id, aux=aux))
-
-    def _ask(self, names: Iterable[str]) -> dict[str, SlurmJob]:
-        """Slurm's answer, however long that takes. StoppedError, if Ctrl-C comes before."""
-        while True:
-            self._stop_if_closing()
-            try:
-                return queue.find_jobs(names)
-            except QueryError as error:
-                self._outage.report(error)
-            self._closing.wait(RETRY_INTERVAL_S)
-
-    def _stop_if_closing(self) -> None:
-        if self._closing.is_set():
-            raise StoppedError
-
-    # ----------------------------------------------------------------------------- taking over
-
-    def _find_earlier(self) -> list[Submission]:
-        """Jobs that an earlier run has left, that Slurm knows and whose outputs are needed."""
-        if not (left := self._journal.open_submissions()):
-            return []
-        submission.wait_for_calls()
-        found = self._ask(left)
-        needed = {str(file) for job in self.dag.needrun_jobs() for file in job.output}
-        earlier, others = [], []
-        for name, each in left.items():
-            job = found.get(name)
-            if not job:
-                self._journal.update(each, end="NOT SUBMITTED")
-                continue
-            each = each if each.id else self._journal.update(each, id=job.id)
-            self._states[name] = job.state
-            if needed.intersection(each.outputs):
-                earlier.append(each)
-            elif job.active:
-                others.append(str(each))
-            else:
-                self._journal.update(each, end=job.state)
-        if others:
-            report(f"Jobs of an earlier run that this one does not need: {', '.join(others)}.")
-        return earlier
-
-    def _take_over(self, job: Job) -> Submission | None:
-        """The job of an earlier run that does the same, if it still runs or has succeeded."""
-        outputs, work = set(map(str, job.output)), work_of(job)
-        for each in [x for x in self._earlier.result() if outputs.intersection(x.outputs)]:
-            state = self._states[each.name]
-            if each.cancelled:
-                state = self._wait_for_end(each)
-            if each.work != work and state in queue.ACTIVE:
-                raise UserError(
-                    "JW207",
-                    f"job {each} of an earlier run with other settings has not ended: wait for it, "
-                    f"or `scancel {each.id}`, and start again",
-                )
-            complete = state == "COMPLETED" and all(map(os.path.exists, outputs))
-            if each.work != work or not (complete or state in queue.ACTIVE):
-                report(f"Job {each} of an earlier run: {state}. It is submitted again.")
-                self._journal.update(each, end=state)
-                continue
-            with self._submitting:
-                self._stop_if_closing()
-                self._submissions[each.name] = each = self._journal.update(each, run=RUN)
-            report(f"Took over job {each} of an earlier run: {state}.")
-            return each
-        return None
-
-    def _wait_for_end(self, cancelled: Submission) -> str:
-        """Wait until a cancelled job has ended; its state then."""
-        while True:
-            job = self._ask([cancelled.name]).get(cancelled.name)
-            if not job or not job.active:
-                return job.state if job else LOST
-            self._closing.wait(MIN_POLL_S)
 
     # ----------------------------------------------------------------------------- polling
 
@@ -302,7 +216,7 @@ class Executor(SlurmExecutor):
             self._failed_query = False
         except QueryError as error:
             found, self._failed_query = {}, True
-            self._outage.report(error)
+            self._queue.report_outage(error)
         for name, info in zip(names, active_jobs, strict=True):
             state = self._end(name, found.get(name))
             if state is None or self._closing.is_set():
@@ -333,7 +247,7 @@ class Executor(SlurmExecutor):
             self.report_job_success(info)
             return
         nodes = slurm_job.nodes if slurm_job else ""
-        if state == "NODE_FAIL" and nodes.isalnum():  # of one node it is known which
+        if state == "NODE_FAIL" and not set("[,") & set(nodes):  # of several it is not known which
             self._failed_nodes.add(nodes)
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
         logs = " and ".join([*map(str, job.log), ended.log_file])
@@ -397,62 +311,14 @@ class Executor(SlurmExecutor):
         with self._submitting:
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
-        self._cancel([each for each in self._submissions.values() if not each.end])
-        self.shutdown()
-
-    def _cancel(self, jobs: list[Submission]) -> None:
-        jobs = [each for each in jobs if self._states.get(each.name, "PENDING") in queue.ACTIVE]
-        if not jobs:
-            return
-        for each in jobs:
+        left = [each for each in self._submissions.values() if not each.end]
+        left = [each for each in left if self._states.get(each.name, "PENDING") in queue.ACTIVE]
+        for each in left:
             self._journal.update(each, cancelled=True)
-        deadline = time.monotonic() + CANCEL_TIMEOUT_S
-        words = cancel_words(jobs)
-        names = ", ".join(map(str, jobs))
-        while failed := [r for r in (run_query("scancel", *w) for w in words) if r.returncode]:
-            error = QueryError(f"scancel: {error_message(failed[0])}")
-            if time.monotonic() > deadline:
-                lines = " && ".join(" ".join(["scancel", *w]) for w in words)
-                report(with_code("JW206", f"Not cancelled: {names} ({error}); later: `{lines}`"))
-                return
-            self._outage.report(error)
-            time.sleep(MIN_POLL_S)
-        report(f"Cancelled: {names}.")
+        cancel(left, self._queue)
+        self.shutdown()
 
     def shutdown(self) -> None:
         self._closing.set()
         self._pool.shutdown(wait=True)
         super().shutdown()
-
-
-class StoppedError(Exception):
-    """Ctrl-C came before a job was submitted."""
-
-
-def cancel_words(jobs: list[Submission]) -> list[list[str]]:
-    """Arguments of scancel: all ids at once, and each name of a job whose id is not known."""
-    ids = [each.id for each in jobs if each.id]
-    names = [["--me", f"--name={each.name}"] for each in jobs if not each.id]
-    return ([ids] if ids else []) + names
-
-
-def label_of(job: Job) -> str:
-    """Rule and wildcards of a job."""
-    return " ".join(filter(None, [job.name, get_job_wildcards(job)]))
-
-
-def work_of(job: Job) -> str:
-    """Hash of what a job does: the command, its parameters and the content of its inputs.
-
-    Without resources: a job that waits for another partition does the same.
-    """
-    digest = hashlib.sha256(f"{job.rule.name} {job.output} {job.shellcmd} ".encode())
-    digest.update(repr([list(job.params), list(job.params.items())]).encode())
-    for file in job.input:
-        if not is_flagged(file, "ancient"):
-            path = Path(file)
-            status = path.stat()
-            digest.update(f" {path} {status.st_size} ".encode())
-            small = path.is_file() and status.st_size <= MAX_HASHED_BYTES
-            digest.update(path.read_bytes() if small else str(status.st_mtime_ns).encode())
-    return digest.hexdigest()[:16]

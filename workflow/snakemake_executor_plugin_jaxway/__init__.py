@@ -12,7 +12,7 @@ __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 
 @dataclass
-class ExecutorSettings(SlurmSettings):  # type: ignore[misc]
+class ExecutorSettings(SlurmSettings):
     """Options --jaxway-..., in a profile jaxway-...: those of the Slurm plugin."""
 
     status_command: Optional[str] = field(  # noqa: UP045, since Snakemake knows no other form

@@ -88,6 +88,25 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"benchmark": {"compute": {"dtypes": ["int3"]}}},
         "benchmark.compute.dtypes.0: must be one of",
     ),
+    # Names that keys had once.
+    "a training's allocations": (
+        {"train": {"small": {"allocations": 3}}},
+        "train.small.allocations is called max_jobs now",
+    ),
+    "a sweep of microbatches": (
+        {"train": {"a": {"microbatches": [1, 2]}}},
+        "train.a.microbatches is called gradient_accumulation_steps now",
+    ),
+    "a benchmark's minutes": (
+        {"benchmark": {"io": {"minutes": 1}}},
+        "benchmark.io.minutes is called timeout_minutes now",
+    ),
+    "a temporary folder": ({"temporary": "/tmp"}, "temporary is called tmpdir now"),
+    "vetting": ({"vetting": {"nodes": ["n1"]}}, "vetting is called node_check now"),
+    "an old name of another section": (
+        {"smoke_test": {"allocations": 3}},
+        "smoke_test.allocations: unknown key; known: ",
+    ),
     # Out of range.
     "negative steps": ({"train": {"a": {"steps": -1}}}, "train.a.steps: must be at least 1"),
     "no learning": (

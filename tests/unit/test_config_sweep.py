@@ -35,7 +35,7 @@ def test_benchmarks_of_one_placement_share_an_allocation(jureca):
 
 def test_each_node_to_check_gets_the_benchmarks_of_one_node(jureca):
     benchmarks = {"memory": {}, "collective": {"nodes": 2}, "compute": {"gpus_per_node": 1}}
-    check = {"nodes": ["jrc0101", "jrc[0098-0100,0101]"]}
+    check = {"nodes": ["jrc0101", "jrc[0098-0099,0101]", "jrc01[00]"]}
     config = load({"benchmark": benchmarks, "node_check": check}, jureca)
     nodes = ("jrc0101", "jrc0098", "jrc0099", "jrc0100")
     assert config.nodes_to_check == [*nodes]

@@ -74,21 +74,6 @@ def step(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
 
 
-@pytest.mark.parametrize(
-    ("nodelist", "host"),
-    [
-        ("jrc0101", "jrc0101"),
-        ("jrc[0101-0103,0200]", "jrc0101"),
-        ("jrc[0104,0200]", "jrc0104"),
-        ("login-1,jrc[01-02]", "login-1"),
-        ("rack[1-2]node[07-09],x", "rack1node07"),
-        ("n[1-2]-ib", "n1-ib"),
-    ],
-)
-def test_first_host(nodelist, host):
-    assert runtime.first_host(nodelist) == host
-
-
 OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": "integer", "minimum": 1, "default": 7, "description": "n"},
     "rate": {"type": "number", "exclusiveMinimum": 0, "default": 0.5, "description": "r"},

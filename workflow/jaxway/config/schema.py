@@ -48,6 +48,14 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
+RENAMED = {  # keys of earlier commits, and what they are called now
+    "allocations": "max_jobs",
+    "microbatches": "gradient_accumulation_steps",
+    "minutes": "timeout_minutes",
+    "temporary": "tmpdir",
+    "vetting": "node_check",
+}
+
 IN_YAML = {  # what a user of YAML calls a type
     **{"object": "a mapping", "array": "a list", "string": "text"},
     **{"integer": "an integer", "number": "a number"},
@@ -73,6 +81,8 @@ def check(value: Any, schema: Schema, path: str) -> None:
         known = list(error.schema["properties"])
         word = next(k for k in error.instance if k not in known)
         name = f"{key}.{word}".lstrip(".")
+        if (renamed := RENAMED.get(word)) in known:
+            raise ConfigurationError("JW019", f"{name} is called {renamed} now")
         raise ConfigurationError("JW002", f"{name}: unknown key; {nearest(str(word), known)}")
     found = json.dumps(error.instance, ensure_ascii=False, default=str)
     if "propertyNames" in error.absolute_schema_path:

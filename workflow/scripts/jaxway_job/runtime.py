@@ -12,7 +12,6 @@ import json
 import operator
 import os
 import platform as machine
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ import jax
 import jaxlib.version
 import numpy as np
 from jax.sharding import Mesh
+from jaxway_shared import hostlist
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
@@ -80,12 +80,6 @@ def converter(schema: dict[str, Any]) -> Callable[[str], Any]:
     return convert
 
 
-def first_host(nodelist: str) -> str:
-    """First host of a Slurm node list: ``jrc[0101-0103,0200]`` gives ``jrc0101``."""
-    hosts = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", nodelist)  # of each bracket, its first member
-    return hosts.split(",")[0]
-
-
 @dataclass(frozen=True)
 class ProcessTopology:
     """This process among those of its Slurm step; the only one outside a step of several tasks.
@@ -115,7 +109,7 @@ def process_topology(args: argparse.Namespace) -> ProcessTopology:
     first = int(env["SLURM_LOCALID"]) * share
     # JAX's own choice of port is the same for all steps of a job; this one is not.
     port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
-    coordinator = f"{first_host(env['SLURM_STEP_NODELIST'])}{args.host_suffix}:{port}"
+    coordinator = f"{hostlist.expand(env['SLURM_STEP_NODELIST'])[0]}{args.host_suffix}:{port}"
     local_devices = list(range(first, first + share))
     return ProcessTopology(processes, int(env["SLURM_PROCID"]), local_devices, coordinator)
 

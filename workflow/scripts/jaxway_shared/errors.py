@@ -28,6 +28,7 @@ CODES = {
     "JW016": "password in the image's name",
     "JW017": "packages cannot be added at this site",
     "JW018": "container settings where jobs run without one",
+    "JW019": "configuration key that has another name now",
     "JW020": "invalid site file",
     "JW021": "variable that the site requires is not set",
     "JW022": "path that cannot be used",

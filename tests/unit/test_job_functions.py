@@ -1,0 +1,85 @@
+"""What Snakemake is told of a job by its wildcards."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from examples import make_config, make_site
+from jaxway.config.schema import WORKFLOW
+from jaxway.job_functions import JobFunctions
+from jaxway.launch import Launch
+
+TRAIN = {
+    "own": {"global_batch": 8},
+    "large": {"nodes": 2, "processes_per_node": 4, "global_batch": 8, "max_jobs": 3},
+    "mine": {"program": "command", "command": "x", "walltime": 7},
+}
+
+
+def make_functions(contained: bool = True, **settings: Any) -> JobFunctions:
+    site = make_site(sif="/c/jax.sif", cores_per_node=128)
+    return JobFunctions(Launch(WORKFLOW.parent, make_config(site, **settings), site, contained))
+
+
+def wildcards(name: str) -> SimpleNamespace:
+    return SimpleNamespace(name=name)
+
+
+@pytest.mark.parametrize(("name", "walltime"), [("own", 30), ("mine", 7)])
+def test_what_differs_between_jobs_is_a_function_of_the_name(name: str, walltime: int) -> None:
+    functions = make_functions(train=TRAIN)
+    resources = functions.resources_of(functions.launch.config.train)
+    assert callable(resources["runtime"])
+    assert resources["runtime"](wildcards(name)) == walltime
+
+
+def test_what_all_jobs_share_is_no_function() -> None:
+    functions = make_functions(train={"a": {"steps": [100, 200]}})
+    jobs = functions.launch.config.train
+    assert functions.resources_of(jobs)["runtime"] == 30
+    assert functions.threads_of(jobs) == 64
+    assert functions.max_jobs() == 10
+    assert str(functions.train_programs()).endswith("/train.py")
+
+
+def test_without_any_job_there_are_values_too() -> None:
+    functions = make_functions()
+    assert functions.resources_of({})["nodes"] == 1
+    assert functions.threads_of({}) == 1
+
+
+@pytest.mark.parametrize(
+    ("contained", "name", "sif"),
+    [(True, "own", "/c/jax.sif"), (True, "large", None), (False, "own", None)],
+)
+def test_snakemake_starts_the_container_of_a_single_process(contained, name, sif) -> None:
+    functions = make_functions(contained, train=TRAIN)
+    assert functions.container_for(functions.training)(wildcards(name)) == sif
+
+
+def test_a_program_that_brings_its_data_needs_none_prepared() -> None:
+    functions = make_functions(train=TRAIN)
+    assert functions.data_record(wildcards("mine")) == {}
+    (record,) = functions.data_record(wildcards("own")).values()
+    assert f"--data-record={record}" in functions.train_command(wildcards("own"))
+    assert "--data-record" not in functions.train_command(wildcards("mine"))
+    assert "--state=scratch/train/mine-" in functions.train_command(wildcards("mine"))
+
+
+def test_a_job_that_is_not_there_is_one_sentence() -> None:
+    with pytest.raises(SystemExit, match=r"^no job is named owm; did you mean 'own'\? \[JW006\]$"):
+        make_functions(train=TRAIN).training(wildcards("owm"))
+
+
+def test_benchmarks_of_an_allocation_depend_on_their_programs_and_containers() -> None:
+    benchmark = {
+        "old": {"program": "memory", "sif": "/c/old.sif"},
+        "memory": {},
+        "two": {"program": "memory", "nodes": 2},
+    }
+    functions = make_functions(benchmark=benchmark)
+    one = wildcards("1x4")
+    assert [path.name for path in functions.benchmark_programs(one)] == ["benchmark_memory.py"]
+    assert functions.benchmark_digests(one) == ["/c/old.sif.digest"]
+    assert functions.benchmark_digests(wildcards("2x4")) == []
+    assert [each["name"] for each in functions.plan(one)["benchmarks"]] == ["old", "memory"]

@@ -133,6 +133,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"width": 100, "heads": 3}}},
         "train.a.width: must be an even multiple of heads, not 100",
     ),
+    "a width that fsdp does not divide": (
+        {"train": {"a": {"width": 66, "heads": 1, "fsdp": 4}}},
+        "train.a.width: must be a multiple of fsdp 4, not 66",
+    ),
+    "heads of the preset that tensor does not divide": (
+        {"train": {"a": {"tensor": 4}}},
+        "train.a.heads: must be a multiple of tensor 4, not 2",
+    ),
     "a tensor that does not divide": (
         {"train": {"a": {"tensor": 3}}},
         "train.a.fsdp: must be such that fsdp x tensor divides 4 GPUs",

@@ -44,6 +44,12 @@ APPTAINER = ["apptainer", "exec", "--home", "$PWD", "--nv", "--bind", "/s", "/c/
         ({}, True, [], ["--devices=4", *RECORD]),  # Snakemake starts this container
         ({"nodes": 2, "processes_per_node": 4}, False, SRUN, ["--devices=8"]),
         (
+            {"processes_per_node": 4},
+            False,
+            ["srun", "--nodes=1", "--ntasks-per-node=4", "--cpus-per-task=32"],
+            ["--devices=4"],
+        ),
+        (
             {"nodes": 2, "processes_per_node": 4},
             True,
             [*SRUN, *APPTAINER],
@@ -70,12 +76,14 @@ def test_what_is_set_reaches_every_program() -> None:
 def test_a_benchmarks_own_container_has_its_own_record_and_no_packages(monkeypatch) -> None:
     monkeypatch.setenv("SCRATCH", "/s")
     benchmark = {"old": {"program": "memory", "sif": "/c/old.sif"}, "memory": {}}
-    launch = make_launch(benchmark=benchmark, packages={"python": ["einops"]})
+    site = make_site(sif="/c/jax.sif", container_build=False)  # packages lie in a folder
+    launch = make_launch(site, benchmark=benchmark, packages={"python": ["einops"]})
     old, usual = (launch.benchmark(launch.config.benchmark[name]) for name in ("old", "memory"))
     assert "--container-record=/c/old.sif.json" in old
     assert old[old.index("apptainer") :][:8] == [*APPTAINER[:-1], "/c/old.sif"]
     assert not any(word.startswith(("--image", "PYTHONPATH")) for word in old)
     assert any(word.startswith("--image") for word in usual)
+    assert any(word.startswith("PYTHONPATH=/c/jax-") for word in usual)
 
 
 @pytest.mark.parametrize(

@@ -113,8 +113,7 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
         return metrics
 
     samples = measure.collect_samples(call, args)
-    last = float(metrics["loss"])
-    if not last < loss:  # also when it is not a number
+    if not (last := float(metrics["loss"])) < loss:  # also when it is not a number
         raise measure.IncorrectResultError(
             f"training does not lower the loss: it was {loss:.4g} and became {last:.4g}"
         )

@@ -1,4 +1,4 @@
-"""A folder in which a run goes on: its jobs in the queue, their logs, the states of trainings."""
+"""The folder of a run: its jobs in the queue, their logs, the states of trainings."""
 
 import json
 import os
@@ -16,7 +16,7 @@ LOCAL = make_site(launcher=None)
 CONFIG = make_config(
     train={
         "gpt": {"program": "maxtext", "steps": 10000},
-        "mine": {"program": "command", "command": "x"},
+        "own": {"program": "command", "command": "x"},
     }
 )
 METRICS = {"step": 1200, "loss": 1.9312, "tokens_per_second": 152_345.6, "step_seconds": 0.28}

@@ -18,11 +18,11 @@ def jaxway(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_tells_what_each_command_is_for():
-    said = jaxway("--help")
-    assert said.returncode == 0
+    result = jaxway("--help")
+    assert result.returncode == 0
     for name, command in cli.COMMANDS.items():
-        assert name in said.stdout and command.summary in said.stdout
-        assert command.example in said.stdout
+        assert name in result.stdout and command.summary in result.stdout
+        assert command.example in result.stdout
 
 
 def test_help_takes_no_command_s_imports():
@@ -35,15 +35,15 @@ def test_help_takes_no_command_s_imports():
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_of_a_command(name):
-    said = jaxway(name, "--help")
-    assert said.returncode == 0, said.stderr
-    assert f"jaxway {name}" in said.stdout
+    result = jaxway(name, "--help")
+    assert result.returncode == 0, result.stderr
+    assert f"jaxway {name}" in result.stdout
 
 
 def test_unknown_command_is_named():
-    said = jaxway("folow")
-    assert said.returncode == 2
-    assert "'folow'" in said.stderr and "'follow'" in said.stderr
+    result = jaxway("folow")
+    assert result.returncode == 2
+    assert "'folow'" in result.stderr and "'follow'" in result.stderr
 
 
 class Ending:

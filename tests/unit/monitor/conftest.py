@@ -1,4 +1,4 @@
-"""A folder in which a run goes on."""
+"""The folder of a run, and its lock."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Slurm's queue: when it is asked, and what is said of the jobs in it."""
+"""Slurm's queue: when it is asked, and what is shown of the jobs in it."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What a run prints of its jobs while it goes on: what is new, and when."""
+"""What a run prints of its jobs until it ends: what is new, and when."""
 
 import sys
 import threading

@@ -89,7 +89,7 @@ def test_broken_lines_of_metrics_are_skipped(folder) -> None:
     ],
 )
 def test_progress_has_what_a_program_writes(folder, line, steps, text) -> None:
-    assert logs.training_progress(train(line, name="mine"), steps) == text
+    assert logs.training_progress(train(line, name="own"), steps) == text
 
 
 def test_time_left_is_a_median_of_the_latest_lines(folder) -> None:

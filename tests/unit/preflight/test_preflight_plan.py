@@ -80,14 +80,14 @@ def test_queue_is_not_asked_about_what_is_refused_already(planned, machine) -> N
         assert "queue" not in {subject for _, subject in subjects(checked)}
 
 
-def test_check_that_stumbles_stops_nothing(planned, monkeypatch) -> None:
+def test_check_that_raises_stops_nothing(planned, monkeypatch) -> None:
     """And what it had found counts."""
 
-    def stumble(*_: Any) -> Findings:
+    def fail(*_: Any) -> Findings:
         yield failure("JW509", "found before")
         raise IndexError
 
-    monkeypatch.setattr(plan, "check_folders", stumble)
+    monkeypatch.setattr(plan, "check_folders", fail)
     assert subjects(planned({})) == [*CONTAINER, (FAIL, "folders"), (WARN, "folders")]
 
 
@@ -111,7 +111,7 @@ def test_labels_are_those_of_the_configuration(site) -> None:
     assert [*plan.labelled_jobs(config, False, ["b"], ["2x4"])] == ["train.b", "benchmark.io"]
 
 
-# ----------------------------------------------------------------------------------- what is said
+# ----------------------------------------------------------------------------------- summary
 
 FINDINGS = [
     passed("1.4")._replace(subject="apptainer"),

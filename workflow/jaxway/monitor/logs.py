@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jaxway_shared.training import LOCK, METRICS, LockOwner, MetricsLine
 
-STALE_AFTER_S = 60  # without output; then it is said for how long there was none
+STALE_AFTER_S = 60  # without output; then the line says for how long
 TAIL_BYTES = 65536
 PACE_LINES = 10  # lines of metrics from which the time left is estimated
 ID = "[0-9a-f]" * 8  # of a training's settings, in its state's name; `a` is not `a-b`

@@ -1,4 +1,4 @@
-"""Print, while a run goes on, what is new of its jobs."""
+"""Print what is new of a run's jobs, until it ends."""
 
 import contextlib
 import math

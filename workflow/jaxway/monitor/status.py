@@ -68,7 +68,7 @@ def job_statuses(config: Config, site: Site, queue: Queue) -> Iterator[JobStatus
 
 
 def is_done(step: str, name: str, log: Path) -> bool:
-    """Whether a job has left its result or, where that is not known, has said nothing for long."""
+    """Whether a job has left its result or, where that is not known, has had no output for long."""
     if result := RESULTS.get(step):
         return Path(result.format(name)).exists()
     return time.time() - (modified(log) or 0) > STALE_AFTER_S

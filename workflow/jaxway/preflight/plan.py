@@ -116,7 +116,7 @@ def folder_of_new_container(plan: Plan) -> Path | None:
 
 
 def run_check(subject: str, check: Callable[..., Findings], *arguments: Any) -> list[Finding]:
-    """What a check finds. One that stumbles stops nothing, and what it had found counts."""
+    """What a check finds. One that raises an exception stops nothing; what it had found counts."""
     findings: list[Finding] = []
     try:
         for finding in check(*arguments):

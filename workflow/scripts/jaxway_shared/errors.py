@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-# What each code is about. A code never changes its meaning; one that is gone is not used again.
+# What each code is about. A code never changes its meaning; one that was removed is not used again.
 CODES = {
     # Configuration, sweeps and site: 001 to 099.
     "JW001": "result file of another schema version",

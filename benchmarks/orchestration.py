@@ -31,9 +31,9 @@ rule nothing:
         lambda w: f"results/nothing/{{int(w.i) - 1}}" if w.i != "1" else [],
     output:
         "results/nothing/{{i}}",
-    threads: JOBS.threads_of(JOBS.smoke_test)
+    threads: LAUNCH.threads(CONFIG.smoke_test.placement)
     resources:
-        **JOBS.resources_of(JOBS.smoke_test),
+        **LAUNCH.resources(CONFIG.smoke_test.placement),
     shell:
         "date +%s.%N > {{output}}"
 """

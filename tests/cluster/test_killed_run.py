@@ -9,6 +9,7 @@ from chain import STEPS_PER_JOB, Chain, Start
 from nodes import Cluster
 
 KILLS = 10
+LAST_KILL_S = 20  # after a start
 STEPS = 60
 TAKE_OVER_S = 10
 TOOK_OVER = re.compile(r"Took over job (\d+) \((\w+)")
@@ -21,7 +22,7 @@ def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
     return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 
-def test_chain_survives_kills_at_random_moments(chain: Chain, record_property) -> None:
+def test_chain_survives_kills_at_random_moments(chain: Chain) -> None:
     """sbatch is slow, so that some moments are between a submission and its bookkeeping."""
     faults = chain.fault("sbatch", slow_before="0.5", slow_after="1.5").name
     config = chain.configure(STEPS, 0.3)
@@ -30,7 +31,7 @@ def test_chain_survives_kills_at_random_moments(chain: Chain, record_property) -
     for _ in range(KILLS):
         began = time.monotonic()
         with chain.start(config, faults) as snakemake:
-            kill_at = began + moments.uniform(2, 16)
+            kill_at = began + moments.uniform(1, LAST_KILL_S)
             took_over = False
             while time.monotonic() < kill_at and snakemake.running:
                 if not took_over and TOOK_OVER.search(snakemake.said()):

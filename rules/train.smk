@@ -27,11 +27,9 @@ rule prepare_data:
 # executors submit that one; two resources tell them of a training (jaxway/slurm/resubmission.py).
 rule train_run:
     input:
-        unpack(JOBS.data_record),
         **IN_CONTAINER,
-        smoke_test=rules.smoke_test.output.passed,
-        # An edited program does not undo a training.
-        script=ancient(JOBS.train_programs()),
+        data=JOBS.data_records(),
+        smoke_test=rules.smoke_test.output.passed,  # not the program: an edit undoes no training
     output:
         summary="results/train/{name}/summary.json",
         metrics="results/train/{name}/metrics.jsonl",

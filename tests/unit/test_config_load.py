@@ -64,20 +64,6 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"benchmark": {"compute": {"steps": 1}}},
         "benchmark.compute.steps: unknown key",
     ),
-    "an old key": ({"vetting": {}}, "vetting: unknown key; it is called 'node_check' now"),
-    "an old key of a training": (
-        {"train": {"a": {"allocations": 3}}},
-        "train.a.allocations: unknown key; it is called 'max_jobs' now",
-    ),
-    "an old option of a training": (
-        {"train": {"a": {"microbatches": 2}}},
-        "train.a.microbatches: unknown key; it is called 'gradient_accumulation_steps' now",
-    ),
-    "an old key of a benchmark": (
-        {"benchmark": {"memory": {"minutes": 2}}},
-        "benchmark.memory.minutes: unknown key; it is called 'timeout_minutes' now",
-    ),
-    "an old key of the container": ({"temporary": "/x"}, "it is called 'tmpdir' now"),
     "a program misspelt": (
         {"benchmark": {"computer": {}}},
         "benchmark.computer.program: there is no workflow/scripts/benchmark_computer.py; "

@@ -39,15 +39,13 @@ class JobFunctions:
 
     # ------------------------------------------------------------------------ inputs and parameters
 
-    def data_record(self, wildcards: Any) -> dict[str, str]:
+    def data_records(self) -> PerJob[str | list[str]]:
         """Record of the data that a training needs prepared; none, if it brings its own."""
-        data = self.training(wildcards).data
-        return {"data": data.record} if data else {}
-
-    def train_programs(self) -> PerJob[Path]:
         jobs = self.launch.config.train
-        programs = {name: self.launch.script(job.program) for name, job in jobs.items()}
-        return by_name(programs, self.launch.script("train"))
+        records: dict[str, str | list[str]] = {
+            name: job.data.record if job.data else [] for name, job in jobs.items()
+        }
+        return by_name(records, [])
 
     def state_folder(self, wildcards: Any) -> str:
         return state_folder(self.training(wildcards), self.launch.site)

@@ -143,13 +143,13 @@ class Run:
 
     def _restore_data(self, trainings: Iterable[Job]) -> None:
         """Prepare again what a training of this run needs and its record says is there."""
-        from jaxway_shared import data_record
+        from jaxway_shared.data_record import read_prepared
 
         for job in trainings:
-            record = Path(job.input.get("data", ""))
-            if record.is_file() and not data_record.read_prepared(record):
-                words = self.launch.prepare_data(self.launch.config.data[record.stem])
-                self._restore(f"data of {record}", [*words, f"--out={record}"])
+            data = self.launch.config.train[job.wildcards.name].data
+            if data and Path(data.record).is_file() and not read_prepared(Path(data.record)):
+                words = [*self.launch.prepare_data(data), f"--out={data.record}"]
+                self._restore(f"data of {data.record}", words)
 
     def _restore(self, what: str, words: Words) -> None:
         """Make again what is missing."""

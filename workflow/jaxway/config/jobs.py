@@ -45,7 +45,7 @@ class DataOptions:
     tokenizer: str
     validation_bytes: int
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Name of what is prepared with these options."""
         return short_hash(asdict(self))

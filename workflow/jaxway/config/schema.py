@@ -31,19 +31,8 @@ def load_schema(name: str) -> Schema:
     return schema
 
 
-RENAMED = {  # keys of earlier versions of the configuration
-    "allocations": "max_jobs",
-    "microbatches": "gradient_accumulation_steps",
-    "minutes": "timeout_minutes",
-    "temporary": "tmpdir",
-    "vetting": "node_check",
-}
-
-
 def nearest(word: str, known: list[str]) -> str:
     """A hint at the known word that was probably meant."""
-    if (now := RENAMED.get(word)) in known:
-        return f"it is called {now!r} now"
     close = difflib.get_close_matches(word, known, 1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
 

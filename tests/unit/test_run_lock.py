@@ -1,61 +1,46 @@
-"""One run in a folder at a time, and whether there is one."""
+"""One run in a folder at a time, and Ctrl-C once."""
 
-import os
 import subprocess
 import sys
-import threading
-import time
+from pathlib import Path
 
 import pytest
 from jaxway import run_lock
 from jaxway_shared.errors import UserError
 
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "jaxway/run.lock"
-
-
-def test_second_run_is_refused_and_names_the_first(path, monkeypatch) -> None:
-    monkeypatch.setattr(run_lock, "WAIT_S", 0)
-    with (
-        run_lock.acquire(path),
-        pytest.raises(UserError, match=f"this folder: process {os.getpid()} on"),
-    ):
-        run_lock.acquire(path)
+HOLDER = """
+import sys, time
+from pathlib import Path
+from jaxway import run_lock
+lock = run_lock.acquire(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
-def test_lock_ends_with_its_owner_however_that_ends(path) -> None:
-    code = "import pathlib, os; from jaxway import run_lock\n"
-    code += f"lock = run_lock.acquire(pathlib.Path({str(path)!r})); os.kill(os.getpid(), 9)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    assert run_lock.started(path) is None
+def test_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "new/run.lock"
+    words = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        with pytest.raises(UserError, match=f"in this folder: process {holder.pid} on "):
+            run_lock.acquire(path)
+        holder.kill()
     run_lock.acquire(path).close()
 
 
-def test_start_of_a_run_is_known_while_it_goes_on(path) -> None:
-    assert run_lock.started(path) is None
-    with run_lock.acquire(path):
-        os.utime(path, (1000, 1000))
-        assert run_lock.started(path) == 1000
-    assert run_lock.started(path) is None
-
-
-def test_somebody_who_looks_refuses_no_run(path) -> None:
-    """started() holds the lock for a moment."""
-    run_lock.acquire(path).close()
-    end = threading.Event()
-
-    def look() -> None:
-        while not end.is_set():
-            run_lock.started(path)
-
-    watching = threading.Thread(target=look)
-    watching.start()
-    try:
-        deadline = time.monotonic() + 1
-        while time.monotonic() < deadline:
-            run_lock.acquire(path).close()
-    finally:
-        end.set()
-        watching.join()
+def test_second_ctrl_c_is_a_sentence() -> None:
+    program = """
+import os, signal
+from jaxway import interrupt
+interrupt.install()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGINT)
+    print("went on")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert "Ending already: jobs are cancelled first, and then listed [JW201]" in done.stderr

@@ -1,0 +1,62 @@
+"""Jobs are cancelled, with a stub of scancel."""
+
+import threading
+from pathlib import Path
+
+import pytest
+from jaxway.slurm import cancellation
+from jaxway.slurm.cancellation import arguments, cancel
+from jaxway.slurm.outage import PatientQueue
+from submissions import make_submission
+
+JOBS = [make_submission("a", id="7"), make_submission("b", id="8"), make_submission("c")]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(cancellation, "RETRY_INTERVAL_S", 0.01)
+    monkeypatch.setattr(cancellation, "CANCEL_TIMEOUT_S", 0.3)
+    return tmp_path
+
+
+def scancel(folder: Path, script: str) -> None:
+    (folder / "scancel").write_text(f'#!/bin/sh\necho "$@" >> {folder}/called\n{script}\n')
+    (folder / "scancel").chmod(0o755)
+
+
+def queue() -> PatientQueue:
+    return PatientQueue(threading.Event())
+
+
+def test_job_without_an_id_is_cancelled_by_name() -> None:
+    assert arguments(JOBS) == [["7", "8"], ["--me", "--name=c"]]
+    assert arguments(JOBS[:1]) == [["7"]]
+
+
+def test_cancelled_jobs_are_listed(folder: Path, capsys) -> None:
+    scancel(folder, "")
+    cancel(JOBS, queue())
+    assert (folder / "called").read_text().splitlines() == ["7 8", "--me --name=c"]
+    line = "Cancelled: 7 (train_run small), 8 (train_run small), c (train_run small).\n"
+    assert capsys.readouterr().err == line
+
+
+def test_failing_scancel_is_repeated(folder: Path, capsys) -> None:
+    scancel(folder, f"[ -e {folder}/once ] && exit 0; touch {folder}/once; exit 1")
+    cancel(JOBS[:1], queue())
+    assert capsys.readouterr().err.endswith("Cancelled: 7 (train_run small).\n")
+
+
+def test_what_is_not_cancelled_is_said_with_the_command(folder: Path, capsys) -> None:
+    scancel(folder, "echo down >&2; exit 1")
+    cancel(JOBS, queue())
+    outage, result = capsys.readouterr().err.splitlines()
+    assert outage.startswith("Slurm did not answer (scancel: down)")
+    assert result.startswith("Not cancelled: 7 (train_run small), ")
+    assert result.endswith("later: `scancel 7 8 && scancel --me --name=c` [JW206]")
+
+
+def test_nothing_is_said_without_jobs(capsys) -> None:
+    cancel([], queue())
+    assert capsys.readouterr().err == ""

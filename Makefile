@@ -24,7 +24,7 @@ lint: setup
 	$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	$(BIN)/snakemake --lint
 
-config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/scripts/*.py workflow/scripts/*/*.py)
+config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/jaxway/*/*.py workflow/scripts/*.py workflow/scripts/*/*.py)
 	$(BIN)/jaxway describe-config > $@
 
 lock: # requirements.txt from pyproject.toml

@@ -37,6 +37,7 @@ rule train_run:
         "logs/train/{name}.log",
     wildcard_constraints:
         name="[^/]+",
+    retries: 0  # the executor submits what another job can bring further
     container:
         JOBS.container_for(JOBS.training)
     threads: JOBS.threads_of(CONFIG.train)

@@ -113,13 +113,15 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
         snakemake.wait(30)
     (start,) = chain.starts()
     other = chain.configure(STEPS_PER_JOB, 21)
+    waiting = f"Job {start.job} (train_run {chain.name}) of an earlier run with other settings"
     with chain.start(other) as snakemake:
-        code, said = snakemake.wait(60)
-    assert code == 1
-    assert f"job {start.job} (train_run {chain.name}) of an earlier run with other settings" in said
-    assert "[JW207]" in said
-    assert chain.queue() == [start.job]
-    assert chain.starts() == [Start(start.job, 0)]
+        chain.cluster.wait_for(lambda: waiting in snakemake.said(), 60, "what it waits for")
+        assert chain.queue() == [start.job]
+        assert chain.starts() == [Start(start.job, 0)]
+        chain.cluster.run(f"scancel {start.job}")
+        chain.cluster.wait_for(lambda: len(chain.starts()) == 2, 120, "the other training")
+        snakemake.signal("INT")
+        snakemake.wait(60)
 
 
 def test_second_run_is_refused_while_the_first_lives(chain: Chain) -> None:
@@ -129,5 +131,5 @@ def test_second_run_is_refused_while_the_first_lives(chain: Chain) -> None:
         with chain.start(config) as second:
             code, said = second.wait(60)
         assert code == 1
-        assert re.search(r"another run goes on in this folder: process \d+ on jrlogin01", said)
+        assert re.search(r"another run is running in this folder: process \d+ on jrlogin01", said)
         assert first.running

@@ -99,7 +99,7 @@ def by_name(values: Mapping[str, T], default: T) -> PerJob[T]:
     first = next(iter(values.values()), default)
     if all(value == first for value in values.values()):
         return first
-    return lambda wildcards: values[wildcards.name]
+    return lambda wildcards: named(values, wildcards.name)
 
 
 def named(jobs: Mapping[str, T], name: str) -> T:

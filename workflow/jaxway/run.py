@@ -92,7 +92,8 @@ class Run:
             self._compare_finished_nodes()
             print("Rerun the same command to resume.", file=sys.stderr, flush=True)
         if self.launch.site.launcher:
-            self._report_cost()
+            with contextlib.suppress(KeyboardInterrupt):  # of a user who does not want to wait
+                self._report_cost()
 
     def preflight(self, planned: Planned, complete: bool) -> None:
         """Print what preflight finds and what jobs may cost; ``complete``: also what passes.

@@ -27,7 +27,7 @@ def acquire(path: Path = LOCK) -> TextIO:
             file.seek(0)
             owner = file.read() or "one that is just starting"
             file.close()
-            raise UserError("JW200", f"another run goes on in this folder: {owner}")
+            raise UserError("JW200", f"another run is running in this folder: {owner}")
         time.sleep(0.01)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -50,4 +50,6 @@ def try_lock(file: TextIO, kind: int) -> bool:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise UserError("JW213", f"{LOCK} cannot be locked here: {error.strerror}") from None
     return True

@@ -10,7 +10,6 @@ from jaxway.slurm import earlier_run
 from jaxway.slurm.earlier_run import EarlierRun
 from jaxway.slurm.journal import RUN, Journal
 from jaxway.slurm.queue import SlurmJob
-from jaxway_shared.errors import UserError
 from submissions import make_submission
 
 OUTPUT = make_submission().outputs[0]
@@ -69,17 +68,25 @@ def test_job_that_was_never_submitted_is_submitted(journal: Journal) -> None:
     assert end(journal) == "NOT SUBMITTED"
 
 
-def test_job_with_other_settings_is_refused_until_it_has_ended(journal: Journal) -> None:
+def test_job_with_other_settings_is_waited_for(journal: Journal, capsys) -> None:
     journal.begin(make_submission("a", work="other"))
-    with pytest.raises(UserError, match="other settings has not ended"):
-        found(journal, "RUNNING").take_over(JOB)
-    assert found(journal, "COMPLETED").take_over(JOB) is None
+    assert found(journal, "RUNNING", "RUNNING", "COMPLETED").take_over(JOB) is None
     assert end(journal) == "COMPLETED"
+    assert (
+        "with other settings has not ended: waiting for it (`scancel 12`" in capsys.readouterr().err
+    )
 
 
-def test_cancelled_job_is_waited_for_and_submitted_again(journal: Journal) -> None:
+def test_cancelled_job_is_cancelled_again_and_submitted_when_it_has_ended(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[str] = []  # the run that was to do it may have been killed before
+    monkeypatch.setattr(
+        earlier_run, "cancel", lambda jobs, queue: cancelled.extend(job.id for job in jobs)
+    )
     journal.begin(make_submission("a", cancelled=True))
     assert found(journal, "RUNNING", "CANCELLED").take_over(JOB) is None
+    assert cancelled == ["12"]
     assert end(journal) == "CANCELLED"
 
 

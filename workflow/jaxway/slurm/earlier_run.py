@@ -4,16 +4,16 @@ import os
 import threading
 from collections.abc import Collection
 
-from jaxway_shared.errors import UserError
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
+from jaxway.slurm.cancellation import cancel
 from jaxway.slurm.journal import RUN, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
 from jaxway.slurm.queue import ACTIVE
 from jaxway.slurm.submission import wait_for_calls
 from jaxway.slurm.work import work_of
 
-POLL_INTERVAL_S = 1  # of a job that was cancelled and still ends
+POLL_INTERVAL_S = 1  # of a job whose end is waited for
 LOST = "LOST"  # a state of ours: Slurm does not know the job any more
 
 
@@ -51,17 +51,20 @@ class EarlierRun:
     def take_over(self, job: Job) -> Submission | None:
         """The one that does the same as a job of this run, if it still runs or has succeeded.
 
-        UserError if one with other settings would write the same files.
+        One with other settings would write the same files: its end is waited for.
         """
         outputs, work = set(map(str, job.output)), work_of(job)
-        for each in [x for x in self._jobs if not outputs.isdisjoint(x.outputs)]:
-            state = self._end_of_cancelled(each) if each.cancelled else self._states[each.name]
-            if each.work != work and state in ACTIVE:
-                raise UserError(
-                    "JW207",
-                    f"job {each} of an earlier run with other settings has not ended: wait for it, "
-                    f"or `scancel {each.id}`, and start again",
+        for each in [x for x in [*self._jobs] if not outputs.isdisjoint(x.outputs)]:
+            state = self._states[each.name]
+            if each.cancelled and state in ACTIVE:
+                cancel([each], self._queue)  # the run that did it may have been killed before
+                state = self._end_of(each)
+            elif each.work != work and state in ACTIVE:
+                report(
+                    f"Job {each} of an earlier run with other settings has not ended: waiting for "
+                    f"it (`scancel {each.id}` ends it)."
                 )
+                state = self._end_of(each)
             self._jobs.remove(each)
             complete = state == "COMPLETED" and all(map(os.path.exists, outputs))
             if each.work == work and (complete or state in ACTIVE):
@@ -71,10 +74,10 @@ class EarlierRun:
             self._journal.update(each, end=state)
         return None
 
-    def _end_of_cancelled(self, cancelled: Submission) -> str:
-        """State of a cancelled job when it has ended."""
+    def _end_of(self, earlier: Submission) -> str:
+        """State of a job when it has ended."""
         while True:
-            job = self._queue.find_jobs([cancelled.name]).get(cancelled.name)
+            job = self._queue.find_jobs([earlier.name]).get(earlier.name)
             if not job or not job.active:
                 return job.state if job else LOST
             self._closing.wait(POLL_INTERVAL_S)

@@ -8,13 +8,14 @@ are sentences.
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import sys
 import threading
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from jaxway.slurm.work import label_of, work_of
 
 POLL_SHARE = 0.1  # of the time since a job has last changed its state
 MIN_POLL_S, MAX_POLL_S = 1, 15
+MESSAGE_TIMEOUT_S = 10  # Slurm's default: so long a controller may have a request in hand
 LOST_AFTER_S = 60  # an answering Slurm that does not list a job for so long has lost it
 SUBMISSION_THREADS = 4
 UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a list with commas
@@ -71,12 +73,14 @@ class Executor(SlurmExecutor):
         self._missing_since: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(SUBMISSION_THREADS, thread_name_prefix="submission")
         self._earlier = EarlierRun(self._journal, self._queue, self._closing)
-        outputs = {str(file) for job in self.dag.needrun_jobs() for file in job.output}
-        self._found_earlier = self._pool.submit(self._earlier.find, outputs)
+        self._found_earlier: Future[None] | None = None
 
     # ----------------------------------------------------------------------------- submission
 
     def run_jobs(self, jobs: list[Job]) -> None:
+        if not self._found_earlier:
+            outputs = {str(file) for job in self.dag.needrun_jobs() for file in job.output}
+            self._found_earlier = self._pool.submit(self._earlier.find, outputs)
         for job in jobs:
             self.run_job_pre(job)
             self._pool.submit(self.run_job, job)
@@ -84,6 +88,7 @@ class Executor(SlurmExecutor):
     def run_job(self, job: Job) -> None:
         """Wait for the job of an earlier run that does the same, or submit one."""
         with self._reporting(job):
+            assert self._found_earlier
             self._found_earlier.result()
             if earlier := self._earlier.take_over(job):
                 self._register(earlier)
@@ -168,7 +173,8 @@ class Executor(SlurmExecutor):
                 return self._submitted(new, submission.sbatch(call, command))
             except QueryError as error:
                 self._queue.report_outage(error)
-            # Slurm may have taken the job, although sbatch did not learn of it.
+            # Slurm may have taken the job, or be about to, although sbatch did not learn of it.
+            self._closing.wait(MESSAGE_TIMEOUT_S)
             if found := self._queue.find_jobs([new.name]).get(new.name):
                 return self._submitted(new, found.id)
 
@@ -182,9 +188,10 @@ class Executor(SlurmExecutor):
             self._submissions[entry.name] = entry
 
     def _submitted(self, new: Submission, job: str) -> Submission:
-        new = self._journal.update(new, id=job)
-        self._submissions[new.name] = new
-        return new
+        self._submissions[new.name] = submitted = dataclasses.replace(new, id=job)
+        with contextlib.suppress(OSError):  # a full disk: the next run finds it by its name
+            self._journal.update(new, id=job)
+        return submitted
 
     def _wait_for(self, job: Job, submitted: Submission) -> None:
         """Have the queue asked for a job's end."""
@@ -221,8 +228,12 @@ class Executor(SlurmExecutor):
             state = self._end(name, found.get(name))
             if state is None or self._closing.is_set():
                 yield info
-            else:
+                continue
+            try:
                 self._settle(info, state, found.get(name))
+            except OSError as error:  # such as a full disk: tried again
+                report(f"job {info.external_jobid}: {error}")
+                yield info
 
     def _end(self, name: str, job: SlurmJob | None) -> str | None:
         """State in which a job has ended; None, it has not, or it is not known."""
@@ -313,8 +324,9 @@ class Executor(SlurmExecutor):
         self._pool.shutdown(wait=True, cancel_futures=True)
         left = [each for each in self._submissions.values() if not each.end]
         left = [each for each in left if self._states.get(each.name, "PENDING") in queue.ACTIVE]
-        for each in left:
-            self._journal.update(each, cancelled=True)
+        with contextlib.suppress(OSError):  # a full disk is no reason to let them run
+            for each in left:
+                self._journal.update(each, cancelled=True)
         cancel(left, self._queue)
         self.shutdown()
 

@@ -15,6 +15,7 @@ ACTIVE = frozenset(
 )
 NO_NODES = ("(null)", "None assigned")
 QUERY_TIMEOUT_S = 30
+NAMES_PER_QUERY = 500  # a command line has a limit
 ACCOUNTING_DAYS = 30  # how far back sacct looks for a name
 NO_ACCOUNTING = "accounting storage is disabled"  # a site without; squeue alone knows
 
@@ -41,7 +42,10 @@ def parse(text: str) -> dict[str, SlurmJob]:
     """Jobs by name, from lines `id|name|state|nodes`; of those with one name, the last line."""
     jobs = {}
     for line in text.splitlines():
-        job_id, name, state, nodes = line.split("|")
+        fields = line.split("|")
+        if len(fields) != 4:
+            raise QueryError(f"not a line about a job: {line!r}")
+        job_id, name, state, nodes = fields
         state = state.split()[0].rstrip("+")  # of `CANCELLED by 1001`
         jobs[name] = SlurmJob(job_id, name, state, "" if nodes in NO_NODES else nodes)
     return jobs
@@ -52,12 +56,15 @@ def find_jobs(names: Iterable[str]) -> dict[str, SlurmJob]:
 
     QueryError where Slurm did not answer.
     """
-    wanted = set(names)
+    wanted = sorted(set(names))
+    if len(wanted) > NAMES_PER_QUERY:
+        rest = find_jobs(wanted[NAMES_PER_QUERY:])
+        return find_jobs(wanted[:NAMES_PER_QUERY]) | rest
     if not wanted:
         return {}
     form = "--format=%i|%j|%T|%N"
     jobs = parse(query("squeue", "--me", "--states=all", f"--name={','.join(wanted)}", form))
-    if ended := wanted - jobs.keys():
+    if ended := set(wanted) - jobs.keys():
         try:
             jobs |= parse(
                 query(

@@ -74,10 +74,10 @@ CODES = {
     "JW204": "training stopped",
     "JW205": "job failed",
     "JW206": "job not cancelled",
-    "JW207": "job of an earlier run",
     "JW209": "missing file that cannot be restored",
     "JW210": "no answer of Slurm's accounting",
     "JW212": "run interrupted",
+    "JW213": "file system without locks",
     #
     # Training programs and their state: 300 to 379.
     "JW300": "training's state is in use",

@@ -20,7 +20,9 @@ def test_own_benchmark(tmp_path: Path) -> None:
     (tmp_path / "workflow/scripts/benchmark_fft.py").write_text(program)
     (tmp_path / "mine.yaml").write_text(config)
     command = [sys.executable, "-m", "snakemake", "--profile=profiles/local"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    # The package of this copy, as `make setup` in it would install it.
+    packages = f"{tmp_path}/workflow:{tmp_path}/workflow/scripts"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": packages}
     subprocess.run([*command, "--configfile=mine.yaml"], cwd=tmp_path, env=environment, check=True)
     (result,) = json.loads((tmp_path / "results/benchmark/1x1.json").read_text())["benchmarks"]
     lengths = yaml.safe_load(config)["benchmark"]["fft"]["lengths"]

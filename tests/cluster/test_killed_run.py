@@ -119,7 +119,7 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
         assert chain.queue() == [start.job]
         assert chain.starts() == [Start(start.job, 0)]
         chain.cluster.run(f"scancel {start.job}")
-        chain.cluster.wait_for(lambda: len(chain.starts()) == 2, 120, "the other training")
+        chain.cluster.wait_for(lambda: {*chain.queue()} - {start.job}, 120, "the other job")
         snakemake.signal("INT")
         snakemake.wait(60)
 

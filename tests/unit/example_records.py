@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from jaxway.config.containers import record_path
 from jaxway.container import verify
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.data_record import DataRecord
@@ -24,7 +25,7 @@ def container_record(image: str = "docker://h.org/a:tag", **fields: Any) -> Cont
 def write_container_record(sif: Path, image: str) -> None:
     """Leave the record that pull would leave with a SIF that is there."""
     record = container_record(image, **verify.fingerprint(sif))
-    verify.record_path(sif).write_text(json.dumps(record.to_json()))
+    record_path(sif).write_text(json.dumps(record.to_json()))
 
 
 def data_record(**fields: Any) -> DataRecord:

@@ -4,7 +4,8 @@ import json
 
 import pytest
 from example_records import DIGEST, container_record, write_container_record
-from jaxway.container import pull, verify
+from jaxway.config.containers import digest_path, record_path
+from jaxway.container import pull
 from jaxway.container.registry import Image, Layer
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.errors import UserError
@@ -44,19 +45,19 @@ def test_current_sif_is_not_built_again(sif, asked, tmp_path):
     pull.pull(IMAGE, sif, None)
     assert asked == [(IMAGE, None)]
     assert (sif.stat().st_ino, sif.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    assert verify.digest_path(sif).read_text() == f"{DIGEST}\n"
+    assert digest_path(sif).read_text() == f"{DIGEST}\n"
 
 
 def test_current_sif_gets_the_name_it_is_pulled_by(sif, asked):
     pull.pull("docker://h.org/a:newest", sif, None)
-    assert ContainerRecord.read(verify.record_path(sif)).image == "docker://h.org/a:newest"
+    assert ContainerRecord.read(record_path(sif)).image == "docker://h.org/a:newest"
     pinned = f"docker://h.org/a@{DIGEST}"  # is the same image, so the tag stays in the record
     pull.pull(pinned, sif, None)
-    assert ContainerRecord.read(verify.record_path(sif)).image == "docker://h.org/a:newest"
+    assert ContainerRecord.read(record_path(sif)).image == "docker://h.org/a:newest"
 
 
 def test_record_without_a_version_gets_one(sif, asked):
-    path = verify.record_path(sif)
+    path = record_path(sif)
     content = json.loads(path.read_text())
     del content["schema_version"]
     path.write_text(json.dumps(content))
@@ -75,7 +76,7 @@ def test_deleted_sif_is_rebuilt_from_the_same_digest(sif, asked, tmp_path):
 
 @pytest.mark.parametrize("content", ['{"schema_version": 99}', "{"])
 def test_sif_with_an_unreadable_record_is_built_again(sif, asked, tmp_path, content):
-    verify.record_path(sif).write_text(content)
+    record_path(sif).write_text(content)
     with pytest.raises(UserError, match="built"):
         pull.pull(IMAGE, sif, tmp_path)
     assert sif.exists()  # the old one stays, as the new one failed

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from example_records import DIGEST, container_record, write_container_record
+from jaxway.config.containers import record_path
 from jaxway.container import verify
 from jaxway_shared.container_record import ContainerRecord, LayerRecord, Packages
 from jaxway_shared.errors import UserError
@@ -61,7 +62,7 @@ def test_other_size_is_found(sif):
 
 
 def test_missing_record_is_one_sentence(sif):
-    verify.record_path(sif).unlink()
+    record_path(sif).unlink()
     assert problem(sif) == ("JW140", f"{sif}.json: No such file or directory; {again(sif)}")
     assert verify.read_record(sif) is None
 
@@ -75,7 +76,7 @@ def test_other_image_is_found(sif):
 
 @pytest.mark.parametrize("content", ['{"schema_version": 99}', '{"image": "a"}', "{", "[]"])
 def test_record_that_cannot_be_read_is_one_sentence(sif, content):
-    verify.record_path(sif).write_text(content)
+    record_path(sif).write_text(content)
     code, sentence = problem(sif)
     assert code == "JW001"
     assert sentence.startswith(f"{sif}.json is ")
@@ -85,7 +86,7 @@ def test_record_that_cannot_be_read_is_one_sentence(sif, content):
 
 def test_record_without_a_version_is_of_the_first(sif):
     """As those are that lie beside containers from before there were versions."""
-    path = verify.record_path(sif)
+    path = record_path(sif)
     content = json.loads(path.read_text())
     for name in ("schema_version", "packages", "installed", "base"):
         del content[name]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from jaxway_shared.errors import with_code
 
+from jaxway.config.containers import digest_path
 from jaxway.config.jobs import Allocation, BenchmarkJob, SmokeTestJob, SubmittedJob, TrainJob
 from jaxway.config.schema import nearest
 from jaxway.launch import Launch, command_line, state_folder
@@ -63,7 +64,8 @@ class JobFunctions:
 
     def benchmark_digests(self, wildcards: Any) -> list[str]:
         """Of the containers that benchmarks name themselves, and which a pull leaves."""
-        return sorted({f"{job.sif}.digest" for job in self.benchmarks(wildcards) if job.sif})
+        sifs = {Path(job.sif) for job in self.benchmarks(wildcards) if job.sif}
+        return sorted(str(digest_path(sif)) for sif in sifs)
 
     def plan(self, wildcards: Any) -> dict[str, Any]:
         return self.launch.plan(self.allocation(wildcards)).to_json()

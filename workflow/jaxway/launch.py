@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxway_shared.benchmark import AllocatedNodes, BenchmarkPlan, PlannedBenchmark
 
-from jaxway.config.containers import Container, container
+from jaxway.config.containers import Container, container, record_path
 from jaxway.config.jobs import (
     Allocation,
     BenchmarkJob,
@@ -155,7 +155,7 @@ class Launch:
         words += ["python3", str(self.script(name)), f"--devices={placement.devices}"]
         words += [f"--platform={self.config.platform}"] if self.config.platform else []
         if sif:
-            words.append(f"--container-record={sif}.json")
+            words.append(f"--container-record={record_path(Path(sif))}")
         elif own:
             words += [f"--container-record={own.record}", f"--image={self.config.image}"]
         words += [f"--host-suffix={self.site.host_suffix}"] if self.site.host_suffix else []

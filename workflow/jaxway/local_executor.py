@@ -9,7 +9,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
 from jaxway import interrupt, run_lock
-from jaxway.slurm.resubmission import Resubmit, Training
+from jaxway.slurm.resubmission import Resubmit, ResumableJob, checkpoint_of, decide
 
 INTERRUPT_WAIT_S = 0.5  # Ctrl-C reaches a job as soon as Snakemake
 
@@ -27,20 +27,21 @@ class Executor(LocalExecutor):
 
     def cached_or_run(self, job: Job, run: Callable[..., None], *args: Any) -> None:
         """Run a job; a training again and again, as long as that gets it further."""
-        training, starts = Training.of(job), 0
+        resumable, starts = ResumableJob.of(job), 0
         while True:
-            before = training.checkpoint() if training else None
+            before = checkpoint_of(resumable.state() if resumable else None)
             try:
                 super().cached_or_run(job, run, *args)
                 return
             except Exception:
                 starts += 1
-                if not training or not before or interrupt.requested.wait(INTERRUPT_WAIT_S):
+                if not resumable or interrupt.requested.wait(INTERRUPT_WAIT_S):
                     raise
-                decision = training.decide("FAILED", before, starts)
+                state, max_jobs = resumable.state(), resumable.max_jobs
+                decision = decide("FAILED", before, state, starts, max_jobs)
                 if not isinstance(decision, Resubmit):
-                    reason = f"Training {training.name} stopped: {decision.reason}"
+                    reason = f"Training {resumable.training} stopped: {decision.reason}"
                     print(with_code("JW204", reason), file=sys.stderr, flush=True)
                     raise
-                line = f"Training {training.name}: resuming from step {decision.step}."
+                line = f"Training {resumable.training}: resuming from step {decision.step}."
                 print(line, file=sys.stderr, flush=True)

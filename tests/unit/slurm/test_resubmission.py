@@ -8,7 +8,7 @@ from jaxway_shared.training import TrainingState
 
 
 def state(step: int | None, error: str | None = None, folder: str = "s") -> TrainingState:
-    return TrainingState(Path(folder), step, error, None)
+    return TrainingState(Path(folder), step, error)
 
 
 @pytest.mark.parametrize(

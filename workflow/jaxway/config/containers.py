@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jaxway.config.jobs import short_hash
 from jaxway.config.schema import ConfigurationError
@@ -17,18 +18,26 @@ class Container:
 
     @property
     def record(self) -> str:
-        """What is known of the container: a JSON file."""
-        return f"{self.output}.json"
+        return str(record_path(Path(self.output)))
 
     @property
     def digest(self) -> str:
-        """A small file that changes with the container's content: what reruns depend on."""
-        return f"{self.output}.digest"
+        return str(digest_path(Path(self.output)))
 
     @property
     def packages(self) -> str | None:
         """Folder with the configured Python packages; None, where the SIF holds them all."""
         return self.output if self.output != self.sif else None
+
+
+def record_path(output: Path) -> Path:
+    """The file with what is known of a container (jaxway_shared/container_record.py)."""
+    return output.with_name(f"{output.name}.json")
+
+
+def digest_path(output: Path) -> Path:
+    """The file with the record's ``identity``, on which reruns depend."""
+    return output.with_name(f"{output.name}.digest")
 
 
 def container(packages: Mapping[str, Sequence[str]], site: Site) -> Container:

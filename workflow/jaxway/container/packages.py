@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jaxway_shared.container_record import ContainerRecord, Packages
 
+from jaxway.config.containers import record_path
 from jaxway.container import verify, work_folder
 from jaxway.container.apptainer import apptainer, compression
 from jaxway.container.pull import record_texts
@@ -80,7 +81,7 @@ def add(
     """Make ``out`` with its record and digest; an old one stays until this one is complete."""
     if problem := verify.problem(base, full=False):
         raise problem
-    base_record = ContainerRecord.read(verify.record_path(base))
+    base_record = ContainerRecord.read(record_path(base))
     arguments = [*arguments, "--bind", str(out.parent)]
     part = out.with_name(f".{out.name}.part")
     remove(part)

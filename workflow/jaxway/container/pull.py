@@ -22,6 +22,7 @@ from pathlib import Path
 from jaxway_shared.container_record import ContainerRecord, LayerRecord
 from jaxway_shared.errors import UserError
 
+from jaxway.config.containers import digest_path, record_path
 from jaxway.container import image_name, layers, verify, work_folder
 from jaxway.container.apptainer import apptainer, apptainer_version, compression
 from jaxway.container.registry import Image, Json, Repository
@@ -162,8 +163,8 @@ def keep_complete_layers(source: Source, work: Path) -> None:
 def record_texts(container: Path, record: ContainerRecord) -> dict[Path, str]:
     """The files that go with a container."""
     return {
-        verify.record_path(container): json.dumps(record.to_json(), indent=1) + "\n",
-        verify.digest_path(container): f"{record.identity}\n",
+        record_path(container): json.dumps(record.to_json(), indent=1) + "\n",
+        digest_path(container): f"{record.identity}\n",
     }
 
 

@@ -8,6 +8,8 @@ from typing import TypedDict
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.errors import UserError
 
+from jaxway.config.containers import record_path
+
 
 class Fingerprint(TypedDict):
     """What a SIF is recognised by."""
@@ -15,16 +17,6 @@ class Fingerprint(TypedDict):
     sha256: str
     bytes: int
     mtime_ns: int
-
-
-def record_path(container: Path) -> Path:
-    """Where pull writes what it knows about a container."""
-    return container.with_name(f"{container.name}.json")
-
-
-def digest_path(container: Path) -> Path:
-    """Where pull writes what reruns depend on: the record's ``identity``."""
-    return container.with_name(f"{container.name}.digest")
 
 
 def sha256(file: Path) -> str:

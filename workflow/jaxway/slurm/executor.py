@@ -34,7 +34,7 @@ from jaxway.slurm.earlier_run import LOST, EarlierRun
 from jaxway.slurm.journal import RUN, Journal, Submission
 from jaxway.slurm.outage import RETRY_INTERVAL_S, PatientQueue, StoppedError, report
 from jaxway.slurm.queue import QueryError, SlurmJob
-from jaxway.slurm.resubmission import Checkpoint, Resubmit, Training
+from jaxway.slurm.resubmission import Checkpoint, Resubmit, ResumableJob, checkpoint_of, decide
 from jaxway.slurm.work import label_of, work_of
 
 POLL_SHARE = 0.1  # of the time since a job has last changed its state
@@ -110,8 +110,8 @@ class Executor(SlurmExecutor):
 
     def _submit(self, job: Job, number: int) -> None:
         """Submit a job; as a training's, the ``number``-th in a row."""
-        training = Training.of(job)
-        before = training.checkpoint() if training else Checkpoint()
+        resumable = ResumableJob.of(job)
+        before = checkpoint_of(resumable.state() if resumable else None)
         folder = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job)
         folder.mkdir(parents=True, exist_ok=True)
         label = label_of(job)
@@ -262,20 +262,22 @@ class Executor(SlurmExecutor):
             self._failed_nodes.add(nodes)
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
         logs = " and ".join([*map(str, job.log), ended.log_file])
-        training = Training.of(job)
-        if not training:
+        resumable = ResumableJob.of(job)
+        if not resumable:
             sentence = with_code("JW205", f"{ended.label}: {reason}; see {logs}")
             self._fail(info, sentence, ended.log_file)
             return
         before = Checkpoint(ended.state_folder, ended.step_before)
-        decision = training.decide(state, before, ended.number)
+        decision = decide(state, before, resumable.state(), ended.number, resumable.max_jobs)
         if isinstance(decision, Resubmit):
-            report(f"Training {training.name}: resuming from step {decision.step} ({reason}).")
+            report(f"Training {resumable.training}: resuming from step {decision.step} ({reason}).")
             with self._submitting:
                 if not self._closing.is_set():
                     self._pool.submit(self._resubmit, job, ended, state)
             return
-        sentence = f"Training {training.name} stopped: {decision.reason} ({reason}); see {logs}"
+        sentence = (
+            f"Training {resumable.training} stopped: {decision.reason} ({reason}); see {logs}"
+        )
         self._fail(info, with_code("JW204", sentence), ended.log_file)
 
     def _resubmit(self, job: Job, ended: Submission, state: str) -> None:

@@ -30,16 +30,16 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Training:
-    """A job that another one can resume. Its rule says so with two resources."""
+class ResumableJob:
+    """A job of a training, which another one can resume: its rule sets two resources."""
 
-    name: str
+    training: str  # its name
     base: Path  # resource `training_state`; an image's digest may be appended
     max_jobs: int  # resource `max_jobs`
 
     @classmethod
-    def of(cls, job: JobExecutorInterface) -> "Training | None":
-        """The training that a job of Snakemake runs; None, it is another job."""
+    def of(cls, job: JobExecutorInterface) -> "ResumableJob | None":
+        """Of a job of Snakemake; None where none can resume it."""
         base, max_jobs = (job.resources.get(key) for key in ("training_state", "max_jobs"))
         return cls(job.wildcards.name, Path(base), max_jobs) if base and max_jobs else None
 
@@ -49,14 +49,6 @@ class Training:
             return TrainingState.newest(self.base)
         except OSError:
             return None
-
-    def checkpoint(self) -> Checkpoint:
-        """Its last checkpoint."""
-        return checkpoint_of(self.state())
-
-    def decide(self, end: str, before: Checkpoint, jobs: int) -> Resubmit | Stop:
-        """What follows on its job that has just ended: see decide()."""
-        return decide(end, before, self.state(), jobs, self.max_jobs)
 
 
 def checkpoint_of(state: TrainingState | None) -> Checkpoint:

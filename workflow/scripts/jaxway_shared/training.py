@@ -55,7 +55,6 @@ class TrainingState:
     folder: Path
     last_checkpoint_step: int | None  # None, no checkpoint yet
     error: str | None  # why the program gave up; None, it has not
-    lock_owner: LockOwner | None  # the last process that wrote this state; None, no process yet
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingState":
@@ -67,7 +66,6 @@ class TrainingState:
             last_checkpoint_step=int(step) if step.isdecimal() else None,
             # Left empty by a full disk.
             error=error if error != "" else "it gave up, and its reason could not be written",
-            lock_owner=LockOwner.parse(text_of(folder / LOCK) or ""),
         )
 
     @classmethod

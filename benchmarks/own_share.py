@@ -3,8 +3,8 @@
 Run from the checkout: .venv/bin/python benchmarks/own_share.py [REPEATS [OTHER_CHECKOUT ...]]
 
 A `bash` first in PATH notes when each command of a rule begins and ends. What no command covers is
-Snakemake's own: before the first one, between them, and after the last one. Others' runs take
-turns with this checkout's.
+Snakemake's own: before the first one, between them, and after the last one. Runs of other
+checkouts, each after `make setup`, take turns with this one's.
 """
 
 import os
@@ -36,7 +36,8 @@ def parts(checkout: Path) -> tuple[float, ...]:
         bash.parent.mkdir()
         bash.write_text(NOTE)
         bash.chmod(0o755)
-        command = [sys.executable, "-m", "snakemake", "--profile", checkout / "profiles/local"]
+        python = checkout / ".venv/bin/python"
+        command = [python, "-m", "snakemake", "--profile", checkout / "profiles/local"]
         command += ["--snakefile", checkout / "Snakefile", "--directory", folder]
         command += ["--configfile", CONFIG]
         path = f"{bash.parent}:{os.environ['PATH']}"

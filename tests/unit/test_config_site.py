@@ -22,6 +22,13 @@ def test_scratch_with_a_space_is_one_sentence(monkeypatch, jureca):
         load_site(ROOT)
 
 
+def test_environment_of_another_checkout_is_one_sentence(tmp_path, jureca):
+    with pytest.raises(
+        ConfigurationError, match=f"these rules are of {tmp_path}: run `make setup`"
+    ):
+        load_site(tmp_path)
+
+
 def test_missing_site_is_one_sentence(monkeypatch):
     monkeypatch.setenv("JAXWAY_SITE", "profiles/nowhere")
     with pytest.raises(ConfigurationError, match="invalid site file"):

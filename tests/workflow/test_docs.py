@@ -148,6 +148,8 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
         (plan.folder / "config/config.yaml").write_text(yaml.safe_dump(settings))
         (plan.folder / "requirements.txt").touch()
         make_environment(plan.folder)
+        packages = f"{plan.folder}/workflow:{plan.folder}/workflow/scripts"  # as installed there
+        plan.environment["PYTHONPATH"] = packages
     add_history(found["local"].folder)
     home = Path(found["local"].environment["HOME"])
     home.mkdir()

@@ -14,7 +14,7 @@ import jsonschema
 import yaml
 from jaxway_shared.errors import UserError
 
-WORKFLOW = Path(__file__).parents[2]
+WORKFLOW = Path(__file__).resolve().parents[2]
 
 Values = dict[str, Any]  # as YAML has them
 Schema = Mapping[str, Any]

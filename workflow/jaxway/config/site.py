@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from jaxway.config.schema import (
+    WORKFLOW,
     ConfigurationError,
     check,
     expand,
@@ -69,6 +70,13 @@ def load_site(root: Path) -> Site:
     The profile names itself in $JAXWAY_SITE: what it puts into `configfile` or `config` is lost
     as soon as the user gives those options too.
     """
+    # Snakemake has imported the executor, and so this package, before it reads any rule.
+    if (root / "workflow").resolve() != WORKFLOW:
+        raise ConfigurationError(
+            "JW027",
+            f"this environment is that of {WORKFLOW.parent}, and these rules are of {root}: run "
+            f"`make setup` in {root} and use its .venv/bin/snakemake",
+        )
     path = root / os.environ.setdefault("JAXWAY_SITE", "profiles/local") / "site.yaml"
     os.environ.setdefault("USER", getpass.getuser())
     site = read_site(path)

@@ -36,6 +36,7 @@ CODES = {
     "JW024": "profile or configuration file cannot be used",
     "JW025": "options of a program are not declared as they must be",
     "JW026": "workflow is not checked out",
+    "JW027": "environment of another checkout",
     #
     # Container and packages: 100 to 179.
     "JW110": "name of an image",

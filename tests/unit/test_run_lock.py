@@ -1,7 +1,9 @@
 """One run in a folder at a time, and Ctrl-C once."""
 
+import errno
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,27 @@ def test_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None
             run_lock.acquire(path)
         holder.kill()
     run_lock.acquire(path).close()
+
+
+def test_start_of_the_run_that_holds_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    assert run_lock.started(path) is None
+    began = time.time()
+    with run_lock.acquire(path):
+        assert began - 1 < (run_lock.started(path) or 0) < time.time() + 1
+    assert run_lock.started(path) is None
+
+
+def test_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_lock.fcntl, "flock", flock)
+    with pytest.raises(SystemExit, match="cannot be locked here: No locks available .JW213"):
+        run_lock.hold()
+    with pytest.raises(UserError, match="cannot be locked here"):
+        run_lock.started()
 
 
 def test_second_ctrl_c_is_a_sentence() -> None:

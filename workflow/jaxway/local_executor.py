@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxway_shared.errors import UserError, with_code
+from jaxway_shared.errors import with_code
 from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
@@ -18,10 +18,7 @@ class Executor(LocalExecutor):
     """What Snakemake calls."""
 
     def __post_init__(self) -> None:
-        try:
-            self._run_lock = run_lock.acquire()
-        except UserError as error:
-            sys.exit(error.line())
+        self._run_lock = run_lock.hold()
         interrupt.install()
         super().__post_init__()
 

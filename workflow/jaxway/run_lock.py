@@ -7,6 +7,7 @@ one; so the profiles say `nolock: true`, and our executors hold this one.
 import fcntl
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 from typing import TextIO
@@ -17,18 +18,29 @@ LOCK = Path(".snakemake/jaxway/run.lock")
 WAIT_S = 0.5  # started() takes the lock for a moment
 
 
+def hold() -> TextIO:
+    """The lock for as long as this process lives. Ends it while another run holds the lock."""
+    try:
+        return acquire()
+    except UserError as error:
+        sys.exit(error.line())
+
+
 def acquire(path: Path = LOCK) -> TextIO:
     """The lock, held until the file is closed. UserError while another run holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+")  # noqa: SIM115
     deadline = time.monotonic() + WAIT_S
-    while not try_lock(file, fcntl.LOCK_EX):
-        if time.monotonic() > deadline:
-            file.seek(0)
-            owner = file.read() or "one that is just starting"
-            file.close()
-            raise UserError("JW200", f"another run is running in this folder: {owner}")
-        time.sleep(0.01)
+    try:
+        while not try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                owner = file.read() or "one that is just starting"
+                raise UserError("JW200", f"another run is running in this folder: {owner}")
+            time.sleep(0.01)
+    except UserError:
+        file.close()
+        raise
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
@@ -40,7 +52,7 @@ def started(path: Path = LOCK) -> float | None:
     try:
         with path.open() as file:
             return None if try_lock(file, fcntl.LOCK_SH) else os.fstat(file.fileno()).st_mtime
-    except OSError:
+    except FileNotFoundError:
         return None
 
 

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import re
-import sys
 import threading
 import time
 import uuid
@@ -59,10 +58,7 @@ class Executor(SlurmExecutor):
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
-        try:
-            self._run_lock = run_lock.acquire()
-        except UserError as error:
-            sys.exit(error.line())
+        self._run_lock = run_lock.hold()
         super().__post_init__(test_mode)
         interrupt.install()
         self._journal = Journal()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from jaxway.slurm import cancellation
-from jaxway.slurm.cancellation import arguments, cancel
+from jaxway.slurm.cancellation import cancel
 from jaxway.slurm.outage import PatientQueue
 from submissions import make_submission
 
@@ -29,11 +29,6 @@ def queue() -> PatientQueue:
     return PatientQueue(threading.Event())
 
 
-def test_job_without_an_id_is_cancelled_by_name() -> None:
-    assert arguments(JOBS) == [["7", "8"], ["--me", "--name=c"]]
-    assert arguments(JOBS[:1]) == [["7"]]
-
-
 def test_cancelled_jobs_are_listed(folder: Path, capsys) -> None:
     scancel(folder, "")
     cancel(JOBS, queue())
@@ -46,6 +41,25 @@ def test_failing_scancel_is_repeated(folder: Path, capsys) -> None:
     scancel(folder, f"[ -e {folder}/once ] && exit 0; touch {folder}/once; exit 1")
     cancel(JOBS[:1], queue())
     assert capsys.readouterr().err.endswith("Cancelled: 7 (train_run small).\n")
+
+
+@pytest.mark.parametrize(
+    "error", ["Kill job error on job id 7: Invalid job id specified", "Job/step already completed"]
+)
+def test_job_that_is_gone_keeps_none_from_being_cancelled(folder: Path, capsys, error: str) -> None:
+    scancel(folder, f'case $1 in 7) echo "scancel: error: {error}" >&2; exit 1;; esac')
+    cancel(JOBS, queue())
+    calls = (folder / "called").read_text().splitlines()
+    assert calls == ["7 8", "7", "8", "--me --name=c"]
+    assert capsys.readouterr().err.startswith("Cancelled: 7 (train_run small), 8 ")
+
+
+def test_only_what_failed_is_repeated_and_named(folder: Path, capsys) -> None:
+    scancel(folder, "case $1 in --me) echo down >&2; exit 1;; esac")
+    cancel(JOBS, queue())
+    assert (folder / "called").read_text().count("7 8") == 1
+    result = capsys.readouterr().err.splitlines()[-1]
+    assert result.startswith("Not cancelled: c (train_run small) (scancel: down); later: ")
 
 
 def test_what_is_not_cancelled_is_said_with_the_command(folder: Path, capsys) -> None:

@@ -1,6 +1,8 @@
 """Cancel jobs, and say which."""
 
+import re
 import time
+from collections.abc import Iterator
 
 from jaxway_shared.errors import with_code
 
@@ -11,13 +13,25 @@ from jaxway.slurm.queue import QueryError
 
 CANCEL_TIMEOUT_S = 60
 RETRY_INTERVAL_S = 1
+# Slurm knows an ended job for some minutes (MinJobAge).
+GONE_RE = re.compile("Invalid job id|already complet")
 
 
-def arguments(jobs: list[Submission]) -> list[list[str]]:
-    """Arguments of scancel: all ids at once, and each name of a job whose id is not known."""
-    ids = [each.id for each in jobs if each.id]
-    names = [["--me", f"--name={each.name}"] for each in jobs if not each.id]
-    return ([ids] if ids else []) + names
+def arguments(jobs: list[Submission]) -> list[str]:
+    """Arguments of scancel for jobs with ids, or for one whose id is not known."""
+    return [each.id for each in jobs if each.id] or ["--me", f"--name={jobs[0].name}"]
+
+
+def failures(jobs: list[Submission]) -> Iterator[tuple[list[Submission], str]]:
+    """Call scancel; the jobs for which that failed, and why. A job that is gone is no failure."""
+    result = run_query("scancel", *arguments(jobs))
+    if not result.returncode:
+        return
+    if not GONE_RE.search(result.stderr):
+        yield jobs, error_message(result)
+    elif len(jobs) > 1:
+        for each in jobs:
+            yield from failures([each])
 
 
 def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
@@ -25,17 +39,18 @@ def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
     if not jobs:
         return
     deadline = time.monotonic() + CANCEL_TIMEOUT_S
-    names = ", ".join(map(str, jobs))
-    calls = arguments(jobs)
+    known = [each for each in jobs if each.id]
+    left = ([known] if known else []) + [[each] for each in jobs if not each.id]
     while True:
-        results = [run_query("scancel", *words) for words in calls]
-        failed = [result for result in results if result.returncode]
+        failed = [failure for group in left for failure in failures(group)]
+        left = [group for group, _ in failed]
         if not failed:
-            report(f"Cancelled: {names}.")
+            report(f"Cancelled: {', '.join(map(str, jobs))}.")
             return
-        error = QueryError(f"scancel: {error_message(failed[0])}")
+        error = QueryError(f"scancel: {failed[0][1]}")
         if time.monotonic() > deadline:
-            line = " && ".join(" ".join(["scancel", *words]) for words in calls)
+            names = ", ".join(str(each) for group in left for each in group)
+            line = " && ".join(" ".join(["scancel", *arguments(group)]) for group in left)
             report(with_code("JW206", f"Not cancelled: {names} ({error}); later: `{line}`"))
             return
         queue.report_outage(error)

@@ -51,6 +51,17 @@ def test_every_torn_line_costs_itself_alone(file: Path) -> None:
         assert names == ["a", "c"] or (length == len(whole) - 1 and names == ["a", "b", "c"])
 
 
+def test_torn_line_between_others_costs_itself_alone(file: Path) -> None:
+    journal = Journal(file)
+    for name in ("a", "b"):
+        journal.begin(make_submission(name))
+    for name in ("a", "b"):
+        journal.update(make_submission(name), id=name)
+    first, rest = file.read_bytes().split(b"\n", 1)
+    file.write_bytes(first[:-9] + b"\x00\xff\n" + rest)
+    assert Journal(file).read() == {"b": make_submission("b", id="b")}
+
+
 def test_other_version_is_refused(file: Path) -> None:
     Journal(file).begin(make_submission())
     file.write_text(file.read_text().replace('"schema_version": 1', '"schema_version": 99'))

@@ -47,7 +47,7 @@ class Submission:
 
 
 class Journal:
-    """The record in a file. Each event is one line, so a kill leaves at most the last one torn."""
+    """The record in a file. Each event is one line; one that a kill has torn counts as none."""
 
     def __init__(self, path: Path = JOURNAL) -> None:
         self._path = path
@@ -57,7 +57,7 @@ class Journal:
         """All submissions by name, oldest first. UserError where the file is of another version."""
         submissions: dict[str, Submission] = {}
         try:
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_bytes().splitlines()
         except FileNotFoundError:
             return submissions
         for line in lines:
@@ -67,7 +67,8 @@ class Journal:
                 continue
             name = event["name"]
             if "work" not in event:
-                submissions[name] = dataclasses.replace(submissions[name], **event)
+                if name in submissions:  # else its first line is torn
+                    submissions[name] = dataclasses.replace(submissions[name], **event)
             elif event.pop("schema_version", None) == SCHEMA_VERSION:
                 submissions[name] = Submission(**event | {"outputs": tuple(event["outputs"])})
             else:
@@ -90,13 +91,10 @@ class Journal:
 
     def _append(self, event: dict[str, Any]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = json.dumps(event) + "\n"
-        with self._lock:
-            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
-            try:
-                size = os.fstat(file).st_size
-                if size and os.pread(file, 1, size - 1) != b"\n":  # torn by a kill
-                    line = f"\n{line}"
-                os.write(file, line.encode())
-            finally:
-                os.close(file)
+        line = json.dumps(event).encode() + b"\n"
+        with self._lock, self._path.open("ab+") as file:  # buffered, so it writes all or raises
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # torn by a kill
+                    line = b"\n" + line
+            file.write(line)

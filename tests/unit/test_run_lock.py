@@ -47,7 +47,7 @@ def test_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch, 
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_lock.fcntl, "flock", flock)
-    with pytest.raises(SystemExit, match="cannot be locked here: No locks available .JW213"):
+    with pytest.raises(SystemExit, match=r"cannot be locked here: No locks available \[JW213\]"):
         run_lock.hold()
     with pytest.raises(UserError, match="cannot be locked here"):
         run_lock.started()

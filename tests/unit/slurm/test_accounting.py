@@ -107,6 +107,15 @@ def test_usage_of_each_job_of_the_folder(folder: Path) -> None:
     assert [job.node_hours for job in jobs] == pytest.approx([2, 300 / 3600, 60 / 3600, 0])
 
 
+def test_slurm_is_asked_for_some_jobs_at_a_time(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(accounting, "JOBS_PER_QUERY", 3)
+    sacct(folder, "")
+    (folder / "bin/sacct").write_text('#!/bin/sh\necho "$@" >> called\n')
+    query(folder)
+    calls = (folder / "called").read_text().splitlines()
+    assert [call.split("--jobs=")[1] for call in calls] == ["7,8,9", "10"]
+
+
 def test_summary_names_jobs_without_progress(folder: Path) -> None:
     assert accounting.summary(query(folder), 128).splitlines() == [
         "used: 2.1 node-h = 268.8 core-h by 4 jobs; longest wait: 0:10:00",

@@ -52,6 +52,12 @@ def test_accounting_knows_jobs_that_left_the_queue(stub: Stub, tmp_path: Path) -
     assert set(asked.split(",")) == {"b", "c", "unknown"}
 
 
+def test_line_without_a_state_is_no_answer(stub: Stub) -> None:
+    stub("squeue", "echo '7|a||'")
+    with pytest.raises(QueryError, match="not a line about a job"):
+        find_jobs(["a"])
+
+
 @pytest.mark.parametrize("command", ["squeue", "sacct"])
 def test_failed_query_is_no_answer(stub: Stub, command: str) -> None:
     stub(command, "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1")

@@ -57,6 +57,7 @@ def test_refusal_is_slurms_reason(stub: Stub) -> None:
     [
         "echo 'sbatch: error: Unable to contact slurm controller' >&2; exit 1",
         "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1",
+        "echo 'sbatch: error: Zero Bytes were transmitted' >&2; exit 1",
         "echo no id",
     ],
 )

@@ -19,7 +19,7 @@ from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.config.site import read_site
 from jaxway.slurm.commands import error_message, run_query
 from jaxway.slurm.journal import JOURNAL, Journal, Submission
-from jaxway.slurm.queue import ACTIVE
+from jaxway.slurm.queue import ACTIVE, JOBS_PER_QUERY
 
 SCHEMA_VERSION = 2
 FIELDS = "JobIDRaw,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
@@ -142,16 +142,18 @@ def seconds_between(start: str, end: str) -> float:
 def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[JobUsage]:
     """What jobs have used, oldest first. UserError where Slurm did not report it."""
     by_id = {each.id: each for each in submissions if each.id}
-    if not by_id:
-        return []
-    command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
-    command += [f"--format={FIELDS}", f"--jobs={','.join(sorted(by_id, key=int))}"]
-    result = run_query(*command, timeout_s=SACCT_TIMEOUT_S)
-    if result.returncode:
-        reason = error_message(result)
-        raise UserError("JW210", f"Slurm did not report what jobs have used ({reason})")
+    ids = sorted(by_id, key=int)
+    lines: list[str] = []
+    for i in range(0, len(ids), JOBS_PER_QUERY):
+        command = ["sacct", "--noheader", "--parsable2", "--allocations", "--duplicates"]
+        command += [f"--format={FIELDS}", f"--jobs={','.join(ids[i : i + JOBS_PER_QUERY])}"]
+        result = run_query(*command, timeout_s=SACCT_TIMEOUT_S)
+        if result.returncode:
+            reason = error_message(result)
+            raise UserError("JW210", f"Slurm did not report what jobs have used ({reason})")
+        lines += result.stdout.splitlines()
     progress, usages = jobs_with_progress(scratch), []
-    for line in result.stdout.splitlines():
+    for line in lines:
         job, state, submitted, start, elapsed, nodes, limit = line.split("|")
         state = state.split()[0]  # of `CANCELLED by 1000`
         usages.append(

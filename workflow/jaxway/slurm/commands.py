@@ -7,7 +7,8 @@ import subprocess
 OPTION_VARIABLES = ("SACCT_", "SINFO_", "SQUEUE_")  # they stand for options of these commands
 # What a command of Slurm says when the daemons do not answer it: nothing follows about any job.
 UNREACHABLE_RE = re.compile(
-    "Unable to contact|timed out|Connection refused|Communication connection"
+    "Unable to contact|timed out|Connection (refused|reset)|Communication|Zero Bytes were|"
+    "Message (send|receive) failure"
 )
 EXIT_NOT_FOUND, EXIT_TIMEOUT = 127, 124  # as a shell and `timeout` give them
 

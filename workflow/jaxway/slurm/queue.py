@@ -13,9 +13,11 @@ ACTIVE = frozenset(
         "RESV_DEL_HOLD",
     )
 )
+LOST = "LOST"  # a state of ours: Slurm does not know the job any more
 NO_NODES = ("(null)", "None assigned")
 QUERY_TIMEOUT_S = 30
-NAMES_PER_QUERY = 500  # a command line has a limit
+JOBS_PER_QUERY = 500  # an argument has a limit of 128 KiB
+LOST_AFTER_S = 60  # an answering Slurm that does not list a job for so long has lost it
 ACCOUNTING_DAYS = 30  # how far back sacct looks for a name
 NO_ACCOUNTING = "accounting storage is disabled"  # a site without; squeue alone knows
 
@@ -43,7 +45,7 @@ def parse(text: str) -> dict[str, SlurmJob]:
     jobs = {}
     for line in text.splitlines():
         fields = line.split("|")
-        if len(fields) != 4:
+        if len(fields) != 4 or not fields[2]:
             raise QueryError(f"not a line about a job: {line!r}")
         job_id, name, state, nodes = fields
         state = state.split()[0].rstrip("+")  # of `CANCELLED by 1001`
@@ -57,9 +59,9 @@ def find_jobs(names: Iterable[str]) -> dict[str, SlurmJob]:
     QueryError where Slurm did not answer.
     """
     wanted = sorted(set(names))
-    if len(wanted) > NAMES_PER_QUERY:
-        rest = find_jobs(wanted[NAMES_PER_QUERY:])
-        return find_jobs(wanted[:NAMES_PER_QUERY]) | rest
+    if len(wanted) > JOBS_PER_QUERY:
+        rest = find_jobs(wanted[JOBS_PER_QUERY:])
+        return find_jobs(wanted[:JOBS_PER_QUERY]) | rest
     if not wanted:
         return {}
     form = "--format=%i|%j|%T|%N"

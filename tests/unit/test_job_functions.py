@@ -37,7 +37,7 @@ def test_what_all_jobs_share_is_no_function() -> None:
     functions = make_functions(train={"a": {"steps": [100, 200]}})
     jobs = functions.launch.config.train
     assert functions.resources_of(jobs)["runtime"] == 30
-    assert functions.threads_of(jobs) == 64
+    assert functions.threads_of(jobs) == 128
     assert functions.max_jobs() == 10
 
 

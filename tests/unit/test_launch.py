@@ -125,7 +125,7 @@ def test_plan_of_an_allocation_is_not_changed_by_its_walltime_or_partition() -> 
 @pytest.mark.parametrize(
     ("placement", "threads", "resources"),
     [
-        ({}, 64, {"nodes": 1, "tasks_per_node": 2, "gres": "gpu:4", "slurm_extra": ""}),
+        ({}, 128, {"nodes": 1, "tasks_per_node": 1, "gres": "gpu:4", "slurm_extra": ""}),
         (
             {"nodes": 2, "processes_per_node": 4, "gpus_per_node": 4, "node": "n7"},
             32,
@@ -139,7 +139,7 @@ def test_what_slurm_is_asked_for(placement, threads, resources) -> None:
     found = launch.resources(where)
     assert resources.items() <= found.items()
     assert (found["runtime"], found["slurm_partition"]) == (30, "gpu")
-    assert (found["slurm_account"], found["mem_mb"], found["mpi"]) == ("project", 0, "srun")
+    assert (found["slurm_account"], found["mem_mb"]) == ("project", 0)
 
 
 def test_without_slurm_a_job_asks_for_the_one_node() -> None:

@@ -27,6 +27,12 @@ def blocks(heading: str) -> list[str]:
     return re.findall(r"```\w+\n(.*?)```", section, re.DOTALL)
 
 
+def placed(sbatch: list[str]) -> list[str]:
+    """Arguments of sbatch that say where and for how long a job runs."""
+    folder = sbatch.index("-D")
+    return [*sbatch[sbatch.index("-A") : folder], *sbatch[folder + 2 : folder + 4]]
+
+
 class Plan:
     """A folder in which Snakemake runs this workflow."""
 

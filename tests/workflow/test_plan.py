@@ -5,7 +5,7 @@ import re
 import shlex
 
 import pytest
-from plan import IMAGE, ROOT, Plan
+from plan import IMAGE, ROOT, Plan, placed
 
 SMALL = {"steps": 100, "global_batch": 8}
 
@@ -117,11 +117,6 @@ ENVIRONMENT = (
 )
 
 
-def placed(sbatch: list[str]) -> list[str]:
-    """Arguments of sbatch that say where and for how long a job runs."""
-    return [*sbatch[sbatch.index("-A") : sbatch.index("-D")], sbatch[sbatch.index("-D") + 2]]
-
-
 @pytest.fixture(scope="module")
 def stubbed(tmp_path_factory):
     """A chain that has run on stubs."""
@@ -170,7 +165,7 @@ def test_smoke_test_asks_slurm_for_one_whole_node(stubbed):
     (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_smoke_test" in c]
     assert placed(sbatch) == [
         *["-A", "training", "-p", "dc-gpu-devel", "-t", "30"],
-        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+        *["--nodes=1", "--cpus-per-task=128", "--ntasks-per-node=1", "--gres=gpu:4"],
     ]
 
 
@@ -202,7 +197,7 @@ def test_training_on_one_node_is_one_process_in_the_container(stubbed):
     (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_train_run_wildcards_one_node" in c]
     assert placed(sbatch) == [
         *["-A", "training", "-p", "dc-gpu", "-t", "30"],
-        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+        *["--nodes=1", "--cpus-per-task=128", "--ntasks-per-node=1", "--gres=gpu:4"],
     ]
     command = in_container(stubbed, apptainer(stubbed, "train/one_node/"))
     words = shlex.split(command.removesuffix(" > logs/train/one_node.log 2>&1"))
@@ -226,25 +221,22 @@ def check_training(plan, words: list[str], name: str, devices: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "walltime", "ntasks", "cpus", "srun_tasks", "srun_cpus"),
+    ("name", "walltime", "tasks", "cpus"),
     [
-        ("two_nodes", "600", 2, 64, 1, 128),
-        ("process_per_gpu", "30", 4, 32, 4, 32),
+        ("two_nodes", "600", "--ntasks-per-node=1", "--cpus-per-task=128"),
+        ("process_per_gpu", "30", "--ntasks-per-node=4", "--cpus-per-task=32"),
     ],
 )
-def test_several_processes_start_by_srun_around_apptainer(
-    stubbed, name, walltime, ntasks, cpus, srun_tasks, srun_cpus
-):
+def test_several_processes_start_by_srun_around_apptainer(stubbed, name, walltime, tasks, cpus):
     (sbatch,) = [c for c in stubbed.calls("sbatch") if f"rule_train_run_wildcards_{name}" in c]
     assert placed(sbatch) == [
         *["-A", "training", "-p", "dc-gpu", "-t", walltime],
-        *["--nodes=2", f"--ntasks-per-node={ntasks}", f"--cpus-per-task={cpus}", "--gres=gpu:4"],
+        *["--nodes=2", cpus, tasks, "--gres=gpu:4"],
     ]
     (srun,) = [c for c in stubbed.calls("srun") if any(name in word for word in c)]
     program = srun.index("python3")
     assert srun[:program] == [
-        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=2"],
-        *[f"--ntasks-per-node={srun_tasks}", f"--cpus-per-task={srun_cpus}"],
+        *["--kill-on-bad-exit=1", "--cpu-bind=none", "--nodes=2", tasks, cpus],
         *["apptainer", "exec", "--home", str(stubbed.folder), "--nv"],
         *["--bind", str(stubbed.scratch), str(stubbed.sif)],
     ]
@@ -256,7 +248,7 @@ def test_benchmarks_of_one_placement_are_one_job(stubbed):
     (sbatch,) = [c for c in stubbed.calls("sbatch") if "rule_benchmark_run_wildcards_1x4" in c]
     assert placed(sbatch) == [
         *["-A", "training", "-p", "dc-gpu-devel", "-t", "40"],
-        *["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=64", "--gres=gpu:4"],
+        *["--nodes=1", "--cpus-per-task=128", "--ntasks-per-node=1", "--gres=gpu:4"],
     ]
     assert not any("--nodelist" in word for word in sbatch)
     memory, old = (

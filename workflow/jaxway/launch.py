@@ -169,7 +169,7 @@ class Launch:
             *(self.site.launcher or "").split(),
             f"--nodes={placement.nodes}",
             f"--ntasks-per-node={placement.processes_per_node}",
-            f"--cpus-per-task={self.cores // placement.processes_per_node}",
+            f"--cpus-per-task={self.threads(placement)}",
         ]
 
     def apptainer_words(self) -> Words:
@@ -186,31 +186,23 @@ class Launch:
         """Cores of a node."""
         return self.site.cores_per_node or os.cpu_count() or 1
 
-    def tasks_per_node(self, placement: Placement) -> int:
-        """Tasks to ask for: with fewer than 2 Slurm's plugin refuses the resource `mpi`."""
-        return max(2, placement.processes_per_node) if self.site.launcher else 1
-
     def threads(self, placement: Placement) -> int:
-        """Cores of a task."""
-        return self.cores // self.tasks_per_node(placement)
+        """Cores of a process."""
+        return self.cores // placement.processes_per_node
 
     def resources(self, placement: Placement) -> dict[str, str | int | None]:
-        """Whole nodes, their GPUs, and time.
-
-        With `mpi` the job's command runs in the batch step itself: no outer srun gets in the way.
-        """
+        """Whole nodes, their GPUs, and time."""
         if not self.site.launcher:
             return {"nodes": 1}
         return {
             "nodes": placement.nodes,
-            "tasks_per_node": self.tasks_per_node(placement),
+            "tasks_per_node": placement.processes_per_node,
             "gres": f"gpu:{placement.gpus_per_node}",
             "runtime": placement.walltime,
             "slurm_partition": placement.partition,
             "slurm_account": self.config.account,
             "slurm_extra": f"--nodelist={placement.node}" if placement.node else "",
             "mem_mb": 0,  # else Snakemake asks for little; without it a whole node has all of its
-            "mpi": "srun",
         }
 
 

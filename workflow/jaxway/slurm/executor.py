@@ -9,6 +9,7 @@ are sentences.
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import re
 import threading
 import time
@@ -46,6 +47,11 @@ UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a lis
 KEPT_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_JOB_END_TIME")
 
 
+def is_no_run_id(record: logging.LogRecord) -> bool:
+    """Drops the plugin's message with an id that names none of our jobs."""
+    return not record.getMessage().startswith("SLURM run ID:")
+
+
 class Executor(SlurmExecutor):
     """What Snakemake calls: run_jobs() from its main thread, check_active_jobs() from another."""
 
@@ -59,6 +65,7 @@ class Executor(SlurmExecutor):
 
     def __post_init__(self, test_mode: bool = False) -> None:
         self._run_lock = run_lock.hold()
+        self.logger.addFilter(is_no_run_id)
         super().__post_init__(test_mode)
         interrupt.install()
         self._journal = Journal()
@@ -160,6 +167,8 @@ class Executor(SlurmExecutor):
         }
         settings = self.workflow.executor_settings
         call = get_submit_command(job, options, settings, self._failed_nodes)
+        if tasks := job.resources.get("tasks_per_node"):  # ignored by the plugin for a job on GPUs
+            call += f" --ntasks-per-node={tasks}"
         return f"{call}{set_gres_string(job)}"
 
     def _sbatch(self, call: str, command: str, new: Submission) -> Submission:

@@ -143,6 +143,6 @@ def require_success(findings: list[Finding]) -> None:
     if any(finding.status is FAIL for finding in findings):
         raise UserError(
             "JW500",
-            "the plan cannot run, see FAIL above; nothing was submitted (where a check errs, "
-            "`--config preflight=False` lets it pass)",
+            "the plan cannot run, see FAIL above; nothing was submitted (if a check is "
+            "wrong, run snakemake with `--config preflight=False`)",
         )

@@ -136,13 +136,15 @@ def measurement(
     return CaseResult(case, Measurement(**found), failed)
 
 
-def bandwidth(kernel: str, median: float, intensity: float | None = None) -> CaseResult:
+def bandwidth(
+    kernel: str, median: float, intensity: float | None = None, formula: str = "3 S / t"
+) -> CaseResult:
     return measurement(
         {"kernel": kernel},
         median,
         quantity="bandwidth per device",
         unit="GB/s",
-        formula="3 S / t",
+        formula=formula,
         intensity=intensity,
         flops_per_unit=intensity and intensity / 1000,
     )

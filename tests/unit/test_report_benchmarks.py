@@ -105,7 +105,7 @@ def test_benchmark_table(results):
     assert [table[x] for x in ("95 % interval", "rounds", "check error")] == [dash, "1", dash]
     assert "Lower is better" in section(text, "<h3>io")
     assert text.count("<figure>") == 2
-    assert "GPUs meanwhile" not in text
+    assert "GPUs during the measurement" not in text
 
 
 def test_reference_is_drawn(results):
@@ -125,7 +125,7 @@ def test_reference_is_drawn(results):
 
 def test_gpus_have_a_table(results):
     results.add(benchmark("train", [tokens(90000.0, gpu=GPU)]))
-    part = section(results.report(), "GPUs meanwhile")
+    part = section(results.report(), "GPUs during the measurement")
     figures = ["1\N{NARROW NO-BREAK SPACE}410", "1\N{NARROW NO-BREAK SPACE}275", "391.5", "61"]
     assert rows(part)[1][2:] == [*figures, "32.00", "0.003906", "power limit"]
     assert "98.70 TFLOP/s of model arithmetic on each device: MFU 31.6&#8239;%, causal 30.1" in (
@@ -180,6 +180,14 @@ def test_collectives_are_curves(results):
     assert second - first == pytest.approx(third - second, abs=0.01)
     assert len(rows(section(part, "<details><summary>Table of all 16"))) == 17
     assert "grey" not in part
+    assert "collective-nodes=1 all_gather 4 KiB" in part
+
+
+def test_each_formula_names_its_cases(results):
+    copy = bandwidth("copy", 1300.0, formula="2 S / t")
+    results.add(benchmark("memory", [copy, bandwidth("triad", 1250.0), bandwidth("add", 1.0)]))
+    shown = "<code>2 S / t</code> (memory copy); <code>3 S / t</code> (memory triad; memory add)."
+    assert shown in results.report()
 
 
 @pytest.mark.parametrize("fastest", [101, 10000])

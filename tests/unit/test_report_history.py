@@ -93,6 +93,7 @@ def test_nodes(results):
     ]
     assert '<td class="n bad">50.0' in part
     assert '<td class="n good">102.0' in part
+    assert '<td class="n ">\N{EM DASH}' in part
     assert re.search(r"<pre[^>]*>--exclude=jrc0102,jrc0103</pre>", part)
     write(file, replace(check, nodes={"jrc0101": []}, exclude=""))
     assert "<pre" not in section(results.report(), "<h3>Nodes")

@@ -93,7 +93,8 @@ class JudgedCase:
 
 def case_name(benchmark: str, case: Case) -> str:
     """Name of a case of a benchmark wherever people read it."""
-    return " ".join([benchmark, *map(str, case.values())])
+    values = (f"{value} KiB" if key == "kilobytes" else str(value) for key, value in case.items())
+    return " ".join([benchmark, *values])
 
 
 def read_references(path: Path) -> SiteReferences:

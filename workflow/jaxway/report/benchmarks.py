@@ -54,10 +54,12 @@ class Group:
         return self.ranked[-1]
 
     @property
-    def formulas(self) -> list[str]:
-        """How values are computed; of curves, the best's."""
-        shown = self.ranked[:1] if self.curve else self.ranked
-        return list(dict.fromkeys(entry.value.formula for entry in shown))
+    def formulas(self) -> dict[str, list[str]]:
+        """How values are computed, each with the names of its entries; of curves, the best's."""
+        found: dict[str, list[str]] = defaultdict(list)
+        for entry in self.ranked[:1] if self.curve else self.ranked:
+            found[entry.value.formula].append(entry.title)
+        return found
 
 
 def group(entries: Sequence[Entry]) -> list[Group]:

@@ -46,8 +46,11 @@ def node_row(check: NodeCheck, node: str, problems: list[Problem]) -> NodeRow:
     cells = []
     for value in check.values:
         speed = value.by_node.get(node)
-        share = None if speed is None else speed / value.median
-        cells.append(Cell(share, "bad" if (value.benchmark, value.case) in bad else "good"))
+        if speed is None:
+            cells.append(Cell(None, ""))
+        else:
+            css = "bad" if (value.benchmark, value.case) in bad else "good"
+            cells.append(Cell(speed / value.median, css))
     failed = [
         (references.case_name(problem.benchmark, problem.case), problem.failed)
         for problem in problems

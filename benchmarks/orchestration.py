@@ -68,8 +68,8 @@ PARTS = (
 def by_hand(checkout: Checkout) -> list[float]:
     """Seconds from each job's beginning to the next one's; the first since its submission."""
     checkout.cluster.run(f"cd {checkout.folder}; rm -rf results/nothing; mkdir -p results/nothing")
-    said = checkout.cluster.run(f"cd {checkout.folder}; {BY_HAND}", timeout=600).stdout
-    return [b - a for a, b in pairwise(map(float, said.split()))]
+    output = checkout.cluster.run(f"cd {checkout.folder}; {BY_HAND}", timeout=600).stdout
+    return [b - a for a, b in pairwise(map(float, output.split()))]
 
 
 def through_profile(checkout: Checkout) -> list[list[float]]:

@@ -55,8 +55,8 @@ def call(*command: str | Path, env: dict[str, str] | None = None, text: str | No
         text=True,
     )
     if done.returncode:
-        said, line = (done.stderr + done.stdout).strip()[-3000:], " ".join(map(str, command))
-        raise RuntimeError(f"{line[:300]} failed ({done.returncode}):\n{said}")
+        output, line = (done.stderr + done.stdout).strip()[-3000:], " ".join(map(str, command))
+        raise RuntimeError(f"{line[:300]} failed ({done.returncode}):\n{output}")
     return done.stdout
 
 
@@ -196,7 +196,7 @@ def build_registry(target: Path) -> None:
     would copy every layer twice more.
     """
     python = PYTHON_TAGS["image"]
-    place = f"/usr/local/lib/python{python}/dist-packages"
+    dist_packages = f"/usr/local/lib/python{python}/dist-packages"
     store = target / "docker/registry/v2"
     repository = store / "repositories" / REPOSITORY
 
@@ -242,12 +242,15 @@ def build_registry(target: Path) -> None:
 
     def image(tag: str, packages: Path) -> None:
         folder = target / tag
-        pip_install(folder / place[1:], python, "--no-deps", "-r", packages)
+        pip_install(folder / dist_packages[1:], python, "--no-deps", "-r", packages)
         # A tenth of the image, and of the time that every pull of it takes.
-        unneeded = [folder / place[1:] / "bin", *(folder / place[1:]).rglob("tests")]
+        unneeded = [
+            folder / dist_packages[1:] / "bin",
+            *(folder / dist_packages[1:]).rglob("tests"),
+        ]
         for part in filter(Path.is_dir, unneeded):
             shutil.rmtree(part)
-        compile_python(base, place, folder / place[1:])
+        compile_python(base, dist_packages, folder / dist_packages[1:])
         layers = [base_layer.result(), layer(folder)]
         config, size = document(
             {
@@ -286,7 +289,7 @@ def build_registry(target: Path) -> None:
     # The settings with which mmdebstrap had it made name releases that apt-get does not know later.
     unneeded = ("var/cache/apt", "var/lib/apt/lists", "etc/apt/apt.conf.d/99mmdebstrap")
     call("rm", "-rf", *(base / path for path in unneeded))
-    (base / place[1:]).mkdir(parents=True, exist_ok=True)
+    (base / dist_packages[1:]).mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor() as pool:
         base_layer = pool.submit(layer, base)
         images = [pool.submit(image, f.stem, f) for f in sorted((HERE / "images").glob("*.txt"))]

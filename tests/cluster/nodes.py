@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = Path(__file__).parent / "cluster"
-RUN = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
+CLUSTER_FOLDER = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.
@@ -64,7 +64,7 @@ class Cluster:
 
     def path(self, path: str | Path) -> Path:
         """Where this machine has a file of the nodes' shared file systems (/p/...)."""
-        return RUN / "shared" / Path(path).relative_to("/p")
+        return CLUSTER_FOLDER / "shared" / Path(path).relative_to("/p")
 
     def wait_for(self, reached: Callable[[], object], timeout: float = 60, what: str = "") -> None:
         """Until `reached` is true; looks four times a second."""
@@ -79,8 +79,8 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout)
         if check and done.returncode:
-            said = f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
-            raise AssertionError(said)
+            output = f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
+            raise AssertionError(output)
         return done
 
 
@@ -126,9 +126,9 @@ class Checkout:
     def run(self, config: str, *arguments: str, timeout: float) -> str:
         """Runs Snakemake, which must succeed in time; what it says."""
         with self.start(config, *arguments) as snakemake:
-            code, said = snakemake.wait(timeout)
-        assert code == 0, said
-        return said
+            code, output = snakemake.wait(timeout)
+        assert code == 0, output
+        return output
 
 
 class Snakemake:
@@ -160,8 +160,8 @@ class Snakemake:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def said(self) -> str:
-        """What it has said up to now, white space evened out: the rich logger breaks lines."""
+    def output(self) -> str:
+        """Its output up to now, white space evened out: the rich logger breaks lines."""
         self._output.seek(0)
         return " ".join(self._output.read().split())
 
@@ -171,9 +171,11 @@ class Snakemake:
         self._checkout.cluster.run(f"kill -s {name} -- -{session}", user=self._checkout.user)
 
     def wait(self, timeout: float) -> tuple[int, str]:
-        """Exit code and what it said; fails the test when it does not end in time."""
+        """Exit code and output; fails the test when it does not end in time."""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"Snakemake did not end in {timeout:g} s: {self.said()}") from None
-        return self._process.returncode, self.said()
+            raise AssertionError(
+                f"Snakemake did not end in {timeout:g} s: {self.output()}"
+            ) from None
+        return self._process.returncode, self.output()

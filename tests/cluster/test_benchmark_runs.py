@@ -73,8 +73,8 @@ def test_concurrent_runs_lose_nothing(cluster: Cluster, alice: Checkout, store: 
         alice.start(alice.configure("quick", settings), "benchmark") as hers,
         bob.start(bob.configure("quick", settings), "benchmark") as his,
     ):
-        assert hers.wait(300)[0] == 0, hers.said()
-        assert his.wait(300)[0] == 0, his.said()
+        assert hers.wait(300)[0] == 0, hers.output()
+        assert his.wait(300)[0] == 0, his.output()
     assert runs(alice) == runs(bob) == before + 2
 
 

@@ -40,7 +40,7 @@ CHAIN: dict[str, dict[str, Any]] = {
         "elsewhere": {"program": "memory", "megabytes": 1, "rounds": 1, "partition": "dc-gpu"},
     },
 }
-PLACES = ("1x4", "2x4", "1x4-dc-gpu")
+ALLOCATIONS = ("1x4", "2x4", "1x4-dc-gpu")
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.usefixtures("repaired")
@@ -48,8 +48,10 @@ pytestmark = pytest.mark.usefixtures("repaired")
 
 def queue(cluster: Cluster, user: str = "alice") -> dict[str, str]:
     """Slurm's ids of a user's jobs that have not ended, by what they make."""
-    said = cluster.run(f"squeue --user={user} --noheader --format=%k=%i").stdout.split()
-    return {comment.split("_wildcards_")[-1]: job for comment, job in (x.split("=") for x in said)}
+    output = cluster.run(f"squeue --user={user} --noheader --format=%k=%i").stdout.split()
+    return {
+        comment.split("_wildcards_")[-1]: job for comment, job in (x.split("=") for x in output)
+    }
 
 
 def state(cluster: Cluster, training: str) -> Path:
@@ -96,9 +98,9 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
     seen = {}
     for name in ("smoke_test", "train/one_node/summary", "train/two_nodes/summary"):
         seen[name] = result(alice, name)["provenance"]
-    for place in PLACES:
-        for benchmark in result(alice, f"benchmark/{place}")["benchmarks"]:
-            seen[f"{place} {benchmark['name']}"] = benchmark["provenance"]
+    for allocation in ALLOCATIONS:
+        for benchmark in result(alice, f"benchmark/{allocation}")["benchmarks"]:
+            seen[f"{allocation} {benchmark['name']}"] = benchmark["provenance"]
     assert len(seen) == 3 + 2 * len(DEFAULT["benchmark"]) + 1
     for name, provenance in seen.items():
         assert provenance["container"]["digest"] == digest[1]
@@ -146,10 +148,10 @@ def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice:
 def test_account_and_partition_reach_slurm(cluster: Cluster, alice: Checkout) -> None:
     jobs = {
         benchmark["provenance"]["job"]
-        for place in PLACES
-        for benchmark in result(alice, f"benchmark/{place}")["benchmarks"]
+        for allocation in ALLOCATIONS
+        for benchmark in result(alice, f"benchmark/{allocation}")["benchmarks"]
     }
-    assert len(jobs) == len(PLACES)  # one for all benchmarks of a placement
+    assert len(jobs) == len(ALLOCATIONS)  # one for all benchmarks of a placement
     query = f"sacct --noheader --allocations --jobs={','.join(jobs)} --format=account,partition%20"
     lines = [line.split() for line in cluster.run(query).stdout.splitlines()]
     assert sorted(lines) == [["training", "dc-gpu"], *[["training", "dc-gpu-devel"]] * 2]
@@ -160,15 +162,15 @@ def test_cost_is_what_slurm_has_recorded(cluster: Cluster, alice: Checkout) -> N
     jobs = result(alice, "cost")["jobs"]
     used = {job["job"]: job["nodes"] * job["seconds"] for job in jobs}
     assert len({job["run"] for job in jobs}) == 1
-    assert len(used) == 3 + len(PLACES)
+    assert len(used) == 3 + len(ALLOCATIONS)
     fields = "JobID,CPUTimeRAW,TimelimitRaw,AllocNodes"
     query = f"sacct --noheader --allocations --jobs={','.join(used)} --format={fields}"
     lines = [line.split() for line in cluster.run(query).stdout.splitlines()]
     recorded = {job: [*map(int, numbers)] for job, *numbers in lines}
     assert used == {job: cores // 128 for job, (cores, _, _) in recorded.items()}
     most = sum(minutes * nodes for _, minutes, nodes in recorded.values()) / 60
-    said = alice.run("chain.yaml", "preflight", timeout=60)
-    assert f"at most {accounting.in_words(most, 128)} in all" in said
+    output = alice.run("chain.yaml", "preflight", timeout=60)
+    assert f"at most {accounting.in_words(most, 128)} in all" in output
 
 
 def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:
@@ -178,18 +180,18 @@ def test_finished_chain_has_nothing_to_do(alice: Checkout) -> None:
 # ------------------------------------------------------------------------------- what is refused
 
 
-def test_slurms_refusals_are_said(cluster: Cluster, alice: Checkout) -> None:
+def test_slurms_refusals_are_reported(cluster: Cluster, alice: Checkout) -> None:
     """One job at a time is allowed, which preflight's look at each job does not show."""
     limit = "sacctmgr -i modify user alice set MaxSubmitJobs={}"
     cluster.run(limit.format(1), user="root")
     config = alice.configure("refused", {"train": {"first": SMALL, "second": SMALL}})
     try:
         with alice.start(config, "train") as snakemake:
-            code, said = snakemake.wait(180)
+            code, output = snakemake.wait(180)
     finally:
         cluster.run(limit.format(-1), user="root")
     assert code == 1
-    assert "AssocMaxSubmitJobLimit" in said
+    assert "AssocMaxSubmitJobLimit" in output
 
 
 # ------------------------------------------------------------------------------------ what fails
@@ -226,7 +228,7 @@ def arrays(cluster: Cluster, training: str) -> dict[str, Any]:
 def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout) -> None:
     """One training is never disturbed. The other one loses its program, then its node, then time
     (it is frozen until Slurm ends it), and gets a minute at a time, before whose end it stops by
-    itself: each time its next job goes on."""
+    itself: each time its next job resumes."""
     trainings = {"undisturbed": LONG, "disturbed": LONG | {"walltime": 1}}
     config = alice.configure("disturbed", {"train": trainings})
 
@@ -255,8 +257,8 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
             for node in cluster.compute:
                 if cluster.run("true", node=node, check=False).returncode:
                     cluster.control("start-node", node)
-        code, said = snakemake.wait(600)
-    assert code == 0, said
+        code, output = snakemake.wait(600)
+    assert code == 0, output
     query = f"sacct --noheader --allocations --duplicates --jobs={','.join(ended)} --format=state"
     assert cluster.run(query).stdout.split() == ["FAILED", "NODE_FAIL", "TIMEOUT"]
 
@@ -283,9 +285,9 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
     config = alice.configure("cancelled", {"train": {"cancelled": LONG}})
     with alice.start(config, "train") as snakemake:
         catch(cluster, "cancelled", lambda job: cluster.run(f"scancel {job}"))
-        code, said = snakemake.wait(60)
-    assert code == 1, said
-    assert "Training cancelled stopped: its job was cancelled" in said
+        code, output = snakemake.wait(60)
+    assert code == 1, output
+    assert "Training cancelled stopped: its job was cancelled" in output
     cluster.control("stop", "slurmdbd")
     config = alice.configure("cancelled", {"train": {"cancelled": LONG | {"nodes": 2}}})
     with alice.start(config, "train") as snakemake:
@@ -297,8 +299,8 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
         )
         cluster.control("stop", "slurmctld")
         cluster.control("start", "slurmctld")
-        code, said = snakemake.wait(300)
-    assert code == 0, said
+        code, output = snakemake.wait(300)
+    assert code == 0, output
     first, second = result(alice, "train/cancelled/summary")["segments"]
     assert second["last_step"] == LONG["steps"]
     assert second["first_step"] == first["last_step"] + 1 > 1
@@ -315,7 +317,7 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
 
 
 def test_training_of_a_lost_run_is_taken_over(cluster: Cluster, alice: Checkout) -> None:
-    """Its job goes on, and no other one on any node can write its state."""
+    """Its job keeps running, and no other one on any node can write its state."""
     config = alice.configure("lost", {"train": {"lost": SLOW}})
     with alice.start(config, "train") as snakemake:
         job = catch(cluster, "lost", lambda job: freeze(cluster, job))
@@ -326,11 +328,13 @@ def test_training_of_a_lost_run_is_taken_over(cluster: Cluster, alice: Checkout)
         tried = cluster.run(["flock", "--nonblock", lock, "true"], node=node, check=False)
         assert tried.returncode == 1
     with alice.start(config, "train") as snakemake:
-        cluster.wait_for(lambda: f"Took over job {job} " in snakemake.said(), what="the take-over")
+        cluster.wait_for(
+            lambda: f"Took over job {job} " in snakemake.output(), what="the take-over"
+        )
         assert queue(cluster) == {"lost": job}
         cluster.run(f"scancel --signal=CONT --full {job}")
-        code, said = snakemake.wait(180)
-    assert code == 0, said
+        code, output = snakemake.wait(180)
+    assert code == 0, output
     summary = result(alice, "train/lost/summary")
     assert [segment["provenance"]["job"] for segment in summary["segments"]] == [job]
 
@@ -347,15 +351,15 @@ def test_two_users_side_by_side(cluster: Cluster, alice: Checkout) -> None:
     again = ("smoke_test", "--forcerun", "smoke_test")
     with bob.start(config) as his, alice.start("chain.yaml", *again) as hers:
         cluster.wait_for(lambda: queue(cluster) and queue(cluster, "bob"), what="jobs of both")
-        assert hers.wait(180)[0] == 0, hers.said()
-        assert his.wait(300)[0] == 0, his.said()
+        assert hers.wait(180)[0] == 0, hers.output()
+        assert his.wait(300)[0] == 0, his.output()
     assert cluster.path(SIF).stat().st_mtime_ns == pulled
     assert result(alice, "smoke_test")["provenance"]["job"] != before
     trained = [result(x, "train/one_node/summary")["provenance"] for x in (alice, bob)]
     assert trained[0]["container"] == trained[1]["container"]
     assert "/bob/" in trained[1]["arguments"]["state"]
     # A smoke test run by itself makes no training and no benchmark stale.
-    said = alice.run("chain.yaml", "--dry-run", timeout=60)
-    assert "report" in said
-    assert "train_run" not in said
-    assert "benchmark_run" not in said
+    output = alice.run("chain.yaml", "--dry-run", timeout=60)
+    assert "report" in output
+    assert "train_run" not in output
+    assert "benchmark_run" not in output

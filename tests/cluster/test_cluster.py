@@ -59,10 +59,10 @@ def test_nodes_are_apart(cluster: Cluster) -> None:
 
 
 def test_login_environment(cluster: Cluster) -> None:
-    said = cluster.run("echo $USER $SYSTEMNAME $(cat /etc/FZJ/systemname) $SCRATCH $PROJECT; pwd")
+    result = cluster.run("echo $USER $SYSTEMNAME $(cat /etc/FZJ/systemname) $SCRATCH $PROJECT; pwd")
     scratch, project = "/p/scratch/training", "/p/project1/training"
-    assert said.stdout.split()[:5] == ["alice", "jurecadc", "jurecadc", scratch, project]
-    assert said.stdout.split()[5] == "/p/home/jusers/alice/jureca"
+    assert result.stdout.split()[:5] == ["alice", "jurecadc", "jurecadc", scratch, project]
+    assert result.stdout.split()[5] == "/p/home/jusers/alice/jureca"
     line = ["env", "-u", "SCRATCH", "A=b c", "bash", "-c", 'echo "$A${SCRATCH-unset}"; exit 7']
     done = cluster.run(line, check=False)
     assert (done.returncode, done.stdout) == (7, "b cunset\n")

@@ -38,8 +38,8 @@ def test_about_a_job(cluster: Cluster) -> None:
         "scontrol release <job>",
         "sacct -j <job> --format=JobID,State,ExitCode,Elapsed,NodeList",
     ):
-        said = cluster.run(command.replace("<job>", job)).stdout
-        assert job in said or "release" in command
+        output = cluster.run(command.replace("<job>", job)).stdout
+        assert job in output or "release" in command
 
 
 def test_containers(cluster: Cluster) -> None:

@@ -24,13 +24,13 @@ def interrupt(chain: Chain, snakemake: Snakemake, times: int = 1) -> str:
     left = chain.queue()
     for _ in range(times):
         snakemake.signal("INT")
-    code, said = snakemake.wait(60)
-    assert code == 1, said
-    assert "Traceback" not in said
-    listed = re.findall(r"\d+(?= \()", "".join(CANCELLED.findall(said)))
-    assert set(left) <= set(listed), said
+    code, output = snakemake.wait(60)
+    assert code == 1, output
+    assert "Traceback" not in output
+    listed = re.findall(r"\d+(?= \()", "".join(CANCELLED.findall(output)))
+    assert set(left) <= set(listed), output
     chain.cluster.wait_for(lambda: not chain.queue(), 30, "an empty queue")
-    return said
+    return output
 
 
 def test_during_a_slow_squeue(chain: Chain) -> None:
@@ -51,8 +51,8 @@ def test_during_a_submission(chain: Chain, moment: str) -> None:
     reached = folder / ("sbatch.called" if moment == "slow_before" else "sbatch.done")
     with chain.start(config, folder.name) as snakemake:
         chain.cluster.wait_for(reached.exists, 120, "a submission")
-        said = interrupt(chain, snakemake)
-    assert "(smoke_test)" in said
+        output = interrupt(chain, snakemake)
+    assert "(smoke_test)" in output
 
 
 def test_twice_is_one_sentence_more(chain: Chain) -> None:
@@ -60,8 +60,8 @@ def test_twice_is_one_sentence_more(chain: Chain) -> None:
     folder = chain.fault("squeue", slow_before="5")
     with chain.start(config, folder.name) as snakemake:
         chain.cluster.wait_for(chain.queue, 120, "a job")
-        said = interrupt(chain, snakemake, times=2)
-    assert "Ending already: jobs are cancelled first, and then listed [JW201]" in said
+        output = interrupt(chain, snakemake, times=2)
+    assert "Ending already: jobs are cancelled first, and then listed [JW201]" in output
 
 
 def test_at_random_moments(chain: Chain) -> None:
@@ -69,11 +69,11 @@ def test_at_random_moments(chain: Chain) -> None:
     config = chain.configure(2 * STEPS_PER_JOB, 0.5)
     for _ in range(INTERRUPTS):
         with chain.start(config) as snakemake:
-            chain.cluster.wait_for(lambda s=snakemake: "Job stats" in s.said(), 60, "a plan")
+            chain.cluster.wait_for(lambda s=snakemake: "Job stats" in s.output(), 60, "a plan")
             time.sleep(random.uniform(0, 12))
             if not snakemake.running:
                 break
             interrupt(chain, snakemake)
     with chain.start(config) as snakemake:
-        code, said = snakemake.wait(180)
-    assert code == 0, said
+        code, output = snakemake.wait(180)
+    assert code == 0, output

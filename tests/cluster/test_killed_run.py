@@ -34,16 +34,18 @@ def test_chain_survives_kills_at_random_moments(chain: Chain) -> None:
             kill_at = began + moments.uniform(1, LAST_KILL_S)
             took_over = False
             while time.monotonic() < kill_at and snakemake.running:
-                if not took_over and TOOK_OVER.search(snakemake.said()):
+                if not took_over and TOOK_OVER.search(snakemake.output()):
                     took_over = True
                     seconds.append(time.monotonic() - began)
                 time.sleep(0.1)
-            assert snakemake.running, f"seed {seed}: ended before the last kill: {snakemake.said()}"
+            assert snakemake.running, (
+                f"seed {seed}: ended before the last kill: {snakemake.output()}"
+            )
             snakemake.signal("KILL")
             snakemake.wait(30)
     with chain.start(config) as snakemake:
-        code, said = snakemake.wait(600)
-    assert code == 0, said
+        code, output = snakemake.wait(600)
+    assert code == 0, output
     print(f"seed {seed}; seconds until jobs were taken over: {[round(s, 1) for s in seconds]}")
     assert seconds
     assert max(seconds) < TAKE_OVER_S
@@ -67,9 +69,9 @@ def test_job_whose_submission_was_not_recorded_is_found(chain: Chain) -> None:
     (folder / "slow-after").unlink()
     chain.cluster.run("pkill -x sleep", check=False)  # sbatch's: it returns
     with chain.start(config) as snakemake:
-        code, said = snakemake.wait(180)
-    assert code == 0, said
-    assert f"Took over job {job} (smoke_test)" in said
+        code, output = snakemake.wait(180)
+    assert code == 0, output
+    assert f"Took over job {job} (smoke_test)" in output
     assert chain.jobs()["smoke_test"] == [job]
 
 
@@ -83,9 +85,9 @@ def test_job_that_sbatch_submits_after_the_kill_is_found(chain: Chain) -> None:
         snakemake.wait(30)
     assert chain.queue() == []
     with chain.start(config) as snakemake:
-        code, said = snakemake.wait(180)
-    assert code == 0, said
-    assert "Took over job" in said
+        code, output = snakemake.wait(180)
+    assert code == 0, output
+    assert "Took over job" in output
     assert len(chain.jobs()["smoke_test"]) == 1
 
 
@@ -98,8 +100,8 @@ def test_end_that_nobody_saw_counts(chain: Chain) -> None:
         snakemake.wait(30)
     chain.cluster.wait_for(lambda: not chain.queue(), 60, "the job's end")
     with chain.start(config) as snakemake:
-        code, said = snakemake.wait(180)
-    assert code == 0, said
+        code, output = snakemake.wait(180)
+    assert code == 0, output
     first, second = chain.starts()
     assert (first.step, second.step) == (0, STEPS_PER_JOB)
     assert chain.jobs()[f"train_run {chain.name}"] == [first.job, second.job]
@@ -115,7 +117,7 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
     other = chain.configure(STEPS_PER_JOB, 21)
     waiting = f"Job {start.job} (train_run {chain.name}) of an earlier run with other settings"
     with chain.start(other) as snakemake:
-        chain.cluster.wait_for(lambda: waiting in snakemake.said(), 60, "what it waits for")
+        chain.cluster.wait_for(lambda: waiting in snakemake.output(), 60, "what it waits for")
         assert chain.queue() == [start.job]
         assert chain.starts() == [Start(start.job, 0)]
         chain.cluster.run(f"scancel {start.job}")
@@ -129,7 +131,7 @@ def test_second_run_is_refused_while_the_first_lives(chain: Chain) -> None:
     with chain.start(config) as first:
         chain.cluster.wait_for(chain.queue, 120, "a job")
         with chain.start(config) as second:
-            code, said = second.wait(60)
+            code, output = second.wait(60)
         assert code == 1
-        assert re.search(r"another run is running in this folder: process \d+ on jrlogin01", said)
+        assert re.search(r"another run is running in this folder: process \d+ on jrlogin01", output)
         assert first.running

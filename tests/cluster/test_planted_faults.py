@@ -21,7 +21,7 @@ def alice(cluster: Cluster) -> Iterator[Checkout]:
     cluster.run(f"umount {SCRATCH}/*; rm -rf {SCRATCH}", user="root", check=False)
 
 
-def said(checkout: Checkout, settings: Any, **environment: str) -> str:
+def output(checkout: Checkout, settings: Any, **environment: str) -> str:
     """What preflight says of a configuration; it submits nothing, and its exit code fits."""
     config = checkout.configure("preflight", settings)
     with checkout.start(config, "preflight", **environment) as snakemake:
@@ -45,7 +45,7 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
         "benchmark": {"memory": {}},
         "node_check": {"nodes": list(cluster.compute)},
     }
-    text = said(alice, settings, SCRATCH=SCRATCH)
+    text = output(alice, settings, SCRATCH=SCRATCH)
     assert "WARN" not in text
     for subject in ("apptainer", "image", "account", "partition", "queue", "nodes", "folders"):
         assert f"PASS {subject} " in text
@@ -67,7 +67,7 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
             "short": SMALL | {"validation_bytes": 10**9},
         },
     }
-    text = said(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden")
+    text = output(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden")
     for fault in (
         "FAIL image nvcr.io has no none of nvidia/jax",
         "FAIL account you may not charge account 'forbidden'",
@@ -99,14 +99,14 @@ def test_missing_data(alice: Checkout) -> None:
 )
 def test_faults_of_scratch(cluster: Cluster, alice: Checkout, name, options, fault) -> None:
     folder = scratch(cluster, name, options)
-    text = said(alice, {"train": {"one": SMALL}}, SCRATCH=folder)
+    text = output(alice, {"train": {"one": SMALL}}, SCRATCH=folder)
     subject = "folders" if name == "readonly" else "disk space"
     assert f"FAIL {subject} {folder}" in text
     assert fault in text
 
 
 def test_scratch_that_is_not_there(alice: Checkout) -> None:
-    text = said(alice, {"train": {"one": SMALL}}, SCRATCH="/p/scratch/gone")
+    text = output(alice, {"train": {"one": SMALL}}, SCRATCH="/p/scratch/gone")
     assert "FAIL folders $SCRATCH: there is no folder /p/scratch/gone on this node" in text
 
 
@@ -120,7 +120,9 @@ def test_faults_of_the_machine(cluster: Cluster, alice: Checkout) -> None:
     apptainer = f"#!/bin/sh\necho {refused}; exit 1\n"
     file = f"{own}/bin/apptainer"
     cluster.run(f"cat > {file} && chmod +x {file}", input=apptainer)
-    text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=f"{own}/bin:/usr/bin:/bin")
+    text = output(
+        alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=f"{own}/bin:/usr/bin:/bin"
+    )
     alice.make_setup(".venv")
     for fault in (
         "FAIL apptainer you may not use Apptainer here yet",
@@ -135,7 +137,7 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
     limit = "sacctmgr -i modify account training set GrpTRESMins=cpu={}"
     cluster.run(limit.format(0), user="root")
     try:
-        text = said(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH)
+        text = output(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH)
     finally:
         cluster.run(limit.format(-1), user="root")
     assert re.search("FAIL account training has -?[0-9,]+ CPU-h left: its jobs would", text)

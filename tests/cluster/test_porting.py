@@ -30,7 +30,7 @@ def script(page: str) -> str:
 
 @pytest.fixture(scope="module")
 def followed(cluster: Cluster) -> tuple[Checkout, str]:
-    """A checkout in which the page has been followed, pull and all, and what was said there."""
+    """A checkout in which the page has been followed, pull and all, and what was printed there."""
     cluster.run("rm -rf $SCRATCH/jaxway_containers $SCRATCH/alice")
     checkout = Checkout(cluster, name="ported")
     checkout.configure("config/config", CONFIGURATION)
@@ -41,13 +41,13 @@ def followed(cluster: Cluster) -> tuple[Checkout, str]:
 
 def test_the_machine_tells_its_facts(followed: tuple[Checkout, str]) -> None:
     """Each thing that the page says can be read there."""
-    said = followed[1].splitlines()
+    output = followed[1].splitlines()
     for fact in (
         *["training", "gpu-short 2:00:00 2 2:64:1 gpu:4", r"apptainer version 1\.\S+"],
         *[r"GPUs \S+", "/p/scratch/training", followed[0].folder, r"/p/\S+/bin/python"],
         *[r"10\.99\.1\.2 +jrc0102 .*", r"ib0\S* +\S+ +10\.99\.1\.1/16 .*"],
     ):
-        assert any(re.fullmatch(fact, line.strip()) for line in said), (fact, said)
+        assert any(re.fullmatch(fact, line.strip()) for line in output), (fact, output)
 
 
 def test_the_chain_runs_where_the_new_site_says(

@@ -28,9 +28,9 @@ def test_services_that_are_down(chain: Chain) -> None:
         time.sleep(OUTAGE_S)
         for service in ("slurmdbd", "slurmctld"):
             chain.cluster.control("start", service)
-        code, said = snakemake.wait(300)
-    assert code == 0, said
-    assert 1 <= said.count(SILENCE) <= 3
+        code, output = snakemake.wait(300)
+    assert code == 0, output
+    assert 1 <= output.count(SILENCE) <= 3
     assert [start.step for start in chain.starts()] == [0, STEPS_PER_JOB]
 
 
@@ -42,7 +42,7 @@ def test_failing_squeue(chain: Chain) -> None:
         (folder / "fail").touch()
         time.sleep(OUTAGE_S)
         (folder / "fail").unlink()
-        code, said = snakemake.wait(300)
-    assert code == 0, said
-    assert 1 <= said.count(SILENCE) <= 2
+        code, output = snakemake.wait(300)
+    assert code == 0, output
+    assert 1 <= output.count(SILENCE) <= 2
     assert [start.step for start in chain.starts()] == [0, STEPS_PER_JOB]

@@ -72,7 +72,7 @@ DATA = DataRecord(
     sha256="0c" * 32,
     folder="data",
 )
-RUN = ModelSummary(
+SUMMARY = ModelSummary(
     program="train",
     provenance=PROVENANCE,
     steps=100,
@@ -215,7 +215,7 @@ class Results:
     def add_run(self, name: str = "base", losses: Any = (8, 4, 2), **changes: Any) -> None:
         """A training with these losses, in bits per byte, every 20 steps."""
         self.train.append(
-            write(self.folder / f"train/{name}/summary.json", replace(RUN, **changes))
+            write(self.folder / f"train/{name}/summary.json", replace(SUMMARY, **changes))
         )
         nats = [math.log(2) * bits for bits in losses]
         lines = [json.dumps({"step": 20 * k, "loss": y}) + "\n" for k, y in enumerate(nats, 1)]

@@ -165,7 +165,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"benchmark": {"memory": {"megabytes": [64, 64]}}},
         "benchmark.memory: there are two jobs named memory-megabytes=64",
     ),
-    # Nodes to vet.
+    # Nodes to check.
     "a node that is none": ({"node_check": {"nodes": ["jrc 1"]}}, "node_check.nodes.0: must match"),
     "nodes that go backwards": (
         {"node_check": {"nodes": ["jrc[0103-0101]"]}, "benchmark": {"memory": {}}},
@@ -175,7 +175,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"node_check": {"nodes": ["jrc0101"]}, "benchmark": {"memory": {"nodes": 2}}},
         "node_check.nodes: there is no benchmark of one node to run there",
     ),
-    "a benchmark that vetting does not know": (
+    "a benchmark that node_check does not know": (
         {
             "node_check": {"nodes": ["jrc0101"], "benchmarks": ["memor"]},
             "benchmark": {"memory": {}},

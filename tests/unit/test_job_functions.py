@@ -1,4 +1,4 @@
-"""What Snakemake is told of a job by its wildcards."""
+"""What Snakemake gets to know of a job by its wildcards."""
 
 from types import SimpleNamespace
 from typing import Any

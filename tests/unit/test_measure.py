@@ -86,7 +86,7 @@ def test_several_cpu_devices_wait_after_each_call(monkeypatch, backend, devices,
 def test_working_gpus_are_watched(clock, monkeypatch):
     seen: list[list[int]] = []
 
-    class Watch:
+    class Collect:
         def __init__(self, indices):
             seen.append(indices)
 
@@ -98,7 +98,7 @@ def test_working_gpus_are_watched(clock, monkeypatch):
 
     gpu = [SimpleNamespace(local_hardware_id=k, platform="gpu") for k in (2, 3)]
     monkeypatch.setattr(jax, "local_devices", lambda: gpu)
-    monkeypatch.setattr(nvml, "watch", Watch)
+    monkeypatch.setattr(nvml, "collect", Collect)
     collect(call_lasting(clock, [1.0], []))
     collect(call_lasting(clock, [1.0], []), devices=gpu[1:])
     assert seen == [[2, 3], [3]]

@@ -13,14 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.util import tensor_util
 
 DOCUMENT = Path(__file__).parents[2] / "docs/output.md"
-RUN = "small-learning_rate=0.01"
+TRAINING = "small-learning_rate=0.01"
 
 
 def code(part):
     """The document's block of code about the metrics that has this in it."""
     section = DOCUMENT.read_text().split("\n## metrics.jsonl\n")[1].split("\n## ")[0]
     (block,) = [b for b in re.findall(r"```python\n(.*?)```", section, re.DOTALL) if part in b]
-    return block.replace("<run>", RUN)
+    return block.replace("<run>", TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     for number in range(9):
         (folder / f"{number}.txt").write_text(f"{number} is one of nine\n" * 30)
-    out = folder / f"results/train/{RUN}/summary.json"
+    out = folder / f"results/train/{TRAINING}/summary.json"
     words = ["--data", "*.txt", "--validation-bytes=100", "--tokenizer=bytes", "--folder=data"]
     arguments = {
         "steps": 6, "log_every": 2, "layers": 1, "width": 16, "heads": 2, "ngram": 1, "context": 16,
@@ -49,7 +49,7 @@ def results(tmp_path_factory):
 def written(results, monkeypatch):
     """The lines that the training wrote, in the folder in which the code is to run."""
     monkeypatch.chdir(results)
-    file = results / f"results/train/{RUN}/metrics.jsonl"
+    file = results / f"results/train/{TRAINING}/metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
@@ -65,7 +65,7 @@ def test_pandas_reads_all(written):
 
 def test_tensorboard_reads_what_its_writer_wrote(written):
     exec(code("tensorboard"), {})
-    events = EventAccumulator(f"tensorboard/{RUN}", size_guidance={"tensors": 0})
+    events = EventAccumulator(f"tensorboard/{TRAINING}", size_guidance={"tensors": 0})
     events.Reload()
     assert {*events.Tags()["tensors"]} == {key for key, value in written[0].items() if value}
     for name in ("loss", "tokens_per_second"):

@@ -71,7 +71,7 @@ def fake_nvml(tmp_path, monkeypatch):
 
 
 def watched(*indices):
-    with nvml.watch(indices) as telemetry:
+    with nvml.collect(indices) as telemetry:
         assert telemetry == nvml.Telemetry()
     return telemetry
 
@@ -109,7 +109,7 @@ def test_polls_while_something_runs(fake_nvml):
     """A clock that is low for a moment, and as usual again at the end."""
     library = fake_nvml()
     polls, clock = (ctypes.c_int.in_dll(library, name) for name in ("polls", "sm_clock"))
-    with nvml.watch([0]) as telemetry:
+    with nvml.collect([0]) as telemetry:
         clock.value, begin = 345, polls.value
         until(lambda: polls.value >= begin + 2)  # one poll may have begun before the clock was low
         clock.value = 1410
@@ -118,7 +118,7 @@ def test_polls_while_something_runs(fake_nvml):
 
 def test_polling_ends_with_an_error(fake_nvml):
     library = fake_nvml()
-    with pytest.raises(ZeroDivisionError), nvml.watch([0]):
+    with pytest.raises(ZeroDivisionError), nvml.collect([0]):
         raise ZeroDivisionError
     assert not [t for t in nvml.threading.enumerate() if "poll_until_ended" in t.name]
     assert ctypes.c_int.in_dll(library, "polls").value <= 1

@@ -174,7 +174,7 @@ def test_collectives_are_curves(results):
         "all_reduce 2x4",
     ]
     assert len(re.findall(r"--c[1-4]\); stroke-width: 1.8", svg)) == 4
-    # Sizes are a factor apart, and so are their places.
+    # Sizes are a factor apart, and so are their positions.
     points = re.findall(r'd="M ([\d.]+) [\d.]+ L ([\d.]+) [\d.]+ L ([\d.]+) ', svg)
     first, second, third = map(float, points[-1])
     assert second - first == pytest.approx(third - second, abs=0.01)

@@ -175,41 +175,41 @@ def test_rank_sum_agrees_with_scipy():
         assert stats.rank_sum_quantile(m, n, p * 0.999999) <= u
 
 
-def named(*values):
+def by_node(*values):
     return {f"n{k}": v for k, v in enumerate(values)}
 
 
 @pytest.mark.parametrize("others", [1, 2, 18])
 def test_slow_value_is_an_outlier(others):
     rng = np.random.default_rng(0)
-    values = named(80.0, *(100 + rng.normal(0, 0.5, others)))
+    values = by_node(80.0, *(100 + rng.normal(0, 0.5, others)))
     found = stats.outliers(values, [] if others > 1 else [99.5, 100.5], 0.05)
     assert list(found) == ["n0"]
     assert found["n0"] == pytest.approx(0.2, abs=0.01)
 
 
 def test_earlier_values_are_no_outliers():
-    assert stats.outliers(named(100.0, 100.0, 99.0), [50.0], 0.05) == {}
+    assert stats.outliers(by_node(100.0, 100.0, 99.0), [50.0], 0.05) == {}
 
 
 def test_fast_value_is_no_outlier():
-    assert stats.outliers(named(100.0, 100.0, 150.0), [], 0.05) == {}
+    assert stats.outliers(by_node(100.0, 100.0, 150.0), [], 0.05) == {}
 
 
 @pytest.mark.parametrize("values", [[100.0] * 5, [100.0], [99.9, 100.0, 100.1]])
 def test_equal_values_have_no_outlier(values):
-    assert stats.outliers(named(*values), [], 0.05) == {}
+    assert stats.outliers(by_node(*values), [], 0.05) == {}
 
 
 @pytest.mark.parametrize(("slow", "count"), [(94.9, 1), (95.1, 0)])
 def test_outliers_are_further_off_than_the_margin(slow, count):
-    assert len(stats.outliers(named(slow, *[100.0] * 5), [], 0.05)) == count
+    assert len(stats.outliers(by_node(slow, *[100.0] * 5), [], 0.05)) == count
 
 
 @pytest.mark.parametrize(("slow", "count"), [(-0.2079, 1), (-0.2073, 0)])
 def test_outliers_are_further_off_than_the_spread(slow, count):
     """The MAD of the logarithms is 0.04 here, and 3.5 times 1.4826 times 0.04 is 0.2076."""
-    values = named(*np.exp([slow, -0.04, -0.03, 0, 0.04, 0.05, 0.04]))
+    values = by_node(*np.exp([slow, -0.04, -0.03, 0, 0.04, 0.05, 0.04]))
     assert len(stats.outliers(values, [], 0.05)) == count
 
 

@@ -24,7 +24,7 @@ def sif(tmp_path):
 
 def problem(sif, full=False, image=""):
     """Code and sentence of what is wrong."""
-    found = verify.problem(sif, full, image)
+    found = verify.find_problem(sif, full, image)
     assert found
     return found.code, str(found)
 
@@ -36,10 +36,10 @@ def flip_a_bit(file):
 
 
 def test_whole_container_has_no_problem(sif):
-    assert not verify.problem(sif, full=False)
-    assert not verify.problem(sif, full=True)
+    assert not verify.find_problem(sif, full=False)
+    assert not verify.find_problem(sif, full=True)
     sif.touch()
-    assert not verify.problem(sif, full=False)
+    assert not verify.find_problem(sif, full=False)
 
 
 def test_one_flipped_bit_is_found(sif):
@@ -47,7 +47,7 @@ def test_one_flipped_bit_is_found(sif):
     flip_a_bit(sif)
     assert problem(sif) == ("JW140", f"{sif} has changed since it was made (sha256): {again(sif)}")
     os.utime(sif, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert not verify.problem(sif, full=False)  # cheap: the time is the recorded one
+    assert not verify.find_problem(sif, full=False)  # cheap: the time is the recorded one
     assert "has changed" in problem(sif, full=True)[1]
 
 
@@ -91,7 +91,7 @@ def test_record_without_a_version_is_of_the_first(sif):
     for name in ("schema_version", "packages", "installed", "base"):
         del content[name]
     path.write_text(json.dumps(content))
-    assert not verify.problem(sif, full=True, image="docker://h.org/a")
+    assert not verify.find_problem(sif, full=True, image="docker://h.org/a")
 
 
 def test_folder_of_another_user_is_one_sentence(sif, monkeypatch):

@@ -17,8 +17,8 @@ def test_folder_with_enough_space_is_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(large))
     real = work_folder.os.statvfs(tmp_path)
 
-    def statvfs(place):
-        free = {small: GB, large: 9 * GB}.get(place, 0)
+    def statvfs(path):
+        free = {small: GB, large: 9 * GB}.get(path, 0)
         blocks = free // real.f_frsize
         return type(real)((*real[:4], blocks, real.f_files, 10**9, 10**9, *real[8:]))
 

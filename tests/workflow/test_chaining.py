@@ -21,7 +21,7 @@ os.kill(os.getpid(), signal.SIGKILL) if ending == "killed" else sys.exit(int(end
 
 
 class Chain:
-    """A plan with one training, whose starts come to the given steps and ends."""
+    """A plan with one training, whose starts reach the given steps and end as given."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -31,7 +31,7 @@ class Chain:
             (plan.folder / "results" / name).touch()
 
     def run(self, *starts: tuple[int, int | str], max_jobs: int = 10):
-        """Run it; returns the exit code, what was said, and how often it was started."""
+        """Run it; returns the exit code, its output, and how often it was started."""
         command = " ".join(["python3 script.py", *(f"{step}:{end}" for step, end in starts)])
         training = {"program": "command", "command": command, "max_jobs": max_jobs}
         self.plan.configure(train={"mine": training})
@@ -46,9 +46,9 @@ def chain(plan: Plan) -> Chain:
 
 
 def test_training_is_resubmitted_until_it_has_finished(chain):
-    code, said, starts = chain.run((10, 75), (20, 75), (30, "killed"), (40, 0))
-    assert (code, starts) == (0, 4), said
-    assert "Training mine: resuming from step 30." in said
+    code, output, starts = chain.run((10, 75), (20, 75), (30, "killed"), (40, 0))
+    assert (code, starts) == (0, 4), output
+    assert "Training mine: resuming from step 30." in output
     summary = json.loads((chain.plan.folder / "results/train/mine/summary.json").read_text())
     assert [s["last_step"] for s in summary["segments"]] == [10, 20, 30, 40]
 
@@ -64,10 +64,10 @@ def test_training_is_resubmitted_until_it_has_finished(chain):
     ],
 )
 def test_chain_stops_with_a_reason(chain, starts, max_jobs, started, why):
-    code, said, count = chain.run(*starts, max_jobs=max_jobs)
-    assert (code, count) == (1, started), said
-    sentence = " ".join(said.split()).partition("Training mine stopped: ")[2]
-    assert sentence.removeprefix("command.py: ").startswith(why), said
+    code, output, count = chain.run(*starts, max_jobs=max_jobs)
+    assert (code, count) == (1, started), output
+    sentence = " ".join(output.split()).partition("Training mine stopped: ")[2]
+    assert sentence.removeprefix("command.py: ").startswith(why), output
 
 
 def test_stopped_chain_resumes_when_run_again(chain):

@@ -1,8 +1,8 @@
 """Every command in README.md, CONTRIBUTING.md and docs/ is run, as it is written there.
 
 A command is a line of a ```bash block, an indented line, or inline code that begins with a program
-and has an argument. Those of this project are run here (RUN), on stubs of Slurm and Apptainer, in
-one checkout for each site; of `make run` the configuration is empty: no training, no benchmark.
+and has an argument. Those of this project are run here (RUN_HERE), on stubs of Slurm and Apptainer,
+in one checkout for each site; of `make run` the configuration is empty: no training, no benchmark.
 What is in SMALLER is run with smaller numbers. DRY_RUN is only planned: what chooses which jobs run
 again, installs, or tests all. What stands in test_docs_on_cluster.py is run on the test cluster,
 what is in ELSEWHERE by the test named there, and what is in BY_HAND by nothing, for the reason
@@ -119,7 +119,7 @@ NOT_RUN_HERE = {
     *(command for each in BY_HAND.values() for command in each),
 }
 NOT_RUN_HERE |= {command for command in FOUND if f'"{command}"' in CLUSTER_TESTS}
-RUN = sorted(
+RUN_HERE = sorted(
     command for command in FOUND if RUN_HERE_RE.match(command) and command not in NOT_RUN_HERE
 )
 
@@ -226,7 +226,7 @@ def run_in_checkout(plan: Plan, command: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize("command", RUN)
+@pytest.mark.parametrize("command", RUN_HERE)
 def test_command_of_a_document_runs(checkouts: dict[str, Plan], command: str) -> None:
     plan = checkouts["jureca" if "profiles/jureca" in command else "local"]
     if command == "make config/README.md":
@@ -243,7 +243,9 @@ def test_command_of_a_document_runs(checkouts: dict[str, Plan], command: str) ->
 
 def test_every_command_is_run_or_listed() -> None:
     assert {
-        command: page for command, page in FOUND.items() if command not in {*RUN, *NOT_RUN_HERE}
+        command: page
+        for command, page in FOUND.items()
+        if command not in {*RUN_HERE, *NOT_RUN_HERE}
     } == {}
 
 

@@ -64,13 +64,13 @@ def test_module_can_be_followed(foreign):
     command = [sys.executable, "jaxway/workflow/jaxway", "follow", "--configfile=config.yaml"]
     command += ["--profile", foreign.profiles / "jureca"]
 
-    def said():
+    def error():
         here: Any = {"cwd": foreign.folder, "env": foreign.environment}
         return subprocess.run(command, text=True, stdout=PIPE, stderr=STDOUT, **here).stdout
 
-    assert "train.mine.stps: unknown key" in said()
+    assert "train.mine.stps: unknown key" in error()
     foreign.configure(train={"mine": TRAINING})
-    assert "no run in" in said()
+    assert "no run in" in error()
 
 
 def test_executor_and_hooks_work_in_a_module(foreign):

@@ -336,8 +336,8 @@ def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
     (last,) = refused.stderr.strip().splitlines()[-1:]
     assert last.startswith("the plan cannot run, see FAIL above; nothing was submitted")
     assert not (plan.folder / "logs").exists()
-    said = plan.snakemake("train", "--config", "preflight=False", profile="local", check=False)
-    assert "FAIL data" in " ".join(said.stderr.split())
+    result = plan.snakemake("train", "--config", "preflight=False", profile="local", check=False)
+    assert "FAIL data" in " ".join(result.stderr.split())
     (log,) = (plan.folder / "logs/prepare_data").iterdir()
     assert "data: too short" in log.read_text()
 
@@ -345,6 +345,6 @@ def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
 def test_a_dry_run_ends_with_its_checks_and_counts_every_attempt(plan):
     plan.use_stubs()
     plan.make_container()
-    said = plan.snakemake("smoke_test", "--dry-run", "--retries=1").stderr.strip().splitlines()
-    assert "smoke_test: 1 to 2 jobs, each 1 node and 30 minutes at most: 1 node-h" in said[-2]
-    assert said[-1].split()[:5] == ["cost", "at", "most", "1", "node-h"]
+    lines = plan.snakemake("smoke_test", "--dry-run", "--retries=1").stderr.strip().splitlines()
+    assert "smoke_test: 1 to 2 jobs, each 1 node and 30 minutes at most: 1 node-h" in lines[-2]
+    assert lines[-1].split()[:5] == ["cost", "at", "most", "1", "node-h"]

@@ -28,10 +28,10 @@ class JobFunctions:
         return self.launch.config.smoke_test
 
     def training(self, wildcards: Any) -> TrainJob:
-        return named(self.launch.config.train, wildcards.name)
+        return find_job(self.launch.config.train, wildcards.name)
 
     def allocation(self, wildcards: Any) -> Allocation:
-        return named(self.launch.config.allocations, wildcards.name)
+        return find_job(self.launch.config.allocations, wildcards.name)
 
     def benchmarks(self, wildcards: Any) -> list[BenchmarkJob]:
         """Those of an allocation."""
@@ -101,10 +101,10 @@ def by_name(values: Mapping[str, T], default: T) -> PerJob[T]:
     first = next(iter(values.values()), default)
     if all(value == first for value in values.values()):
         return first
-    return lambda wildcards: named(values, wildcards.name)
+    return lambda wildcards: find_job(values, wildcards.name)
 
 
-def named(jobs: Mapping[str, T], name: str) -> T:
+def find_job(jobs: Mapping[str, T], name: str) -> T:
     """The job of this name; ends the program with a sentence where there is none."""
     if name not in jobs:
         sys.exit(with_code("JW006", f"no job is named {name}; {nearest(name, [*jobs])}"))

@@ -20,7 +20,7 @@ from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
 from jaxway.container import verify
 from jaxway.launch import Launch, Words
 from jaxway.slurm import accounting
-from jaxway.slurm.journal import RUN, Journal
+from jaxway.slurm.journal import RUN_ID, Journal
 
 # Some functions import what they need: that takes a while, and Snakemake in jobs does without.
 
@@ -139,7 +139,7 @@ class Run:
                 continue
             if not Path(container.output).exists():
                 self._restore(container.output, words())
-            if problem := verify.problem(Path(container.sif), full=False, image=image):
+            if problem := verify.find_problem(Path(container.sif), full=False, image=image):
                 raise problem
 
     def _restore_data(self, trainings: Iterable[Job]) -> None:
@@ -170,7 +170,7 @@ class Run:
     def _report_cost(self) -> None:
         """Print what the jobs of this run have used."""
         try:
-            submissions = [each for each in Journal().read().values() if each.run == RUN]
+            submissions = [each for each in Journal().read().values() if each.run == RUN_ID]
             usages = accounting.wait_for_accounting(submissions, Path(self.launch.site.scratch))
         except UserError as error:
             print(error.line(), file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from typing import TextIO
 
 from jaxway_shared.errors import UserError
 
-LOCK = Path(".snakemake/jaxway/run.lock")
+LOCK_FILE = Path(".snakemake/jaxway/run.lock")
 WAIT_S = 0.5  # started() takes the lock for a moment
 
 
@@ -26,7 +26,7 @@ def hold() -> TextIO:
         sys.exit(error.line())
 
 
-def acquire(path: Path = LOCK) -> TextIO:
+def acquire(path: Path = LOCK_FILE) -> TextIO:
     """The lock, held until the file is closed. UserError while another run holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+")  # noqa: SIM115
@@ -47,7 +47,7 @@ def acquire(path: Path = LOCK) -> TextIO:
     return file
 
 
-def started(path: Path = LOCK) -> float | None:
+def started(path: Path = LOCK_FILE) -> float | None:
     """When the run that holds the lock took it; None, where none does."""
     try:
         with path.open() as file:
@@ -63,5 +63,5 @@ def try_lock(file: TextIO, kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise UserError("JW213", f"{LOCK} cannot be locked here: {error.strerror}") from None
+        raise UserError("JW213", f"{LOCK_FILE} cannot be locked here: {error.strerror}") from None
     return True

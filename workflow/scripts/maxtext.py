@@ -229,7 +229,7 @@ class LogReader:
 
 
 def run(args: argparse.Namespace, words: list[str], home: Path | None, log: LogReader) -> None:
-    """Run MaxText up to its last step. Ends the program if it does not come to that."""
+    """Run MaxText up to its last step. Ends the program if it does not get there."""
     output = {"stdout": log.write_end, "stderr": subprocess.STDOUT, "cwd": home}
     code, terminated = command.run(words, environment(args, log.folder), log.poll, **output)
     if terminated and log.step < args.steps:

@@ -32,7 +32,7 @@ OPTIONS = {
         "description": "memory to fill on each device, in MiB",
     },
 }
-MODULES = ("optax", "orbax.checkpoint")  # what training needs besides JAX
+MODULES = ("optax", "orbax.checkpoint")  # what training needs in addition to JAX
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
 
 
@@ -128,7 +128,7 @@ def scratch(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
 
 
 def packages(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
-    """Import what training needs besides JAX."""
+    """Import what training needs in addition to JAX."""
     names = ", ".join(importlib.import_module(name).__name__ for name in MODULES)
     return Outcome(names, ", ".join(MODULES), True)
 

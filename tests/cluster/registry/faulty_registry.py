@@ -133,8 +133,8 @@ class RegistryHandler(BaseHTTPRequestHandler):
             challenge = bearer if fault["auth"] == "bearer" else 'Basic realm="test"'
             self.send(401, b"{}", {"WWW-Authenticate": challenge})
         elif "redirect" in fault:
-            place = self.path.replace("/v2/", "/elsewhere/", 1)
-            self.send(307, b"", {"Location": f"https://{fault['redirect']}:{port}{place}"})
+            path = self.path.replace("/v2/", "/elsewhere/", 1)
+            self.send(307, b"", {"Location": f"https://{fault['redirect']}:{port}{path}"})
         elif "status" in fault:
             self.send(fault["status"], b"{}", fault.get("headers", {}))
         else:

@@ -87,7 +87,7 @@ def test_two_pulls_at_once_fetch_each_layer_once(target: Target, user: str, node
 def test_waiting_pull_and_the_first_do_not_need_each_other(
     target: Target, number: signal.Signals
 ) -> None:
-    """The first ends well when the waiting one is ended; that goes on when the first is killed."""
+    """Ending the waiting one leaves the first alone; when the first is killed, it continues."""
     target.registry.faults(target.fault("third", hold=True))
     first = target.start()
     first.until(lambda: target.is_held() and len(target.finished_layers()) == 2, "two layers")

@@ -48,7 +48,7 @@ def test_unknown_host_is_one_sentence(target: Target, node: str, host: str) -> N
     assert target.check_leftovers() == set()
 
 
-def test_unreachable_proxy_is_said_and_no_proxy_avoids_it(target: Target) -> None:
+def test_unreachable_proxy_is_reported_and_no_proxy_avoids_it(target: Target) -> None:
     nowhere = "http://jrlogin01:1"
     target.start(env={"https_proxy": nowhere}).fail("https_proxy")
     assert target.check_leftovers() == set()

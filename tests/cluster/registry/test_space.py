@@ -34,7 +34,7 @@ def test_full_file_system_is_one_sentence(
 
 
 def test_work_folder_is_where_there_is_space(target: Target, small: Callable[..., None]) -> None:
-    """Without --tmpdir: in the first of the usual places that is large enough."""
+    """Without --tmpdir: in the first of the usual folders that is large enough."""
     full = f"{target.folder}/full"
     target.cluster.run(["mkdir", full])
     small(full, "size=4m")

@@ -102,6 +102,6 @@ def test_missing_apptainer_fails(monkeypatch) -> None:
 
 
 def test_failure_has_the_code_of_its_error(pulled) -> None:
-    problem = verify.problem(pulled, full=False, image=OTHER)
+    problem = verify.find_problem(pulled, full=False, image=OTHER)
     assert problem
     assert check(pulled, OTHER) == failure(problem.code, str(problem))

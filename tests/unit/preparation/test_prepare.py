@@ -99,7 +99,7 @@ def test_shards_are_full_but_for_the_last(prepare, monkeypatch):
 @pytest.mark.parametrize(
     ("entries", "needs", "sentence"),
     [
-        (["/no/such/place"], 1, "/no/such/place matches no file"),
+        (["/no/such/folder"], 1, "/no/such/folder matches no file"),
         (["/no/such/*.txt"], 1, r"/no/such/\*.txt matches no file"),
         (["{corpus}"], 10**9, "the 40 different files leave 0 bytes for training after [1-9]"),
         (["{corpus}/0.txt"], 1, "the 1 different files leave 0 bytes for training after 1 "),

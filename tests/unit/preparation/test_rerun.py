@@ -55,7 +55,7 @@ def test_other_data_replace_the_old(prepare, corpus, tokenizer, tmp_path, monkey
 
 def problem(record):
     """What keeps the data from being those of the record."""
-    found = record.problem()
+    found = record.find_problem()
     assert found
     assert found.code in ("JW001", "JW186")
     return str(found).replace(";", ":")

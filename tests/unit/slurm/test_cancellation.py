@@ -62,7 +62,7 @@ def test_only_what_failed_is_repeated_and_named(folder: Path, capsys) -> None:
     assert result.startswith("Not cancelled: c (train_run small) (scancel: down); later: ")
 
 
-def test_what_is_not_cancelled_is_said_with_the_command(folder: Path, capsys) -> None:
+def test_what_is_not_cancelled_is_reported_with_the_command(folder: Path, capsys) -> None:
     scancel(folder, "echo down >&2; exit 1")
     cancel(JOBS, queue())
     outage, result = capsys.readouterr().err.splitlines()
@@ -71,6 +71,6 @@ def test_what_is_not_cancelled_is_said_with_the_command(folder: Path, capsys) ->
     assert result.endswith("later: `scancel 7 8 && scancel --me --name=c` [JW206]")
 
 
-def test_nothing_is_said_without_jobs(capsys) -> None:
+def test_nothing_is_printed_without_jobs(capsys) -> None:
     cancel([], queue())
     assert capsys.readouterr().err == ""

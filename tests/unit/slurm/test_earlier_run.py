@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jaxway.slurm import earlier_run
 from jaxway.slurm.earlier_run import EarlierRun
-from jaxway.slurm.journal import RUN, Journal
+from jaxway.slurm.journal import RUN_ID, Journal
 from jaxway.slurm.queue import SlurmJob
 from submissions import make_submission
 
@@ -41,7 +41,7 @@ def end(journal: Journal) -> str:
 def test_job_that_has_not_ended_is_taken_over_once(journal: Journal, state: str) -> None:
     journal.begin(make_submission("a"))  # its id was not recorded
     earlier = found(journal, state)
-    assert earlier.take_over(JOB) == make_submission("a", id="12", run=RUN)
+    assert earlier.take_over(JOB) == make_submission("a", id="12", run=RUN_ID)
     assert earlier.take_over(JOB) is None
     assert journal.read()["a"].id == "12"
 

@@ -15,7 +15,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outage, "RETRY_INTERVAL_S", 0.01)
 
 
-def test_query_is_repeated_and_the_outage_said_once(monkeypatch, capsys) -> None:
+def test_query_is_repeated_and_the_outage_reported_once(monkeypatch, capsys) -> None:
     failures = [QueryError(f"squeue: {number}") for number in range(5)]
 
     def find_jobs(names: list[str]) -> dict[str, SlurmJob]:
@@ -29,7 +29,7 @@ def test_query_is_repeated_and_the_outage_said_once(monkeypatch, capsys) -> None
     assert capsys.readouterr().err == line
 
 
-def test_outage_is_said_again_after_a_minute(monkeypatch, capsys) -> None:
+def test_outage_is_reported_again_after_a_minute(monkeypatch, capsys) -> None:
     now = [0.0]
     monkeypatch.setattr(outage.time, "monotonic", lambda: now[0])
     queue = PatientQueue(threading.Event())

@@ -1,4 +1,4 @@
-"""However a training is interrupted, it comes to the same result, to the last bit."""
+"""However a training is interrupted, its result is the same to the last bit."""
 
 import itertools
 import random

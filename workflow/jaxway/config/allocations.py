@@ -14,7 +14,7 @@ def shared(benchmarks: Mapping[str, BenchmarkJob], site: Site) -> dict[str, Allo
     """Allocations by name: benchmarks of one placement share it, for the longest of their times."""
     groups: dict[str, list[BenchmarkJob]] = {}
     for job in benchmarks.values():
-        groups.setdefault(label(job.placement, site), []).append(job)
+        groups.setdefault(allocation_name(job.placement, site), []).append(job)
     return {
         name: Allocation(
             name,
@@ -25,7 +25,7 @@ def shared(benchmarks: Mapping[str, BenchmarkJob], site: Site) -> dict[str, Allo
     }
 
 
-def label(placement: Placement, site: Site) -> str:
+def allocation_name(placement: Placement, site: Site) -> str:
     """Name of a placement: nodes x GPUs, and what else is not as usual."""
     name = f"{placement.nodes}x{placement.gpus_per_node}"
     if placement.processes_per_node > 1:

@@ -55,11 +55,11 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
     check({"program": program}, {"properties": definition("training")}, path)
     options, data = program_options("train", program), data_options(program)
     properties = {**definition("placement"), **definition("training"), **options, **data}
-    for label, values in combinations(entry, properties, name, path):
+    for job_name, values in combinations(entry, properties, name, path):
         text = data_of(values, path) if data else None
         defining = {key: values[key] for key, s in options.items() if s.get("affects_result", True)}
         job = TrainJob(
-            name=label,
+            name=job_name,
             placement=placement(values, "train", path, site),
             program=program,
             options={key: values[key] for key in options},
@@ -87,12 +87,12 @@ def benchmarks(name: str, entry: Values, site: Site) -> Iterator[BenchmarkJob]:
             + nearest(program, known),
         )
     options = program_options("benchmark", program)
-    for label, values in combinations(
+    for job_name, values in combinations(
         entry, {**definition("placement"), **own, **options}, name, path
     ):
         sif = values["sif"]
         yield BenchmarkJob(
-            name=label,
+            name=job_name,
             placement=placement(values, "benchmark", path, site),
             program=program,
             options={key: values[key] for key in options},
@@ -103,7 +103,7 @@ def benchmarks(name: str, entry: Values, site: Site) -> Iterator[BenchmarkJob]:
 
 
 def placement(values: Values, section: str, path: str, site: Site) -> Placement:
-    """Where a job runs, completed by the site; raises a sentence if the site has no such place."""
+    """Where a job runs, completed by the site; raises a sentence if the site has no such nodes."""
     gpus = values["gpus_per_node"] or site.gpus_per_node
     processes = values["processes_per_node"]
     if gpus > site.gpus_per_node:

@@ -1,4 +1,4 @@
-"""What the configuration comes to: jobs, and where each of them runs."""
+"""The configuration as objects: jobs, and where each of them runs."""
 
 import hashlib
 import json

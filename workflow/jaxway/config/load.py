@@ -36,7 +36,7 @@ def load(settings: Any, site: Site) -> Config:
             "image: a user or password does not belong in the image's name; set "
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD",
         )
-    benchmark = named("benchmark", values["benchmark"], entries.benchmarks, site)
+    benchmark = jobs_by_name("benchmark", values["benchmark"], entries.benchmarks, site)
     check_nodes = values["node_check"]
     return Config(
         image=expand(values["image"], "image"),
@@ -50,7 +50,7 @@ def load(settings: Any, site: Site) -> Config:
         platform=values["platform"] or site.platform,
         environment={**site.environment, **values["environment"]},
         smoke_test=entries.smoke_test(values["smoke_test"], site),
-        train=named("train", values["train"], entries.trainings, site),
+        train=jobs_by_name("train", values["train"], entries.trainings, site),
         benchmark=benchmark,
         history=expand(values["history"], "history"),
         benchmark_allocations=allocations.shared(benchmark, site),
@@ -64,7 +64,7 @@ def account_of(site: Site, schema: Schema) -> str | None:
     """The Slurm account that the environment names; None, where the site needs none."""
     if not site.account_variables:
         return None
-    # In a job Slurm's own variables are gone; ours tells what they said.
+    # In a job Slurm's own variables are gone; ours has their values.
     names = [*site.account_variables, "JAXWAY_ACCOUNT"]
     found = next(filter(None, map(os.environ.get, names)), None)
     if not found:
@@ -82,15 +82,15 @@ def account_of(site: Site, schema: Schema) -> str | None:
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class Named(Protocol):
+class HasName(Protocol):
     @property
     def name(self) -> str: ...
 
 
-NamedJob = TypeVar("NamedJob", bound=Named)
+NamedJob = TypeVar("NamedJob", bound=HasName)
 
 
-def named(
+def jobs_by_name(
     section: str,
     values: Mapping[str, Values | None],
     jobs_of: Callable[[str, Values, Site], Iterable[NamedJob]],
@@ -140,7 +140,7 @@ def mappings(node: yaml.Node | None) -> Iterator[yaml.MappingNode]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments by which a program of ours is told what Snakemake is told."""
+    """The arguments that name profile and configuration, as for Snakemake."""
     for name, default in (("profile", "profiles/local"), ("configfile", "config/config.yaml")):
         path = WORKFLOW.parent / default
         parser.add_argument(f"--{name}", type=Path, default=path, help=f"default: {default}")

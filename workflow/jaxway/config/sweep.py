@@ -23,8 +23,8 @@ def combinations(
     defaults = with_defaults(single, properties)
     for combination in itertools.product(*swept.values()):
         point = dict(zip(swept, combination, strict=True))
-        label = "-".join([name, *(f"{key}={value}" for key, value in point.items())])
-        yield re.sub(r"[^\w.=+-]", "_", label), defaults | point
+        job_name = "-".join([name, *(f"{key}={value}" for key, value in point.items())])
+        yield re.sub(r"[^\w.=+-]", "_", job_name), defaults | point
 
 
 def is_sweep(value: Any, schema: Schema) -> bool:

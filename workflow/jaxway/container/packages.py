@@ -79,7 +79,7 @@ def add(
     base: Path, out: Path, packages: Packages, arguments: Sequence[str], tmpdir: Path | None
 ) -> None:
     """Make ``out`` with its record and digest; an old one stays until this one is complete."""
-    if problem := verify.problem(base, full=False):
+    if problem := verify.find_problem(base, full=False):
         raise problem
     base_record = ContainerRecord.read(record_path(base))
     arguments = [*arguments, "--bind", str(out.parent)]

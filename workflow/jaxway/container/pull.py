@@ -79,7 +79,7 @@ def find_source(name: str, pinned: str | None) -> Source:
 def is_current(sif: Path, record: ContainerRecord | None, digest: str | None) -> bool:
     """Whether the SIF is what has this digest, and whole."""
     same = bool(record and digest and record.digest == digest)
-    return same and not verify.problem(sif, full=False)
+    return same and not verify.find_problem(sif, full=False)
 
 
 # ----------------------------------------------------------------------------------------- build

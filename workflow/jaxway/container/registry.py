@@ -196,22 +196,22 @@ class Repository:
         while True:
             try:
                 return attempt()
-            except TemporaryError as problem:
-                if problem.progress:
+            except TemporaryError as error:
+                if error.progress:
                     pauses = iter(BACKOFF_S)
                 pause = next(pauses, None)
                 if pause is None:
                     raise RegistryError(
                         "JW122",
-                        f"{self.host}: {problem}, {len(BACKOFF_S) + 1} times; try again later",
+                        f"{self.host}: {error}, {len(BACKOFF_S) + 1} times; try again later",
                     ) from None
-                wait = problem.retry_after_s or pause
+                wait = error.retry_after_s or pause
                 if wait > MAX_RETRY_AFTER_S:
                     raise RegistryError(
                         "JW122",
-                        f"{self.host}: {problem} and asks to wait; try again in {wait:,.0f} s",
+                        f"{self.host}: {error} and asks to wait; try again in {wait:,.0f} s",
                     ) from None
-                self.log(f"{self.host}: {problem}; trying again in {wait:g} s")
+                self.log(f"{self.host}: {error}; trying again in {wait:g} s")
                 time.sleep(wait)
 
     def get(self, path: str, headers: dict[str, str]) -> requests.Response:

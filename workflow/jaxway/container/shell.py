@@ -38,7 +38,7 @@ def command_line(args: argparse.Namespace) -> list[str]:
                 f"{file} does not exist: `snakemake --profile {args.profile} "
                 f"--configfile={args.configfile} verify_container` makes it",
             )
-    if problem := verify.problem(sif, full=False, image=config.image):
+    if problem := verify.find_problem(sif, full=False, image=config.image):
         raise problem
     words = [] if args.here else launcher(config, site)
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]

@@ -44,7 +44,7 @@ def recorded_image(sif: Path, image: str) -> str:
     return record.image if record and record.same_image(image) else image
 
 
-def problem(sif: Path, full: bool, image: str = "") -> UserError | None:
+def find_problem(sif: Path, full: bool, image: str = "") -> UserError | None:
     """Why the SIF cannot be trusted or is not of ``image``; None when all is well.
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
@@ -97,7 +97,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    if found := problem(args.sif, args.full, args.image):
-        raise found
+    if problem := find_problem(args.sif, args.full, args.image):
+        raise problem
     record = ContainerRecord.read(record_path(args.sif))
     print(f"{args.sif} is as it was made on {record.date} from {record.image}")

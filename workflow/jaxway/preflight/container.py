@@ -31,7 +31,7 @@ def check_image(
         existing = next(filter(verify.exists, sifs), None)
         if existing is None:
             return check_registry(image, pulled.sif)
-        if problem := verify.problem(existing, full=False, image=image):
+        if problem := verify.find_problem(existing, full=False, image=image):
             raise problem
         return 0, passed(f"{existing}, as it was pulled")
     except UserError as error:

@@ -49,7 +49,7 @@ def check_partition(name: str | None, jobs: Mapping[str, SubmittedJob]) -> Findi
     limits = parse_limits(shown.stdout, groups.stdout)
     labels: dict[tuple[str, str], list[str]] = {}
     for label, job in jobs.items():
-        for problem in problems(name, limits, job.placement):
+        for problem in find_problems(name, limits, job.placement):
             labels.setdefault(problem, []).append(label)
     for (code, message), affected in labels.items():
         more = f" (and {len(affected) - 1} more)" if affected[1:] else ""
@@ -60,7 +60,7 @@ def check_partition(name: str | None, jobs: Mapping[str, SubmittedJob]) -> Findi
         yield passed(f"{name}: {in_words(limits)}")
 
 
-def problems(name: str, limits: Limits, placement: Placement) -> Iterator[tuple[str, str]]:
+def find_problems(name: str, limits: Limits, placement: Placement) -> Iterator[tuple[str, str]]:
     """Why the partition does not take a job: code, and message without the job's label."""
     gpus, nodes = placement.gpus_per_node, placement.nodes
     if limits.state not in ("UP", "DOWN"):

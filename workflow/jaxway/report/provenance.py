@@ -31,7 +31,7 @@ class Origin:
 
 
 def identity(provenance: Provenance) -> dict[str, str | None]:
-    """What a result depends on besides its arguments."""
+    """What a result depends on, apart from its arguments."""
     container = provenance.container
     return {
         "image": container.image if container else "no container",

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
 from jaxway.slurm.cancellation import cancel
-from jaxway.slurm.journal import RUN, Journal, Submission
+from jaxway.slurm.journal import RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
 from jaxway.slurm.queue import ACTIVE
 from jaxway.slurm.submission import wait_for_calls
@@ -69,7 +69,7 @@ class EarlierRun:
             complete = state == "COMPLETED" and all(map(os.path.exists, outputs))
             if each.work == work and (complete or state in ACTIVE):
                 report(f"Took over job {each} of an earlier run: {state}.")
-                return self._journal.update(each, run=RUN)
+                return self._journal.update(each, run=RUN_ID)
             report(f"Job {each} of an earlier run: {state}. It is submitted again.")
             self._journal.update(each, end=state)
         return None

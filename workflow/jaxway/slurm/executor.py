@@ -31,7 +31,7 @@ from jaxway import interrupt, run_lock
 from jaxway.slurm import queue, submission
 from jaxway.slurm.cancellation import cancel
 from jaxway.slurm.earlier_run import LOST, EarlierRun
-from jaxway.slurm.journal import RUN, Journal, Submission
+from jaxway.slurm.journal import RUN_ID, Journal, Submission
 from jaxway.slurm.outage import RETRY_INTERVAL_S, PatientQueue, StoppedError, report
 from jaxway.slurm.queue import QueryError, SlurmJob
 from jaxway.slurm.resubmission import Checkpoint, Resubmit, ResumableJob, checkpoint_of, decide
@@ -124,7 +124,7 @@ class Executor(SlurmExecutor):
             work=work_of(job),
             outputs=tuple(map(str, job.output)),
             log=str(folder / "%j.log"),
-            run=RUN,
+            run=RUN_ID,
             number=number,
             state_folder=before.folder,
             step_before=before.step,

@@ -18,7 +18,7 @@ from jaxway_shared.errors import UserError
 
 SCHEMA_VERSION = 1
 JOURNAL = Path(".snakemake/jaxway/jobs.jsonl")
-RUN = uuid.uuid4().hex[:8]  # names this process's run
+RUN_ID = uuid.uuid4().hex[:8]  # names this process's run
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class PatientQueue:
             self._closing.wait(RETRY_INTERVAL_S)
 
     def report_outage(self, error: QueryError) -> None:
-        """Say that Slurm did not answer, unless that was said a moment ago."""
+        """Report that Slurm did not answer, unless that was reported a moment ago."""
         if time.monotonic() - self._reported >= REPORT_INTERVAL_S:
             self._reported = time.monotonic()
             report(f"Slurm did not answer ({error}); asking again. Jobs are not affected.")

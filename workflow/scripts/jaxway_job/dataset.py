@@ -28,7 +28,7 @@ def load(path: Path) -> Data:
     """Open the data whose record is in a file. Ends the program when they are not as prepared."""
     try:
         record = DataRecord.read(path)
-        if problem := record.problem():
+        if problem := record.find_problem():
             raise problem
     except UserError as error:
         fail(error.code, str(error))

@@ -86,7 +86,7 @@ def collect_samples(
     calls = int(multihost_utils.broadcast_one_to_all(np.int32(math.ceil(MIN_SAMPLE_S / estimate))))
     at_work = devices or jax.local_devices()
     gpus = [device.local_hardware_id for device in at_work if device.platform == "gpu"]
-    with nvml.watch(gpus) as telemetry:
+    with nvml.collect(gpus) as telemetry:
         seconds = [time_calls(call, calls) for _ in range(args.repeats)]
     gpu, energy = telemetry.stats, telemetry.energy_j
     if gpu and energy is not None:

@@ -68,14 +68,14 @@ class Gpu:
 
 @dataclass
 class Telemetry:
-    """What GPUs reported while they were watched. None: no NVML, or not reported by all GPUs."""
+    """What GPUs reported while they were polled. None: no NVML, or not reported by all GPUs."""
 
     stats: GpuStats | None = None
     energy_j: float | None = None
 
 
 @contextlib.contextmanager
-def watch(indices: Sequence[int]) -> Iterator[Telemetry]:
+def collect(indices: Sequence[int]) -> Iterator[Telemetry]:
     """Poll GPUs until the end of the block, after which the telemetry is filled."""
     telemetry = Telemetry()
     nvml = library() if indices else None

@@ -1,4 +1,4 @@
-"""What a training watches besides its steps: its time, signals, and whether all processes live."""
+"""What a training monitors between its steps: time, signals, and whether all processes respond."""
 
 import os
 import signal

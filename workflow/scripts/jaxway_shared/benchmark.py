@@ -1,4 +1,4 @@
-"""Benchmarks: what a job is told to run, what a program finds in a round, and the job's result."""
+"""Benchmarks: what a job has to run, what a program finds in a round, and the job's result."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -60,7 +60,7 @@ class DataRecord:
         """Type of a token in the files."""
         return np.dtype(self.dtype).newbyteorder("<")
 
-    def problem(self) -> UserError | None:
+    def find_problem(self) -> UserError | None:
         """Why the files are not those of the record; None when they are."""
         record = Path(self.folder, RECORD)
         tokens = {shard(number): count for number, count in enumerate(self.shards)}
@@ -80,9 +80,9 @@ class DataRecord:
 
 
 def read_prepared(path: Path) -> DataRecord | None:
-    """The record in a file; None where there is none, or its data are not as it says."""
+    """The record in a file; None where there is none, or its data do not match it."""
     try:
         record = DataRecord.read(path)
     except (OSError, UserError):
         return None
-    return None if record.problem() else record
+    return None if record.find_problem() else record

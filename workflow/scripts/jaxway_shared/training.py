@@ -166,7 +166,7 @@ def read_metrics(file: Path) -> list[MetricsLine]:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What every training comes to."""
+    """The result of every training."""
 
     program: str
     steps: int | None  # None: a program of the user's own that wrote none
@@ -182,7 +182,7 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class ProgramSummary(TrainingSummary):
-    """What a training by a program that is not ours comes to."""
+    """The result of a training by a program that is not ours."""
 
     command: tuple[str, ...]  # the words that were run
     loss: float | None  # of the last line of metrics; None, not known
@@ -190,7 +190,7 @@ class ProgramSummary(TrainingSummary):
 
 @dataclass(frozen=True)
 class ModelSummary(TrainingSummary):
-    """What a training by train.py comes to; docs/output.md has units and meanings."""
+    """The result of a training by train.py; docs/output.md has units and meanings."""
 
     parameters: int
     flops_per_token: int

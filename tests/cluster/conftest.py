@@ -1,10 +1,11 @@
-"""The fixture `cluster`: JURECA in small, for the whole test session."""
+"""Fixtures: JURECA in small, for the whole test session, and a chain of short jobs on it."""
 
 import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from chain import Chain
 from nodes import COMMAND, UNSUITABLE, Cluster
 
 
@@ -20,6 +21,11 @@ def cluster() -> Iterator[Cluster]:
     yield Cluster()
     if not by_hand:
         subprocess.run([COMMAND, "down"], check=True)
+
+
+@pytest.fixture
+def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
+    return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 
 @pytest.fixture

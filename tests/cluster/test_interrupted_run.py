@@ -6,17 +6,12 @@ import time
 
 import pytest
 from chain import STEPS_PER_JOB, Chain
-from nodes import Cluster, Snakemake
+from nodes import Snakemake
 
 INTERRUPTS = 5
 CANCELLED = re.compile(r"Cancelled: ((?:\d+ \([^)]*\)(?:, )?)+)")
 
 pytestmark = pytest.mark.usefixtures("repaired")
-
-
-@pytest.fixture
-def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
-    return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 
 def interrupt(chain: Chain, snakemake: Snakemake, times: int = 1) -> str:

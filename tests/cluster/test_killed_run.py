@@ -3,10 +3,10 @@
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
 from chain import STEPS_PER_JOB, Chain, Start
-from nodes import Cluster
 
 KILLS = 10
 LAST_KILL_S = 20  # after a start
@@ -15,11 +15,6 @@ TAKE_OVER_S = 10
 TOOK_OVER = re.compile(r"Took over job (\d+) \((\w+)")
 
 pytestmark = pytest.mark.usefixtures("repaired")
-
-
-@pytest.fixture
-def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
-    return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 
 def test_chain_survives_kills_at_random_moments(chain: Chain) -> None:
@@ -57,14 +52,19 @@ def test_chain_survives_kills_at_random_moments(chain: Chain) -> None:
     assert [start.job for start in starts] == jobs[f"train_run {chain.name}"]
 
 
+def kill_at(chain: Chain, config: str, file: Path) -> None:
+    """Kill a Snakemake that runs with the faults in the file's folder, once there is the file."""
+    with chain.start(config, file.parent.name) as snakemake:
+        chain.cluster.wait_for(file.exists, 120, f"the file {file.name}")
+        snakemake.signal("KILL")
+        snakemake.wait(30)
+
+
 def test_job_whose_submission_was_not_recorded_is_found(chain: Chain) -> None:
     """Killed while sbatch, which has submitted the job already, has not returned."""
     config = chain.configure(STEPS_PER_JOB, 2)
     folder = chain.fault("sbatch", slow_after="20")
-    with chain.start(config, folder.name) as snakemake:
-        chain.cluster.wait_for((folder / "sbatch.done").exists, 120, "a submission")
-        snakemake.signal("KILL")
-        snakemake.wait(30)
+    kill_at(chain, config, folder / "sbatch.done")
     (job,) = chain.queue()
     (folder / "slow-after").unlink()
     chain.cluster.run("pkill -x sleep", check=False)  # sbatch's: it returns
@@ -79,10 +79,7 @@ def test_job_that_sbatch_submits_after_the_kill_is_found(chain: Chain) -> None:
     """The next run waits for the end of that call."""
     config = chain.configure(STEPS_PER_JOB, 0.1)
     folder = chain.fault("sbatch", slow_before="15")
-    with chain.start(config, folder.name) as snakemake:
-        chain.cluster.wait_for((folder / "sbatch.called").exists, 120, "a call of sbatch")
-        snakemake.signal("KILL")
-        snakemake.wait(30)
+    kill_at(chain, config, folder / "sbatch.called")
     assert chain.queue() == []
     with chain.start(config) as snakemake:
         code, output = snakemake.wait(180)

@@ -4,17 +4,11 @@ import time
 
 import pytest
 from chain import STEPS_PER_JOB, Chain
-from nodes import Cluster
 
 OUTAGE_S = 60
 SILENCE = "Slurm did not answer"
 
 pytestmark = pytest.mark.usefixtures("repaired")
-
-
-@pytest.fixture
-def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
-    return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 
 def test_services_that_are_down(chain: Chain) -> None:

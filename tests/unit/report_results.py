@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import results
 import yaml
 from jaxway import cli
 from jaxway.analysis import stats
@@ -21,26 +22,21 @@ from jaxway_shared.benchmark import (
     Measurement,
 )
 from jaxway_shared.data_record import DataRecord
-from jaxway_shared.provenance import Provenance
 from jaxway_shared.smoke_test import Check, SmokeTestResult
 from jaxway_shared.training import METRICS, ModelSummary, Segment
-from results import CONTAINER, SITE, write
+from results import SITE, write
 
-PROVENANCE = Provenance(
+PROVENANCE = replace(
+    results.PROVENANCE,
     time="2026-11-22T16:51:39Z",
     container=replace(
-        CONTAINER,
+        results.CONTAINER,
         image="docker://nvcr.io/nvidia/jax:24.10-maxtext-py3",
         digest="sha256:" + "0a" * 32,
     ),
     commit="3f2c" * 10,
     site="profiles/jureca",
-    nodes="jrc0101",
     job="14000001",
-    processes=1,
-    devices=4,
-    platform="gpu",
-    device_kind="NVIDIA A100-SXM4-40GB",
     python="3.10.12",
     jax="0.4.33",
     jaxlib="0.4.33",

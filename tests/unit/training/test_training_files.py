@@ -2,13 +2,14 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from example_records import container_record, data_record
+import results
+from example_records import data_record
 from jaxway_shared import training
 from jaxway_shared.errors import UserError
-from jaxway_shared.provenance import Provenance
 from jaxway_shared.training import (
     LockOwner,
     MetricsLine,
@@ -19,25 +20,7 @@ from jaxway_shared.training import (
     TrainingState,
 )
 
-PROVENANCE = Provenance(
-    time="2026-11-26T08:00:00Z",
-    container=container_record(),
-    commit="abc",
-    site="profiles/local",
-    nodes="jrc0101",
-    job="42",
-    processes=1,
-    devices=4,
-    platform="gpu",
-    device_kind="NVIDIA A100",
-    python="3.10",
-    jax="0.4.33",
-    jaxlib="0.4.33",
-    numpy="2.0",
-    backend="cuda",
-    driver=None,
-    arguments={"steps": 20},
-)
+PROVENANCE = replace(results.PROVENANCE, job="42", arguments={"steps": 20})
 SEGMENTS = (
     Segment(1, 10, 60.5, PROVENANCE, {"imports": 1.5}, 0.25),
     Segment(11, 20, 30.0, PROVENANCE),

@@ -1,25 +1,31 @@
 """Snakemake's executor `jaxway`: jobs on Slurm. Snakemake finds it by this module's name."""
 
-from dataclasses import dataclass, field
-from typing import Optional
+from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxway.slurm.executor import Executor
 from snakemake_executor_plugin_slurm import ExecutorSettings as SlurmSettings
 from snakemake_executor_plugin_slurm import common_settings
-from snakemake_interface_common.exceptions import WorkflowError
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 
 @dataclass
 class ExecutorSettings(SlurmSettings):
-    """Options --jaxway-..., in a profile jaxway-...: those of the Slurm plugin."""
+    """Options --jaxway-..., in a profile jaxway-...: those of the Slurm plugin that we follow.
 
-    status_command: Optional[str] = field(  # noqa: UP045, since Snakemake knows no other form
-        default=None, metadata={"help": "Not used: squeue is asked, then sacct."}
-    )
+    A constant is no option: Snakemake refuses it. The plugin's code reads it as "not asked for".
+    """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.array_jobs:
-            raise WorkflowError("--jaxway-array-jobs: this executor submits no job arrays")
+    array_jobs: ClassVar[None] = None
+    array_limit: ClassVar[int] = 1000
+    disable_memory_fudge: ClassVar[bool] = False
+    init_seconds_before_status_checks: ClassVar[None] = None
+    no_account: ClassVar[bool] = False
+    efficiency_report: ClassVar[bool] = False
+    efficiency_report_path: ClassVar[None] = None
+    efficiency_threshold: ClassVar[None] = None
+    jobname_prefix: ClassVar[str] = ""
+    status_command: ClassVar[None] = None
+    status_attempts: ClassVar[None] = None
+    pass_command_as_script: ClassVar[bool] = False

@@ -50,7 +50,7 @@ check_at_exit_of_dry_run(RUN, workflow, rules)
 # A workflow that has this one as a module calls its hooks: docs/usage.md.
 onstart:
     if not workflow.touch:
-        RUN.start(Planned.of(workflow, rules))
+        RUN.start(workflow, rules)
 
 
 onsuccess:

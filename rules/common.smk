@@ -19,7 +19,7 @@ from jaxway.config.site import load_site
 from jaxway.container.verify import exists, recorded_image
 from jaxway.job_functions import JobFunctions
 from jaxway.launch import Launch, command_line, prepare_environment
-from jaxway.run import Planned, Run, check_at_exit_of_dry_run
+from jaxway.run import Run, check_at_exit_of_dry_run
 from jaxway_shared.errors import UserError
 
 try:

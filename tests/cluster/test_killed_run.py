@@ -115,10 +115,17 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
     waiting = f"Job {start.job} (train_run {chain.name}) of an earlier run with other settings"
     with chain.start(other) as snakemake:
         chain.cluster.wait_for(lambda: waiting in snakemake.output(), 60, "what it waits for")
-        assert chain.queue() == [start.job]
+        chain.cluster.wait_for(lambda: len(chain.queue()) == 2, 60, "the new job")
+        (new,) = {*chain.queue()} - {start.job}
+        squeue = f"squeue --noheader --jobs={new} --format=%T,%r"
+        chain.cluster.wait_for(
+            lambda: chain.cluster.run(squeue).stdout == "PENDING,Dependency\n", 60, "its reason"
+        )
         assert chain.starts() == [Start(start.job, 0)]
         chain.cluster.run(f"scancel {start.job}")
-        chain.cluster.wait_for(lambda: {*chain.queue()} - {start.job}, 120, "the other job")
+        chain.cluster.wait_for(
+            lambda: chain.cluster.run(squeue).stdout.startswith("RUNNING"), 120, "its start"
+        )
         snakemake.signal("INT")
         snakemake.wait(60)
 

@@ -12,12 +12,12 @@ FINISHED = {"platform": "cpu", "image": "docker-archive:one.tar", "train": {"a":
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """A plan whose chain has run, on this machine, with a stub of the container."""
+    """A plan whose chain has run, with stubs of Slurm and the container."""
     plan = Plan(tmp_path_factory.mktemp("plan"))
     plan.configure(**FINISHED)
     plan.use_stubs()
     (plan.folder / "one.tar").write_text("a stub of an image")
-    plan.snakemake("--executor=local", "--cores=2")
+    plan.snakemake()
     return plan
 
 
@@ -41,7 +41,7 @@ def test_forced_smoke_test_reruns_what_relies_on_it(finished):
 
 
 def test_smoke_test_by_itself_makes_nothing_stale(finished):
-    finished.snakemake("smoke_test", "--forcerun=smoke_test", "--executor=local", "--cores=2")
+    finished.snakemake("smoke_test", "--forcerun=smoke_test")
     assert finished.planned() == []
 
 

@@ -20,6 +20,7 @@ from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
 from jaxway.container import verify
 from jaxway.launch import Launch, Words
 from jaxway.slurm import accounting
+from jaxway.slurm.cancellation import report_open
 from jaxway.slurm.journal import RUN_ID, Journal
 
 # Some functions import what they need: that takes a while, and Snakemake in jobs does without.
@@ -67,20 +68,24 @@ class Run:
     _background: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _node_checks: list[Job] = field(default_factory=list)
 
-    def start(self, planned: Planned) -> None:
+    def start(self, workflow: Any, rules: Any) -> None:
         """Check and prepare all that the jobs need. Ends Snakemake where that fails."""
         from jaxway.monitor import reporter
 
         interrupt.install()
-        self._node_checks = planned.jobs["compare_nodes"]
         try:
+            self._check_executor(workflow.executor_plugin.name)
+            planned = Planned.of(workflow, rules)
+            self._node_checks = planned.jobs["compare_nodes"]
             self.preflight(planned, complete=bool(planned.jobs["preflight"]))
             self._restore_container(planned.jobs)
             self._restore_data(planned.jobs["train_run"])
         except UserError as error:
             sys.exit(error.line())
         except KeyboardInterrupt:
-            sys.exit(UserError("JW212", "interrupted; nothing was submitted").line())
+            print(UserError("JW212", "interrupted; nothing was submitted").line(), file=sys.stderr)
+            report_open(Journal())
+            sys.exit(1)
         self._background.enter_context(
             reporter.report_in_background(self.launch.config, self.launch.site)
         )
@@ -122,6 +127,15 @@ class Run:
             print(line, file=sys.stderr, flush=True)
         if launch.config.preflight:
             plan.require_success(findings)
+
+    def _check_executor(self, name: str) -> None:
+        """Refuse another executor than that of the site's profile: it would follow no rule of ours.
+
+        One without Slurm may be Snakemake's own: a run without a profile has no other.
+        """
+        if self.launch.site.launcher and name != "jaxway":
+            site = self.launch.site.name
+            raise UserError("JW214", f"jobs of {site} need the executor jaxway, not {name}")
 
     def _restore_container(self, jobs: Mapping[str, list[Job]]) -> None:
         """Make again what is missing, and submit nothing into a container that has changed.

@@ -2,12 +2,12 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from jaxway_shared.errors import with_code
 
 from jaxway.slurm.commands import error_message, run_query
-from jaxway.slurm.journal import Submission
+from jaxway.slurm.journal import Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
 from jaxway.slurm.queue import QueryError
 
@@ -55,3 +55,10 @@ def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
             return
         queue.report_outage(error)
         time.sleep(RETRY_INTERVAL_S)
+
+
+def report_open(journal: Journal, own: Container[str] = ()) -> None:
+    """Name the jobs of an earlier run that nobody has seen the end of; ``own``: names of others."""
+    left = [str(each) for name, each in journal.open_submissions().items() if name not in own]
+    if left:
+        report(f"Jobs of an earlier run may still run: {', '.join(left)}.")

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from collections.abc import Collection
 
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
@@ -9,19 +10,21 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Jo
 from jaxway.slurm.cancellation import cancel
 from jaxway.slurm.journal import RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
-from jaxway.slurm.queue import ACTIVE
+from jaxway.slurm.queue import ACTIVE, LOST, LOST_AFTER_S
 from jaxway.slurm.submission import wait_for_calls
 from jaxway.slurm.work import work_of
 
-POLL_INTERVAL_S = 1  # of a job whose end is waited for
-LOST = "LOST"  # a state of ours: Slurm does not know the job any more
+POLL_INTERVAL_S = 1
 
 
 class EarlierRun:
     """The open jobs of the journal."""
 
-    def __init__(self, journal: Journal, queue: PatientQueue, closing: threading.Event) -> None:
+    def __init__(
+        self, journal: Journal, queue: PatientQueue, closing: threading.Event, latency_wait: float
+    ) -> None:
         self._journal, self._queue, self._closing = journal, queue, closing
+        self._latency_wait = latency_wait  # seconds: Snakemake's, until files are seen
         self._jobs: list[Submission] = []
         self._states: dict[str, str] = {}  # by name
 
@@ -35,7 +38,7 @@ class EarlierRun:
         for name, each in left.items():
             job = found.get(name)
             if not job:
-                self._journal.update(each, end="NOT SUBMITTED")
+                self._journal.update(each, end=LOST if each.id else "NOT SUBMITTED")
                 continue
             each = each if each.id else self._journal.update(each, id=job.id)
             self._states[name] = job.state
@@ -48,36 +51,55 @@ class EarlierRun:
         if others:
             report(f"Jobs of an earlier run that this one does not need: {', '.join(others)}.")
 
-    def take_over(self, job: Job) -> Submission | None:
+    def take_over(self, job: Job) -> tuple[Submission | None, list[str]]:
         """The one that does the same as a job of this run, if it still runs or has succeeded.
 
-        One with other settings would write the same files: its end is waited for.
+        Where there is none, the ids of those after whose end the job may begin: they would write
+        the same files, with other settings or although they were cancelled.
         """
         outputs, work = set(map(str, job.output)), work_of(job)
-        for each in [x for x in [*self._jobs] if not outputs.isdisjoint(x.outputs)]:
-            state = self._states[each.name]
-            if each.cancelled and state in ACTIVE:
-                cancel([each], self._queue)  # the run that did it may have been killed before
-                state = self._end_of(each)
-            elif each.work != work and state in ACTIVE:
-                report(
-                    f"Job {each} of an earlier run with other settings has not ended: waiting for "
-                    f"it (`scancel {each.id}` ends it)."
-                )
-                state = self._end_of(each)
+        after: list[str] = []
+        # The last one writes last, so it decides.
+        for each in [x for x in reversed(self._jobs) if not outputs.isdisjoint(x.outputs)]:
             self._jobs.remove(each)
-            complete = state == "COMPLETED" and all(map(os.path.exists, outputs))
-            if each.work == work and (complete or state in ACTIVE):
-                report(f"Took over job {each} of an earlier run: {state}.")
-                return self._journal.update(each, run=RUN_ID)
-            report(f"Job {each} of an earlier run: {state}. It is submitted again.")
-            self._journal.update(each, end=state)
-        return None
+            state = self._state_of(each)
+            same = each.work == work and not after
+            if same and state == "COMPLETED" and self._appear(outputs):
+                return self._taken_over(each, state), []
+            if state not in ACTIVE:
+                report(f"Job {each} of an earlier run: {state}. It is submitted again.")
+                self._journal.update(each, end=state)
+            elif same and not each.cancelled:
+                return self._taken_over(each, state), []
+            else:
+                if each.cancelled:
+                    cancel([each], self._queue)  # the run that did it may have been killed before
+                report(
+                    f"Job {each} of an earlier run with other settings or cancelled has not ended: "
+                    f"the new one begins after it (`scancel {each.id}` ends it)."
+                )
+                after.append(each.id)
+        return None, after
 
-    def _end_of(self, earlier: Submission) -> str:
-        """State of a job when it has ended."""
-        while True:
-            job = self._queue.find_jobs([earlier.name]).get(earlier.name)
-            if not job or not job.active:
-                return job.state if job else LOST
+    def _taken_over(self, earlier: Submission, state: str) -> Submission:
+        report(f"Took over job {earlier} of an earlier run: {state}.")
+        return self._journal.update(earlier, run=RUN_ID)
+
+    def _state_of(self, earlier: Submission) -> str:
+        """Its state now; hours may have passed since find()."""
+        state, began = self._states[earlier.name], time.monotonic()
+        while state in ACTIVE:
+            if job := self._queue.find_jobs([earlier.name]).get(earlier.name):
+                return job.state
+            if time.monotonic() - began > LOST_AFTER_S:
+                return LOST
             self._closing.wait(POLL_INTERVAL_S)
+        return state
+
+    def _appear(self, files: Collection[str]) -> bool:
+        """Whether these files are there; a parallel file system shows them late."""
+        deadline = time.monotonic() + self._latency_wait
+        while not all(map(os.path.exists, files)):
+            if time.monotonic() > deadline or self._closing.wait(POLL_INTERVAL_S):
+                return False
+        return True

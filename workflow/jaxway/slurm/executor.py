@@ -14,7 +14,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,19 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Jo
 
 from jaxway import interrupt, run_lock
 from jaxway.slurm import queue, submission
-from jaxway.slurm.cancellation import cancel
-from jaxway.slurm.earlier_run import LOST, EarlierRun
+from jaxway.slurm.cancellation import cancel, report_open
+from jaxway.slurm.earlier_run import EarlierRun
 from jaxway.slurm.journal import RUN_ID, Journal, Submission
-from jaxway.slurm.outage import RETRY_INTERVAL_S, PatientQueue, StoppedError, report
+from jaxway.slurm.outage import PatientQueue, StoppedError, report
+from jaxway.slurm.polling import Polling
 from jaxway.slurm.queue import QueryError, SlurmJob
 from jaxway.slurm.resubmission import Checkpoint, Resubmit, ResumableJob, checkpoint_of, decide
 from jaxway.slurm.work import label_of, work_of
 
-POLL_SHARE = 0.1  # of the time since a job has last changed its state
-MIN_POLL_S, MAX_POLL_S = 1, 15
 MESSAGE_TIMEOUT_S = 10  # Slurm's default: so long a controller may have a request in hand
-LOST_AFTER_S = 60  # an answering Slurm that does not list a job for so long has lost it
 SUBMISSION_THREADS = 4
 UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a list with commas
+NAME_LENGTH = 100  # of its readable part: 500 names are one argument of squeue
 # The job's identity and its deadline.
 KEPT_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_JOB_END_TIME")
 
@@ -55,12 +54,10 @@ def is_no_run_id(record: logging.LogRecord) -> bool:
 class Executor(SlurmExecutor):
     """What Snakemake calls: run_jobs() from its main thread, check_active_jobs() from another."""
 
-    # Here, since that other thread runs before __post_init__() does.
-    _changed = 0.0  # when a job has last changed its state
-    _failed_query = False
-
     def __init__(self, workflow: Any, logger: Any) -> None:
+        # Before that other thread begins.
         self._closing = threading.Event()  # no submission begins any more
+        self._polling = Polling()
         super().__init__(workflow, logger)
 
     def __post_init__(self, test_mode: bool = False) -> None:
@@ -72,10 +69,9 @@ class Executor(SlurmExecutor):
         self._queue = PatientQueue(self._closing)
         self._submitting = threading.Lock()  # held while a submission begins
         self._submissions: dict[str, Submission] = {}  # of this run, by name
-        self._states: dict[str, str] = {}  # last seen, by name
-        self._missing_since: dict[str, float] = {}
         self._pool = ThreadPoolExecutor(SUBMISSION_THREADS, thread_name_prefix="submission")
-        self._earlier = EarlierRun(self._journal, self._queue, self._closing)
+        latency_wait = self.workflow.execution_settings.latency_wait
+        self._earlier = EarlierRun(self._journal, self._queue, self._closing, latency_wait)
         self._found_earlier: Future[None] | None = None
 
     # ----------------------------------------------------------------------------- submission
@@ -91,13 +87,15 @@ class Executor(SlurmExecutor):
     def run_job(self, job: Job) -> None:
         """Wait for the job of an earlier run that does the same, or submit one."""
         with self._reporting(job):
+            submission.check_supported(job)
             assert self._found_earlier
             self._found_earlier.result()
-            if earlier := self._earlier.take_over(job):
+            earlier, after = self._earlier.take_over(job)
+            if earlier:
                 self._register(earlier)
                 self._wait_for(job, earlier)
             else:
-                self._submit(job, 1)
+                self._submit(job, 1, after)
 
     @contextlib.contextmanager
     def _reporting(self, job: Job) -> Iterator[None]:
@@ -111,15 +109,16 @@ class Executor(SlurmExecutor):
         except Exception as error:
             self._fail(SubmittedJobInfo(job), with_code("JW203", f"{label_of(job)}: {error}"))
 
-    def _submit(self, job: Job, number: int) -> None:
-        """Submit a job; as a training's, the ``number``-th in a row."""
+    def _submit(self, job: Job, number: int, after: Iterable[str] = ()) -> None:
+        """Submit a job; as a training's, the ``number``-th in a row. It begins when the jobs with
+        the ids ``after`` have ended."""
         resumable = ResumableJob.of(job)
         before = checkpoint_of(resumable.state() if resumable else None)
         folder = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job)
         folder.mkdir(parents=True, exist_ok=True)
         label = label_of(job)
         new = Submission(
-            name=f"{UNSAFE_RE.sub('_', label)}-{uuid.uuid4().hex[:8]}",
+            name=f"{UNSAFE_RE.sub('_', label)[:NAME_LENGTH]}-{uuid.uuid4().hex[:8]}",
             label=label,
             work=work_of(job),
             outputs=tuple(map(str, job.output)),
@@ -130,11 +129,13 @@ class Executor(SlurmExecutor):
             step_before=before.step,
         )
         call = self._submit_call(job, new)
+        if after:
+            call += f" --dependency=afterany:{':'.join(after)}"
         self._register(new, begins=True)
         try:
             submitted = self._sbatch(call, self.format_job_exec(job), new)
         except submission.RefusedError as error:
-            self._close(new, "REFUSED")
+            self._record(new, end="REFUSED")
             raise UserError("JW202", f"Slurm refused {label}: {error}") from None
         self.logger.info(f"Submitted job {submitted}, log: {submitted.log_file}")
         self._wait_for(job, submitted)
@@ -175,13 +176,13 @@ class Executor(SlurmExecutor):
         """Call sbatch until it has submitted one job. StoppedError, if Ctrl-C comes before."""
         while True:
             try:
-                return self._submitted(new, submission.sbatch(call, command))
+                return self._record(new, id=submission.sbatch(call, command))
             except QueryError as error:
                 self._queue.report_outage(error)
             # Slurm may have taken the job, or be about to, although sbatch did not learn of it.
-            self._closing.wait(MESSAGE_TIMEOUT_S)
+            time.sleep(MESSAGE_TIMEOUT_S)  # also after Ctrl-C: scancel must find the job
             if found := self._queue.find_jobs([new.name]).get(new.name):
-                return self._submitted(new, found.id)
+                return self._record(new, id=found.id)
 
     def _register(self, entry: Submission, begins: bool = False) -> None:
         """From now on Ctrl-C cancels it. StoppedError, if Ctrl-C has come."""
@@ -192,15 +193,16 @@ class Executor(SlurmExecutor):
                 self._journal.begin(entry)
             self._submissions[entry.name] = entry
 
-    def _submitted(self, new: Submission, job: str) -> Submission:
-        self._submissions[new.name] = submitted = dataclasses.replace(new, id=job)
-        with contextlib.suppress(OSError):  # a full disk: the next run finds it by its name
-            self._journal.update(new, id=job)
-        return submitted
+    def _record(self, entry: Submission, **fields: Any) -> Submission:
+        """Record new values of a submission's fields; the submission with them."""
+        self._submissions[entry.name] = new = dataclasses.replace(entry, **fields)
+        with contextlib.suppress(OSError):  # a full disk: the next run asks Slurm for its name
+            self._journal.update(entry, **fields)
+        return new
 
     def _wait_for(self, job: Job, submitted: Submission) -> None:
         """Have the queue asked for a job's end."""
-        self._changed = time.monotonic()
+        self._polling.submitted()
         aux = {"name": submitted.name}
         self.report_job_submission(SubmittedJobInfo(job, external_jobid=submitted.id, aux=aux))
 
@@ -208,14 +210,8 @@ class Executor(SlurmExecutor):
 
     async def sleep(self) -> None:
         began = time.monotonic()
-        while self.wait and time.monotonic() - began < self._poll_interval():
+        while self.wait and time.monotonic() - began < self._polling.interval():
             await asyncio.sleep(0.1)
-
-    def _poll_interval(self) -> float:
-        """Short for jobs that have just begun: a training of hours can wait longer."""
-        if self._failed_query:
-            return RETRY_INTERVAL_S
-        return min(MAX_POLL_S, max(MIN_POLL_S, POLL_SHARE * (time.monotonic() - self._changed)))
 
     async def check_active_jobs(
         self, active_jobs: list[SubmittedJobInfo]
@@ -223,47 +219,30 @@ class Executor(SlurmExecutor):
         if not active_jobs:
             return
         names = [info.aux["name"] for info in active_jobs]
+        ended, found = {}, {}
         try:
             found = await asyncio.to_thread(queue.find_jobs, names)
-            self._failed_query = False
+            ended = self._polling.ends(names, found)
         except QueryError as error:
-            found, self._failed_query = {}, True
+            self._polling.no_answer()
             self._queue.report_outage(error)
         for name, info in zip(names, active_jobs, strict=True):
-            state = self._end(name, found.get(name))
-            if state is None or self._closing.is_set():
+            if name in ended and not self._closing.is_set():
+                self._settle(info, ended[name], found.get(name))
+            else:
                 yield info
-                continue
-            try:
-                self._settle(info, state, found.get(name))
-            except OSError as error:  # such as a full disk: tried again
-                report(f"job {info.external_jobid}: {error}")
-                yield info
-
-    def _end(self, name: str, job: SlurmJob | None) -> str | None:
-        """State in which a job has ended; None, it has not, or it is not known."""
-        if job:
-            self._missing_since.pop(name, None)
-            if job.state != self._states.get(name):
-                self._states[name] = job.state
-                self._changed = time.monotonic()
-            return None if job.active else job.state
-        if self._failed_query:
-            self._missing_since.pop(name, None)
-            return None
-        since = self._missing_since.setdefault(name, time.monotonic())
-        return LOST if time.monotonic() - since > LOST_AFTER_S else None
 
     def _settle(self, info: SubmittedJobInfo, state: str, slurm_job: SlurmJob | None) -> None:
         """Do what follows on a job's end."""
         job, ended = info.job, self._submissions[info.aux["name"]]
         if state == "COMPLETED":
             if not self.workflow.executor_settings.keep_successful_logs:
-                Path(ended.log_file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    Path(ended.log_file).unlink()
             self.report_job_success(info)
             return
         nodes = slurm_job.nodes if slurm_job else ""
-        if state == "NODE_FAIL" and not set("[,") & set(nodes):  # of several it is not known which
+        if state == "NODE_FAIL" and re.fullmatch("[^[,]+", nodes):  # of several: which?
             self._failed_nodes.add(nodes)
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
         logs = " and ".join([*map(str, job.log), ended.log_file])
@@ -288,15 +267,16 @@ class Executor(SlurmExecutor):
     def _resubmit(self, job: Job, ended: Submission, state: str) -> None:
         """Submit a training's next job."""
         with self._reporting(job):
-            self._close(ended, state)
+            self._record(ended, end=state)
             self._submit(job, ended.number + 1)
 
     def _fail(self, info: SubmittedJobInfo, sentence: str, log: str | None = None) -> None:
         """Report a job's failure."""
-        for file in map(Path, info.job.log):
-            if not file.exists():  # the job did not come so far; Snakemake prints what it says
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(f"{sentence}\n")
+        with contextlib.suppress(OSError):  # such as a full disk; the failure is reported anyway
+            for file in map(Path, info.job.log):
+                if not file.exists():  # the job did not come so far; Snakemake prints what it says
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_text(f"{sentence}\n")
         report(sentence)
         self.report_job_error(info, msg=sentence, aux_logs=[log] if log else [])
 
@@ -315,14 +295,11 @@ class Executor(SlurmExecutor):
         self._close_all(job, "FAILED")
 
     def _close_all(self, job: Job, end: str) -> None:
-        outputs = tuple(map(str, job.output))
+        """The next run need not take care of what was submitted for this job."""
+        same = (label_of(job), tuple(map(str, job.output)))
         for each in [*self._submissions.values()]:
-            if each.outputs == outputs and not each.end:
-                self._close(each, self._states.get(each.name, end))
-
-    def _close(self, ended: Submission, end: str) -> None:
-        """The next run need not take care of this job."""
-        self._submissions[ended.name] = self._journal.update(ended, end=end)
+            if (each.label, each.outputs) == same and not each.end:
+                self._record(each, end=self._polling.state(each.name, end))
 
     def cancel(self) -> None:
         """Cancel every job that was submitted, also one that sbatch is just submitting."""
@@ -330,12 +307,12 @@ class Executor(SlurmExecutor):
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         left = [each for each in self._submissions.values() if not each.end]
-        left = [each for each in left if self._states.get(each.name, "PENDING") in queue.ACTIVE]
-        with contextlib.suppress(OSError):  # a full disk is no reason to let them run
-            for each in left:
-                self._journal.update(each, cancelled=True)
+        left = [each for each in left if self._polling.state(each.name) in queue.ACTIVE]
+        for each in left:
+            self._record(each, cancelled=True)
         cancel(left, self._queue)
         self.shutdown()
+        report_open(self._journal, self._submissions)
 
     def shutdown(self) -> None:
         self._closing.set()

@@ -6,18 +6,30 @@ import subprocess
 import time
 from pathlib import Path
 
+from jaxway_shared.errors import UserError
 from snakemake_executor_plugin_slurm.validation import validate_or_get_slurm_job_id
 from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
 from jaxway.slurm.commands import UNREACHABLE_RE, error_message
 from jaxway.slurm.queue import QueryError
 
 SBATCH_LOCK = Path(".snakemake/jaxway/sbatch.lock")
 SBATCH_TIMEOUT_S = 120
+CLUSTER_RESOURCES = ("cluster", "clusters", "slurm_cluster")  # the plugin's
 
 
 class RefusedError(Exception):
     """Slurm took no job; ``str()`` is its reason."""
+
+
+def check_supported(job: Job) -> None:
+    """UserError where the job is of a kind that is not submitted."""
+    if job.is_group():
+        raise UserError("JW215", f"{job.name}: a group of jobs is not submitted as one job")
+    for name in CLUSTER_RESOURCES:
+        if job.resources.get(name):
+            raise UserError("JW215", f"{job.name}: {name}: jobs go to this machine's cluster only")
 
 
 def sbatch(call: str, command: str) -> str:

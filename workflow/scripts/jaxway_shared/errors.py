@@ -79,6 +79,8 @@ CODES = {
     "JW210": "no answer of Slurm's accounting",
     "JW212": "run interrupted",
     "JW213": "file system without locks",
+    "JW214": "executor that is not the profile's",
+    "JW215": "jobs that the executor does not submit",
     #
     # Training programs and their state: 300 to 379.
     "JW300": "training's state is in use",

@@ -58,7 +58,10 @@ def test_any_slurm_is_asked_for_one_gpu_in_its_default_partition(plan):
     plan.configure(platform="cpu")
     plan.use_stubs()
     plan.make_container()
-    plan.snakemake("smoke_test", profile="slurm")
+    result = plan.snakemake("smoke_test", profile="slurm")
+    assert (
+        "run ID" not in result.stdout + result.stderr
+    )  # the plugin's, which names none of our jobs
     (sbatch,) = [call for call in plan.calls("sbatch") if "rule_smoke_test" in call]
     assert placed(sbatch) == [
         *["-A", "training", "-p", "dc-gpu", "-t", "30"],

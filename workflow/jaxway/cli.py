@@ -108,7 +108,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., None], argparse.Namespace
     parser = argparse.ArgumentParser(
         prog="jaxway",
         usage="jaxway COMMAND ... (jaxway COMMAND --help says more)",
-        description="What goes with a run of the workflow, which `snakemake --profile "
+        description="Commands around a run of the workflow, which `snakemake --profile "
         "profiles/<site>` starts.",
         epilog=overview(),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,4 +1,4 @@
-"""What files tell of jobs: their logs, and the metrics of trainings."""
+"""Progress of jobs from their files: logs, and the metrics of trainings."""
 
 import contextlib
 import os

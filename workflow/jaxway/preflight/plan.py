@@ -90,7 +90,7 @@ def run_preflight(plan: Plan) -> list[Finding]:
 
 
 def run_slurm_checks(plan: Plan) -> list[Finding]:
-    """Findings about what Slurm has to say. It is not asked twice for what it refuses."""
+    """Findings from Slurm. It is not asked twice for what it refuses."""
     account, findings = plan.config.account, []
     if account:
         hours = accounting.node_hours(plan.jobs.values(), plan.retries)

@@ -21,7 +21,7 @@ def report(line: str) -> None:
 
 
 class PatientQueue:
-    """Asks until there is an answer, and says at most once a minute that there is none."""
+    """Asks until there is an answer, and reports at most once a minute that there is none."""
 
     def __init__(self, closing: threading.Event) -> None:
         self._closing = closing  # set by Ctrl-C

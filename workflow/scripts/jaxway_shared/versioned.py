@@ -67,7 +67,7 @@ def hints(cls: Any) -> dict[str, Any]:
 
 
 def convert(hint: Any, value: Any, name: str) -> Any:
-    """A value of JSON as what a type hint says."""
+    """A JSON value, converted to the type that a hint names."""
     if hint is Any:
         return value
     if dataclasses.is_dataclass(hint):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jaxway_shared.benchmark import AllocatedNodes, BenchmarkPlan, PlannedBenchmark
 
-from jaxway.config.containers import Container, container, record_path
+from jaxway.config.containers import Container, container_with, record_path
 from jaxway.config.jobs import (
     Allocation,
     BenchmarkJob,
@@ -58,12 +58,12 @@ class Launch:
     @property
     def pulled(self) -> Container:
         """The container as it is pulled."""
-        return container({}, self.site)
+        return container_with({}, self.site)
 
     @cached_property
     def container(self) -> Container:
         """The container in which jobs run: with the configured packages."""
-        return container(self.config.packages, self.site)
+        return container_with(self.config.packages, self.site)
 
     # ----------------------------------- on the login node: the command `jaxway`, without its files
 

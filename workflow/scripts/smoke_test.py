@@ -133,22 +133,22 @@ def packages(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
     return Outcome(names, ", ".join(MODULES), True)
 
 
-NODE = "Run it again on another node; if it passes there, report this node to the site."
+RETRY = "Run it again on another node; if it passes there, report this node to the site."
 MEANING = {
     "devices": (
         "Nothing would run on the hardware that was asked for. Look at nvidia-smi inside the job, "
         "and at how the site's profile describes its nodes and starts the container (--nv)."
     ),
-    "jit": f"Compiled code gives wrong numbers, or the driver cannot run the image's CUDA. {NODE}",
-    "gradient": f"Compiled gradients are wrong, so training would be. {NODE}",
+    "jit": f"Compiled code gives wrong numbers, or the driver cannot run the image's CUDA. {RETRY}",
+    "gradient": f"Compiled gradients are wrong, so training would be. {RETRY}",
     "collective": (
         "The devices do not exchange data correctly. Run it again with NCCL_DEBUG=INFO, and check "
         "the interconnect settings of the site's profile."
     ),
-    "matmul_bfloat16": f"A device multiplies wrongly in bfloat16. {NODE}",
+    "matmul_bfloat16": f"A device multiplies wrongly in bfloat16. {RETRY}",
     "matmul_float32": (
         "A device multiplies wrongly in float32, or XLA_FLAGS or NVIDIA_TF32_OVERRIDE lower its "
-        f"precision. {NODE}"
+        f"precision. {RETRY}"
     ),
     "memory": "Another process holds the memory, or memory_mb is too large: look at nvidia-smi.",
     "scratch": (

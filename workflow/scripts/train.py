@@ -150,7 +150,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "minutes after which a step that does not end is aborted",
     },
 }
-ADVICE = "raise gradient_accumulation_steps, fsdp or remat, or lower global_batch"  # out of memory
+OOM_ADVICE = "raise gradient_accumulation_steps, fsdp or remat, or lower global_batch"
 
 
 def main() -> None:
@@ -174,7 +174,7 @@ def main() -> None:
         devices = runtime.start(args).devices
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         timer.mark("devices")
-        with measure.explain_oom(f"this training ({ADVICE})"):
+        with measure.explain_oom(f"this training ({OOM_ADVICE})"):
             setup = TrainingSetup(args, mesh)
             training_state.check_settings(folder, settings(args, setup.data.record))
             Training(setup, folder, timer).run()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from example_records import write_container_record
 from examples import make_config, make_job, make_placement, make_training
-from jaxway.config.containers import container
+from jaxway.config.containers import container_with
 from jaxway.config.jobs import SubmittedJob
 from jaxway.preflight import container as container_checks
 from jaxway.preflight import plan
@@ -40,7 +40,7 @@ def planned(machine, site, monkeypatch) -> Any:
 
     def make(jobs: dict[str, SubmittedJob], **settings: Any) -> plan.Plan:
         config = make_config(site, **{"image": IMAGE, "account": "training"} | settings)
-        both = container({}, site), container(config.packages, site)
+        both = container_with({}, site), container_with(config.packages, site)
         return plan.Plan(config, site, jobs, *both)
 
     return make

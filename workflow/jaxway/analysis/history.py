@@ -341,7 +341,7 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(args: argparse.Namespace) -> None:
     """Print how B compares with A; exit code 1 if it is slower in a value."""
-    with reading(args.store) as database:
+    with open_history(args.store) as database:
         values = compare(database, args.a, args.b, args.margin)
     print(HEADER, *(value.line() for value in values), sep="\n")
     sys.exit(any(value.comparison.verdict == "slower" for value in values))
@@ -355,7 +355,7 @@ def configure_query(parser: argparse.ArgumentParser) -> None:
 
 def run_query(args: argparse.Namespace) -> None:
     """Print what a query finds."""
-    with reading(args.store) as database:
+    with open_history(args.store) as database:
         if found := database.sql(args.sql):
             found.show(max_rows=10**6, max_width=10**4)
 
@@ -366,7 +366,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.contextmanager
-def reading(store: Path) -> Iterator[Database]:
+def open_history(store: Path) -> Iterator[Database]:
     """A history that is not empty. UserError where DuckDB refuses a query."""
     database = connect(store)
     if not database:

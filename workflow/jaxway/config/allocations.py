@@ -10,7 +10,7 @@ from jaxway.config.schema import ConfigurationError, nearest
 from jaxway.config.site import Site
 
 
-def shared(benchmarks: Mapping[str, BenchmarkJob], site: Site) -> dict[str, Allocation]:
+def shared_allocations(benchmarks: Mapping[str, BenchmarkJob], site: Site) -> dict[str, Allocation]:
     """Allocations by name: benchmarks of one placement share it, for the longest of their times."""
     groups: dict[str, list[BenchmarkJob]] = {}
     for job in benchmarks.values():
@@ -35,7 +35,7 @@ def allocation_name(placement: Placement, site: Site) -> str:
     return name
 
 
-def node_checks(
+def node_check_allocations(
     hosts: Sequence[str],
     selected: Sequence[str],
     benchmarks: Mapping[str, BenchmarkJob],
@@ -62,7 +62,7 @@ def node_checks(
         raise ConfigurationError(
             "JW014", "node_check.nodes: there is no benchmark of one node to run there"
         )
-    templates = shared({name: benchmarks[name] for name in names}, site)
+    templates = shared_allocations({name: benchmarks[name] for name in names}, site)
     return {
         f"{name}-{node}": Allocation(
             f"{name}-{node}", replace(template.placement, node=node), template.benchmarks

@@ -40,7 +40,7 @@ def digest_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.digest")
 
 
-def container(packages: Mapping[str, Sequence[str]], site: Site) -> Container:
+def container_with(packages: Mapping[str, Sequence[str]], site: Site) -> Container:
     """The container with these packages on top of the image; as it is pulled, if there are none."""
     if not packages:
         return Container(site.sif, site.sif)

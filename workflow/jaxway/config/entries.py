@@ -147,12 +147,12 @@ def data_of(values: Values, path: str) -> DataOptions:
 
 def check_readable(pattern: str, path: str) -> None:
     """Raise a sentence if a pattern matches no file, or one that this user cannot read."""
-    if problem := unreadable(pattern):
+    if problem := why_unreadable(pattern):
         raise ConfigurationError("JW011", f"{path}: {problem}")
 
 
 @functools.cache
-def unreadable(pattern: str) -> str | None:
+def why_unreadable(pattern: str) -> str | None:
     """Why a pattern cannot be read; None, if it can. A sweep asks the same for each of its jobs."""
     files = glob.glob(pattern, recursive=True)
     if not files:

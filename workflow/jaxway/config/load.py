@@ -53,8 +53,8 @@ def load(settings: Any, site: Site) -> Config:
         train=jobs_by_name("train", values["train"], entries.trainings, site),
         benchmark=benchmark,
         history=expand(values["history"], "history"),
-        benchmark_allocations=allocations.shared(benchmark, site),
-        node_check_allocations=allocations.node_checks(
+        benchmark_allocations=allocations.shared_allocations(benchmark, site),
+        node_check_allocations=allocations.node_check_allocations(
             check_nodes.get("nodes", []), check_nodes.get("benchmarks", []), benchmark, site
         ),
     )

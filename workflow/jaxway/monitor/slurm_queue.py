@@ -77,14 +77,14 @@ class Queue:
         return [job for job in self.jobs if job.is_pending]
 
     def refresh_jobs(self) -> None:
-        with self.noting_problem():
+        with self.recording_problem():
             lines = [line.split("|", 9) for line in squeue("--me", FORMAT)]
             jobs = [QueuedJob(*fields) for fields in lines if len(fields) == 10]
             here = os.getcwd()
             self.jobs = [j for j in jobs if j.comment.startswith("rule_") and j.folder == here]
 
     def refresh_positions(self) -> None:
-        with self.noting_problem():
+        with self.recording_problem():
             partitions = sorted({job.partition for job in self.pending()})
             options = ["--states=PENDING", f"--partition={','.join(partitions)}", "--sort=-p"]
             listed = [line.split() for line in squeue(*options, "--format=%P %i")]
@@ -95,7 +95,7 @@ class Queue:
                     self.positions[id] = f"position {position} of {len(ids)} in {partition}"
 
     @contextlib.contextmanager
-    def noting_problem(self) -> Iterator[None]:
+    def recording_problem(self) -> Iterator[None]:
         try:
             yield
             self.problem = ""

@@ -17,7 +17,7 @@ from jaxway.report.plots import (
     number,
     ranks,
     roofline,
-    scaled,
+    speed_over_devices,
     svg,
 )
 
@@ -150,7 +150,9 @@ def scaling(entries: Sequence[Entry]) -> list[Scaling]:
         if len(found) < MAX_PLOTS:
             devices = [entry.devices for entry in members]
             speeds = [entry.value.median for entry in members]
-            plot = svg(scaled(devices, speeds, each, unit), f"{name}: {unit} over devices")
+            plot = svg(
+                speed_over_devices(devices, speeds, each, unit), f"{name}: {unit} over devices"
+            )
         rows = [(entry, entry.value.median / (each * entry.devices)) for entry in members]
         found.append(Scaling(name, unit, rows, plot))
     return found

@@ -28,7 +28,7 @@ from jaxway.report.history import timelines
 from jaxway.report.nodes import node_table
 from jaxway.report.plots import STYLE, number
 from jaxway.report.provenance import origin_of
-from jaxway.report.training import loss_plot, mega, runs_of
+from jaxway.report.training import byte_size, loss_plot, runs_of
 from jaxway.slurm.accounting import read_cost
 
 TEMPLATES = Path(__file__).parents[2] / "report"
@@ -107,7 +107,7 @@ def page(args: argparse.Namespace) -> str:
         trim_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "mega": mega, "printable": printable}
+    environment.filters |= {"number": number, "byte_size": byte_size, "printable": printable}
     return environment.get_template("report.html.j2").render(
         smoke_test=results.smoke_test,
         runs=runs,

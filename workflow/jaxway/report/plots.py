@@ -178,7 +178,9 @@ def curves(series: Sequence[tuple[str, Sequence[tuple[float, float]]]], unit: st
     return ax
 
 
-def scaled(devices: Sequence[int], speed: Sequence[float], each: float, unit: str) -> Axes:
+def speed_over_devices(
+    devices: Sequence[int], speed: Sequence[float], each: float, unit: str
+) -> Axes:
     """Speed over devices, and the line where every device does as much as ``each``."""
     ax = axes(300, left=70, right=110, top=28, xlabel="devices", ylabel=unit)
     ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))

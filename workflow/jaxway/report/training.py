@@ -62,7 +62,7 @@ class Run:
         return {key: value for key, value in arguments.items() if key not in INTERNAL_ARGS}
 
     @property
-    def seen(self) -> float:
+    def trained_bytes(self) -> float:
         """Bytes of text that it was trained on, repetitions included."""
         arguments, data = self.summary.provenance.arguments, self.summary.data
         tokens = (self.summary.steps or 0) * arguments["global_batch"] * arguments["context"]
@@ -109,7 +109,7 @@ def load_curve(path: Path, data: DataRecord) -> Any:
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
 
 
-def mega(count: float) -> str:
+def byte_size(count: float) -> str:
     """A number of bytes."""
     power = min(3, int(math.log10(max(1, count)) / 3))
     return f"{count / 1000**power:.3g} {('bytes', 'kB', 'MB', 'GB')[power]}"
@@ -150,12 +150,13 @@ def verdict(run: Run) -> str:
         return f"The model beats gzip by {share}: it needs {text}."
     if model > summary.unigram_bits_per_byte:
         why = "It is worse than the byte frequencies alone: try a lower learning rate."
-    elif run.seen < length:
-        steps = f"{mega(run.seen)} in {number(summary.steps)} steps, of {mega(length)}"
-        why = f"It has seen too little text: {steps}. Raise steps or global_batch."
+    elif run.trained_bytes < length:
+        read = f"{byte_size(run.trained_bytes)} in {number(summary.steps)} steps"
+        why = f"It has seen too little text: {read}, of {byte_size(length)}. "
+        why += "Raise steps or global_batch."
     elif model > 1.05 * train:
         why = f"It fits its training text better ({train:.3f}): give it more data."
     else:
-        repeats = run.seen / length
-        why = f"It saw {mega(length)} {repeats:.1f} times: raise layers, width or steps."
+        repeats = run.trained_bytes / length
+        why = f"It saw {byte_size(length)} {repeats:.1f} times: raise layers, width or steps."
     return f"The model does not beat gzip: it needs {text}, so {share} more. {why}"

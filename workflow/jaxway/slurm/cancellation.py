@@ -58,7 +58,7 @@ def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
 
 
 def report_open(journal: Journal, own: Container[str] = ()) -> None:
-    """Name the jobs of an earlier run that nobody has seen the end of; ``own``: names of others."""
+    """Name the jobs of an earlier run whose end no run has seen; ``own``: names of others."""
     left = [str(each) for name, each in journal.open_submissions().items() if name not in own]
     if left:
         report(f"Jobs of an earlier run may still run: {', '.join(left)}.")

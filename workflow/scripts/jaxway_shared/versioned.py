@@ -61,7 +61,7 @@ def decode(cls: type[T], content: Any) -> T:
 
 
 @functools.cache
-def hints(cls: Any) -> dict[str, Any]:
+def field_types(cls: Any) -> dict[str, Any]:
     """Types of a dataclass's fields."""
     return get_type_hints(cls)
 
@@ -97,7 +97,9 @@ def fields_of(cls: Any, content: dict[str, Any]) -> dict[str, Any]:
     fields = {}
     for field in dataclasses.fields(cls):
         if field.name in content:
-            fields[field.name] = convert(hints(cls)[field.name], content[field.name], field.name)
+            fields[field.name] = convert(
+                field_types(cls)[field.name], content[field.name], field.name
+            )
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"no field {field.name}")
     return fields

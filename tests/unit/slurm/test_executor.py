@@ -1,0 +1,224 @@
+"""The executor from a job to its end, with stubs of Snakemake's workflow and Slurm's commands."""
+
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from jaxway.slurm import earlier_run
+from jaxway.slurm import executor as executor_module
+from jaxway.slurm.executor import Executor
+from jaxway.slurm.journal import Journal
+from snakemake_executor_plugin_jaxway import ExecutorSettings
+from submissions import make_submission
+
+SQUEUE = """
+case "$*" in *--name=*) ;; *) exit;; esac
+[ -e jobs ] && cat jobs
+true
+"""
+SBATCH = """
+echo "$@" >> sbatch.called
+while [ "$1" != --job-name ]; do shift; done
+id=$(($(cat jobs 2> /dev/null | wc -l) + 7))
+echo "$id|$2|$(cat state)|jrc0101" >> jobs
+echo $id
+"""
+
+
+class Scheduler:
+    """What is reported to Snakemake."""
+
+    def __init__(self) -> None:
+        self.reports: list[str] = []
+        self.ended = threading.Event()
+
+    def submit_callback(self, job: Any) -> None:
+        self.reports.append("submitted")
+
+    def finish_callback(self, job: Any) -> None:
+        self.end("finished")
+
+    def error_callback(self, job: Any) -> None:
+        self.end("failed")
+
+    def executor_error_callback(self, error: Exception) -> None:
+        self.end(f"executor: {error}")
+
+    def end(self, how: str) -> None:
+        self.reports.append(how)
+        self.ended.set()
+
+
+class Resources(dict[str, Any]):
+    """Resources of a job of Snakemake."""
+
+    slurm_extra = None
+
+
+def make_job(name: str = "evaluate") -> Any:
+    """A job of Snakemake without inputs, outputs and resources."""
+    return SimpleNamespace(
+        name=name,
+        resources=Resources(),
+        wildcards=[],
+        output=[],
+        log=[f"logs/{name}.log"],
+        threads=1,
+        is_group=lambda: False,
+        log_info=lambda: None,
+        log_error=lambda *args, **kwargs: None,
+        register=lambda external_jobid: None,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with Slurm's commands; `state` is that of a new job."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    for module in (executor_module, earlier_run):
+        monkeypatch.setattr(module, "work_of", lambda job: "abc")
+    monkeypatch.setattr(Executor, "format_job_exec", lambda self, job: "true")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / ".snakemake").mkdir()
+    others = dict.fromkeys(("sacct", "scontrol", "sinfo", "scancel"), 'echo "$@" >> $0.called')
+    for name, script in {"squeue": SQUEUE, "sbatch": SBATCH, **others}.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "state").write_text("COMPLETED")
+    return tmp_path
+
+
+@pytest.fixture
+def start(folder: Path) -> Iterator[Callable[[], Executor]]:
+    """Starts the executor."""
+    handler, started = signal.getsignal(signal.SIGINT), []
+    common = SimpleNamespace(init_seconds_before_status_checks=0)
+    workflow = SimpleNamespace(
+        dag=SimpleNamespace(needrun_jobs=list),
+        executor_settings=ExecutorSettings(),
+        executor_plugin=SimpleNamespace(common_settings=common),
+        execution_settings=SimpleNamespace(latency_wait=0),
+        remote_execution_settings=SimpleNamespace(
+            max_status_checks_per_second=10,
+            jobname="{jobid}",
+            jobscript=None,
+            immediate_submit=False,
+        ),
+        storage_settings=SimpleNamespace(shared_fs_usage=[]),
+        main_snakefile="Snakefile",
+        workdir_init=str(folder),
+        scheduler=Scheduler(),
+    )
+
+    def start() -> Executor:
+        started.append(Executor(workflow, logging.getLogger("test")))
+        return started[0]
+
+    yield start
+    started[0].shutdown()
+    started[0]._run_lock.close()
+    signal.signal(signal.SIGINT, handler)
+
+
+def run(executor: Executor, job: Any) -> list[str]:
+    """What is reported to Snakemake of a job, when that has ended."""
+    executor.run_jobs([job])
+    assert executor.workflow.scheduler.ended.wait(10)
+    reports: list[str] = executor.workflow.scheduler.reports
+    return reports
+
+
+def test_job_that_has_completed(folder: Path, start) -> None:
+    executor, job = start(), make_job()
+    assert run(executor, job) == ["submitted", "finished"]
+    executor.handle_job_success(job)
+    (entry,) = Journal().read().values()
+    assert (entry.id, entry.end) == ("7", "COMPLETED")
+
+
+def test_reason_of_a_job_that_never_ran_is_in_its_log(folder: Path, start) -> None:
+    (folder / "state").write_text("NODE_FAIL")
+    assert run(start(), make_job()) == ["submitted", "failed"]
+    log = (folder / "logs/evaluate.log").read_text()
+    assert log.startswith("evaluate: job 7 ended in state NODE_FAIL on jrc0101; see logs/")
+
+
+def test_failed_node_is_excluded_from_the_next_job(folder: Path, start) -> None:
+    (folder / "state").write_text("NODE_FAIL")
+    executor = start()
+    run(executor, make_job())
+    executor.workflow.scheduler.ended.clear()
+    run(executor, make_job("second"))
+    first, second = (folder / "sbatch.called").read_text().splitlines()
+    assert "--exclude" not in first
+    assert "--exclude=jrc0101" in second
+
+
+def test_job_begins_when_one_with_other_settings_has_ended(folder: Path, start) -> None:
+    earlier = make_submission("earlier", id="5", label="evaluate", work="other", outputs=("o",))
+    Journal().begin(earlier)
+    (folder / "jobs").write_text("5|earlier|RUNNING|jrc0102\n")
+    executor, job = start(), make_job()
+    job.output = ["o"]
+    executor.dag.needrun_jobs = lambda: [job]
+    assert run(executor, job) == ["submitted", "finished"]
+    assert "--dependency=afterany:5 " in (folder / "sbatch.called").read_text()
+    assert Journal().read()["earlier"].end == ""
+
+
+def test_full_disk_fails_the_job_alone(folder: Path, start, monkeypatch, capsys) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    executor = start()
+    monkeypatch.setattr(Journal, "begin", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    assert run(executor, make_job()) == ["failed"]
+    assert "evaluate: [Errno 28] No space left on device [JW203]" in capsys.readouterr().err
+
+
+def test_full_disk_at_the_end_of_a_job_ends_no_run(folder: Path, start, monkeypatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    executor, job = start(), make_job()
+    monkeypatch.setattr(Journal, "update", full)
+    run(executor, job)
+    executor.handle_job_success(job)
+    assert executor.workflow.scheduler.reports == ["submitted", "finished"]
+
+
+def test_end_of_a_job_without_outputs_ends_no_other(folder: Path, start, capsys) -> None:
+    (folder / "state").write_text("RUNNING")
+    executor, jobs = start(), [make_job("one"), make_job("two")]
+    submitted = threading.Semaphore(0)
+    executor.workflow.scheduler.submit_callback = lambda job: submitted.release()
+    for job in jobs:
+        executor.run_jobs([job])
+        assert submitted.acquire(timeout=10)
+    executor.handle_job_success(jobs[0])
+    executor.cancel()
+    assert "Cancelled: 8 (two)." in capsys.readouterr().err
+
+
+def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> None:
+    executor = start()
+    Journal().begin(make_submission(id="5"))
+    executor.cancel()
+    output = capsys.readouterr().err
+    assert output == "Jobs of an earlier run may still run: 5 (train_run small).\n"
+
+
+def test_options_that_are_followed() -> None:
+    """Another one of the plugin's is either followed or not offered."""
+    assert {option.name for option in dataclasses.fields(ExecutorSettings)} == {
+        *("delete_logfiles_older_than", "exclude_failed_nodes", "keep_successful_logs", "logdir"),
+        *("no_requeue", "partition_config", "qos", "requeue", "reservation"),
+    }

@@ -35,6 +35,7 @@ class Cluster:
 
     login = "jrlogin01"
     compute = ("jrc0101", "jrc0102")
+    disturbed = False  # a node or a service was stopped or started
 
     def argv(
         self, command: str | Sequence[str], node: str = login, user: str = "alice"
@@ -60,6 +61,7 @@ class Cluster:
 
     def control(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """`cluster kill-node jrc0102`, `cluster stop slurmctld` and the like."""
+        self.disturbed = True
         return self._wait([str(COMMAND), *arguments], True, timeout, "")
 
     def path(self, path: str | Path) -> Path:

@@ -127,14 +127,14 @@ def test_eight_processes_on_two_nodes_learn_what_one_learns(alice: Checkout) -> 
 def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice: Checkout) -> None:
     """With its old JAX and orbax; pytest is the nodes', and so is what prepares data. Without the
     tests of what other tests here do in the container: kills, several processes."""
-    tests = " ".join(f"tests/unit/test_{name}.py" for name in ("train", "learning", "model"))
+    tests = "training/test_training_*.py test_learning.py test_model.py"
     lib = f"{SCRATCH}/pytest"
-    lent = "pytest _pytest py.py pluggy iniconfig packaging pygments tokenizers"
+    lent = "pytest* _pytest py.py pluggy iniconfig packaging pygments tokenizers xdist execnet*"
     cluster.run(
         f"mkdir {lib}; cd /p/software/jaxway/lib/python3*/site-packages; cp -r {lent} {lib}"
     )
     done = cluster.run(
-        f"cd {alice.folder}; PYTHONPATH={lib} srun -N1 -t 15 "
+        f"cd {alice.folder}/tests/programs; PYTHONPATH={lib}:$PWD/../../workflow srun -N1 -t 15 "
         f"apptainer exec --bind $SCRATCH,/p/project1 {SIF} python3 -m pytest -p no:cacheprovider "
         f"--quiet -k 'not killed and not several' {tests}",
         check=False,

@@ -1,6 +1,6 @@
 """Commands of the documents that need real Slurm, Apptainer or a registry, as they are written.
 
-tests/workflow/test_docs.py finds them in the documents and, word for word, in this file.
+tests/plan/test_docs.py finds them in the documents and, word for word, in this file.
 """
 
 import subprocess

@@ -60,7 +60,7 @@ ELSEWHERE = {
     "tests/cluster/cluster start-node jrc0102": FAULTS,
     "tests/cluster/cluster stop slurmctld": "test_job_survives_restarted_controller",
     "python -m pytest tests/cluster": FAULTS,
-    "pytest tests/workflow/test_sites.py": "test_site_plans_the_whole_chain",
+    "pytest tests/plan/test_sites.py": "test_site_plans_the_whole_chain",
 }
 WAIT_FOR_SERVER = "sh -c 'until grep -q http:// output; do sleep 0.1; done'"
 BY_HAND = {

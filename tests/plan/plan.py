@@ -88,7 +88,7 @@ class Plan:
         binaries.mkdir()
         self.scratch.mkdir(exist_ok=True)
         for name in STUBS:
-            stub = (ROOT / "tests/workflow/stub.py").read_text()
+            stub = (ROOT / "tests/plan/stub.py").read_text()
             (binaries / name).write_text(stub.replace("/usr/bin/env python3", sys.executable))
             (binaries / name).chmod(0o755)
         self.environment["PATH"] = f"{binaries}:{self.environment['PATH']}"

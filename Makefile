@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test lint lock
+.PHONY: setup run test test-fast lint lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.done
@@ -13,7 +13,10 @@ run: setup
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses=3 --dist=loadgroup
+
+test-fast: setup
+	$(BIN)/pytest --numprocesses=auto -m unit
 
 lint: setup
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ DRY_RUN = {
     "snakemake --profile profiles/jureca smoke_test --forcerun smoke_test",
     "snakemake --profile profiles/jureca benchmark --forcerun benchmark_run",
     "snakemake --profile profiles/local --sdm=apptainer",
-    *("make test", "make lint", "make lock", "make -C jaxway setup"),
+    *("make test", "make test-fast", "make lint", "make lock", "make -C jaxway setup"),
 }
 UP, FAULTS = "test_nothing_is_left_after_down", "test_dead_node_fails_its_job_and_comes_back"
 ELSEWHERE = {

@@ -77,7 +77,12 @@ BY_HAND = {
     "a line of the SIF's own script": ('export X="${X:-"value"}"',),
     "no whole command, but which one is meant": (
         *("apptainer pull", "apptainer build", "kill -9", "gzip -9", "scontrol requeue"),
-        *("sbatch --test-only", "sbatch --dependency=afterok", "scontrol show partition"),
+        *(
+            "sbatch --test-only",
+            "sbatch --dependency",
+            "sbatch --dependency=afterok",
+            "scontrol show partition",
+        ),
         "srun ... apptainer exec ...",
     ),
 }

@@ -13,10 +13,10 @@ run: setup
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: lint
-	$(BIN)/pytest --numprocesses=3 --dist=loadgroup
+	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 test-fast: setup
-	$(BIN)/pytest --numprocesses=auto -m unit
+	$(BIN)/pytest --numprocesses=auto --dist=loadscope -m unit
 
 lint: setup
 	$(BIN)/ruff check .

@@ -129,7 +129,7 @@ def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice:
     tests of what other tests here do in the container: kills, several processes."""
     tests = "training/test_training_*.py test_learning.py test_model.py"
     lib = f"{SCRATCH}/pytest"
-    lent = "pytest* _pytest py.py pluggy iniconfig packaging pygments tokenizers xdist execnet*"
+    lent = "pytest pytest_timeout* _pytest py.py pluggy iniconfig packaging pygments tokenizers"
     cluster.run(
         f"mkdir {lib}; cd /p/software/jaxway/lib/python3*/site-packages; cp -r {lent} {lib}"
     )

@@ -1,5 +1,6 @@
 """Ctrl-C: the first one ends the run, and each later one is answered by a sentence."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -18,7 +19,8 @@ def handle(*_: object) -> None:
     """Raise KeyboardInterrupt, once: a second one would end the cancelling of jobs."""
     if requested.is_set():
         line = with_code("JW201", "Ending already: jobs are cancelled first, and then listed")
-        os.write(2, f"\n{line}\n".encode())
+        with contextlib.suppress(OSError):  # as in slurm/outage.py, nobody reads it
+            os.write(2, f"\n{line}\n".encode())
         return
     requested.set()
     raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """Jobs are cancelled, with a stub of scancel."""
 
+import sys
 import threading
 from pathlib import Path
 
@@ -41,6 +42,23 @@ def test_failing_scancel_is_repeated(folder: Path, capsys) -> None:
     scancel(folder, f"[ -e {folder}/once ] && exit 0; touch {folder}/once; exit 1")
     cancel(JOBS[:1], queue())
     assert capsys.readouterr().err.endswith("Cancelled: 7 (train_run small).\n")
+
+
+class Pipe:
+    """Standard error whose reader, such as `tee`, Ctrl-C has ended."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def flush(self) -> None:
+        raise BrokenPipeError
+
+
+def test_lost_terminal_keeps_no_job_from_being_cancelled(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Pipe())
+    scancel(folder, f"[ -e {folder}/once ] && exit 0; touch {folder}/once; exit 1")
+    cancel(JOBS[:1], queue())
+    assert (folder / "called").read_text().splitlines() == ["7", "7"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Slurm's answers, however long they take."""
 
+import contextlib
 import sys
 import threading
 import time
@@ -16,8 +17,9 @@ class StoppedError(Exception):
 
 
 def report(line: str) -> None:
-    """Print a line for the user."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line for the user, if anybody reads it: behind a pipe, Ctrl-C ends `tee` first."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 class PatientQueue:

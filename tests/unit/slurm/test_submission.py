@@ -59,6 +59,7 @@ def test_refusal_is_slurms_reason(stub: Stub) -> None:
         "echo 'sbatch: error: Socket timed out on send/recv operation' >&2; exit 1",
         "echo 'sbatch: error: Zero Bytes were transmitted' >&2; exit 1",
         "echo no id",
+        "kill -KILL $$",
     ],
 )
 def test_outage_is_no_refusal(stub: Stub, script: str) -> None:
@@ -75,7 +76,7 @@ def test_call_of_a_killed_run_is_waited_for(stub: Stub, tmp_path: Path) -> None:
             time.sleep(0.01)
         run.kill()
     assert not (tmp_path / "done").exists()
-    wait_for_calls()
+    wait_for_calls(threading.Event())
     assert (tmp_path / "done").exists()
 
 
@@ -90,13 +91,19 @@ def test_own_calls_do_not_wait_for_each_other(stub: Stub, tmp_path: Path) -> Non
     assert not any(call.is_alive() for call in calls)
 
 
-def test_wait_has_an_end(stub: Stub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ctrl_c", [False, True])
+def test_wait_has_an_end(stub: Stub, tmp_path: Path, ctrl_c: bool) -> None:
     stub("touch called; until [ -e end ]; do sleep 0.01; done; echo 12")
     call = threading.Thread(target=sbatch, args=("sbatch", ""))
     call.start()
     while not (tmp_path / "called").exists():
         time.sleep(0.01)
-    wait_for_calls(timeout_s=0.3)
+    closing = threading.Event()
+    if ctrl_c:
+        closing.set()
+    began = time.monotonic()
+    wait_for_calls(closing, timeout_s=60 if ctrl_c else 0.3)
+    assert time.monotonic() - began < 30
     assert call.is_alive()
     (tmp_path / "end").touch()
     call.join()

@@ -32,7 +32,7 @@ class EarlierRun:
         """Ask Slurm for them. Only those that make one of these outputs matter."""
         if not (left := self._journal.open_submissions()):
             return
-        wait_for_calls()
+        wait_for_calls(self._closing)
         found = self._queue.find_jobs(left)
         others = []
         for name, each in left.items():
@@ -59,8 +59,8 @@ class EarlierRun:
         """
         outputs, work = set(map(str, job.output)), work_of(job)
         after: list[str] = []
-        # The last one writes last, so it decides.
-        for each in [x for x in reversed(self._jobs) if not outputs.isdisjoint(x.outputs)]:
+        # The last one writes last, so it decides. A copy: other threads remove theirs meanwhile.
+        for each in [x for x in self._jobs[::-1] if not outputs.isdisjoint(x.outputs)]:
             self._jobs.remove(each)
             state = self._state_of(each)
             same = each.work == work and not after

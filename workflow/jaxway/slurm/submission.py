@@ -3,6 +3,7 @@
 import fcntl
 import shlex
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def sbatch(call: str, command: str) -> str:
         except OSError as error:
             raise RefusedError(f"sbatch cannot be started: {error.strerror}") from None
     if result.returncode:
+        if result.returncode < 0:  # by then Slurm may have taken the job
+            raise QueryError(f"sbatch was ended by signal {-result.returncode}")
         if UNREACHABLE_RE.search(result.stderr):
             raise QueryError(f"sbatch: {error_message(result)}")
         lines = [line.removeprefix("sbatch: error: ") for line in result.stderr.splitlines()]
@@ -67,8 +70,8 @@ def sbatch(call: str, command: str) -> str:
     return job
 
 
-def wait_for_calls(timeout_s: float = SBATCH_TIMEOUT_S) -> None:
-    """Wait until no call of sbatch runs that a killed run has left."""
+def wait_for_calls(closing: threading.Event, timeout_s: float = SBATCH_TIMEOUT_S) -> None:
+    """Wait until no call of sbatch runs that a killed run has left, or Ctrl-C comes."""
     SBATCH_LOCK.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_s
     with SBATCH_LOCK.open("a") as lock:
@@ -77,4 +80,5 @@ def wait_for_calls(timeout_s: float = SBATCH_TIMEOUT_S) -> None:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                time.sleep(0.1)
+                if closing.wait(0.1):
+                    return

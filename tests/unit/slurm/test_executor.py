@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -77,6 +78,13 @@ def make_job(name: str = "evaluate") -> Any:
     )
 
 
+class StubbedExecutor(Executor):
+    """The executor, whose jobs run nothing."""
+
+    def format_job_exec(self, job: Any) -> str:
+        return "true"
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with Slurm's commands; `state` is that of a new job."""
@@ -84,7 +92,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
     for module in (executor_module, earlier_run):
         monkeypatch.setattr(module, "work_of", lambda job: "abc")
-    monkeypatch.setattr(Executor, "format_job_exec", lambda self, job: "true")
     (tmp_path / "bin").mkdir()
     (tmp_path / ".snakemake").mkdir()
     others = dict.fromkeys(("sacct", "scontrol", "sinfo", "scancel"), 'echo "$@" >> $0.called')
@@ -118,7 +125,7 @@ def start(folder: Path) -> Iterator[Callable[[], Executor]]:
     )
 
     def start() -> Executor:
-        started.append(Executor(workflow, logging.getLogger("test")))
+        started.append(StubbedExecutor(workflow, logging.getLogger("test")))
         return started[0]
 
     yield start
@@ -214,6 +221,18 @@ def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> Non
     executor.cancel()
     output = capsys.readouterr().err
     assert output == "Jobs of an earlier run may still run: 5 (train_run small).\n"
+
+
+def test_job_keeps_of_slurms_variables_its_identity_and_the_configuration(start) -> None:
+    prefix = start().get_job_exec_prefix(make_job())
+    kept = {"SLURM_JOB_ID": "7", "SLURM_CONF": "/c"}
+    dropped = dict.fromkeys(("SLURM_NTASKS", "SRUN_CPUS_PER_TASK", "SBATCH_ACCOUNT"), "1")
+    environment = {"PATH": "/usr/bin:/bin", "SLURMLY": "b", **kept, **dropped}
+    words = ["sh", "-c", f"{prefix} && env"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    found = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert found.items() >= {"SLURMLY": "b", **kept}.items()
+    assert not found.keys() & dropped.keys()
 
 
 def test_options_that_are_followed() -> None:

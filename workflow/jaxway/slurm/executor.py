@@ -42,8 +42,11 @@ MESSAGE_TIMEOUT_S = 10  # Slurm's default: so long a controller may have a reque
 SUBMISSION_THREADS = 4
 UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a list with commas
 NAME_LENGTH = 100  # of its readable part: 500 names are one argument of squeue
-# The job's identity and its deadline.
-KEPT_VARIABLES = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_JOB_END_TIME")
+# The job's identity, its deadline, and where Slurm's commands find their configuration.
+KEPT_VARIABLES = (
+    *("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_JOB_END_TIME"),
+    "SLURM_CONF",
+)
 
 
 def is_no_run_id(record: logging.LogRecord) -> bool:

@@ -18,7 +18,7 @@ from jaxway_shared.errors import UserError
 from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.config.site import read_site
 from jaxway.slurm.commands import error_message, run_query
-from jaxway.slurm.journal import JOURNAL, Journal, Submission
+from jaxway.slurm.journal import Journal, Submission
 from jaxway.slurm.queue import ACTIVE, JOBS_PER_QUERY
 
 SCHEMA_VERSION = 2
@@ -199,7 +199,6 @@ def summary(usages: list[JobUsage], cores_per_node: int | None) -> str:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of `jaxway cost`."""
-    parser.add_argument("--journal", type=Path, default=JOURNAL, help="what was submitted")
     parser.add_argument("--site", type=Path, required=True, help="description of the site")
     parser.add_argument("--scratch", type=Path, required=True, help="with the training states")
     parser.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
@@ -210,7 +209,7 @@ def run(args: argparse.Namespace) -> None:
     jobs: list[JobUsage] = []
     problem = None
     try:
-        jobs = wait_for_accounting(Journal(args.journal).read().values(), args.scratch)
+        jobs = wait_for_accounting(Journal().read().values(), args.scratch)
     except UserError as error:
         problem = error.line()
     cost = Cost(read_site(args.site).cores_per_node, tuple(jobs), problem)

@@ -102,12 +102,13 @@ def test_lock_owner() -> None:
 def test_newest_state_of_several_images(tmp_path: Path) -> None:
     base = tmp_path / "small-0123abcd"
     assert TrainingState.newest(base) is None
-    for age, name in enumerate(("small-0123abcd-aaaa", "small-0123abcd", "small-0123abcd-bbbb")):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    (tmp_path / "small-0123abce").mkdir()
+    for age, end in enumerate((f"-{'a' * 8}", "", f"-{'b' * 8}")):
+        (tmp_path / f"{base.name}{end}").mkdir()
+        os.utime(tmp_path / f"{base.name}{end}", (1000 - age, 1000 - age))
+    for newer in ("small-0123abce", f"{base.name}.bak", f"{base.name}-{'a' * 8}.tar"):
+        (tmp_path / newer).mkdir()
     newest = TrainingState.newest(base)
-    assert newest is not None and newest.folder.name == "small-0123abcd-aaaa"
+    assert newest is not None and newest.folder.name == f"small-0123abcd-{'a' * 8}"
 
 
 def test_metrics_without_the_line_that_a_kill_cut_short(tmp_path: Path) -> None:

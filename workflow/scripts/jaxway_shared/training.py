@@ -26,6 +26,7 @@ LOCK = "lock"
 SEGMENTS = "segments.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+DIGEST = "[0-9a-f]" * 8  # as much of it as is in a state's name
 LOCK_OWNER_RE = re.compile(r"host (.+), process (\d+), job (.+)")
 
 
@@ -71,8 +72,9 @@ class TrainingState:
     @classmethod
     def newest(cls, base: Path) -> "TrainingState | None":
         """The state of a training given ``--state base``, to which programs append an image's
-        digest; of several images, the one used last. None where there is none."""
-        folders = [*base.parent.glob(f"{base.name}*")]
+        digest; of several images, the one used last. None where there is none. A copy or an archive
+        beside it, which a user has made, is none."""
+        folders = [*base.parent.glob(base.name), *base.parent.glob(f"{base.name}-{DIGEST}")]
         folders.sort(key=lambda folder: folder.stat().st_mtime)
         return cls.read(folders[-1]) if folders else None
 

@@ -32,6 +32,13 @@ def test_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None
     run_lock.acquire(path).close()
 
 
+def test_full_disk_leaves_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "run.lock"
+    path.symlink_to("/dev/full")
+    with run_lock.acquire(path):
+        assert run_lock.started(path)
+
+
 def test_start_of_the_run_that_holds_the_lock(tmp_path: Path) -> None:
     path = tmp_path / "run.lock"
     assert run_lock.started(path) is None

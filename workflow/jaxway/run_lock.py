@@ -4,6 +4,7 @@ Snakemake's own lock is a file, which stays behind a Snakemake that was killed a
 one; so the profiles say `nolock: true`, and our executors hold this one.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -35,15 +36,15 @@ def acquire(path: Path = LOCK_FILE) -> TextIO:
         while not try_lock(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 file.seek(0)
-                owner = file.read() or "one that is just starting"
+                owner = file.read() or "its process is not known"
                 raise UserError("JW200", f"another run is running in this folder: {owner}")
             time.sleep(0.01)
     except UserError:
         file.close()
         raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
+    with contextlib.suppress(OSError):  # a full disk: the lock is held without its owner's name
+        file.truncate(0)
+        os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
     return file
 
 

@@ -74,3 +74,24 @@ def test_stopped_chain_resumes_when_run_again(chain):
     starts = [(10, 75), (10, 75), (20, 75), (30, 0)]
     assert chain.run(*starts)[::2] == (1, 2)
     assert chain.run(*starts)[::2] == (0, 4)
+
+
+ORPHAN = """
+import os, pathlib, signal, time
+state = pathlib.Path(os.environ["JAXWAY_STATE"])
+(state / "starts").write_text("1")
+(state / "last_checkpoint_step").write_text("10")
+os.kill(os.getppid(), signal.SIGKILL)
+while not pathlib.Path("stop").exists():
+    time.sleep(0.05)
+"""
+
+
+def test_no_job_follows_while_another_one_writes_the_state(chain):
+    (chain.plan.folder / "script.py").write_text(ORPHAN)
+    chain.plan.configure(train={"mine": {"program": "command", "command": "python3 script.py"}})
+    done = chain.plan.snakemake("train", "--cores=1", profile="local", check=False)
+    (chain.plan.folder / "stop").touch()
+    assert done.returncode == 1
+    output = " ".join((done.stdout + done.stderr).split())
+    assert output.count("is in use by host") == 1, output

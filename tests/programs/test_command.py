@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -139,6 +140,72 @@ raise SystemExit(75)"""
     assert training.segments() == [(1, 8)]
 
 
+# Saves a second after SIGTERM, when whoever started it has long been ended by that.
+SLOW_TO_SAVE = f"""{STEP}import signal, sys, time
+def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(1)
+    (state / "last_checkpoint_step").write_text("8")
+    os._exit(75)
+signal.signal(signal.SIGTERM, save)
+(state / "ready").touch()
+while True: signal.pause()"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bash -c 'python3 script.py; echo ended'",
+        "bash -c 'python3 script.py | tee log'",
+        "bash -c 'python3 script.py & wait'",
+        "sh wrapper.sh",
+    ],
+)
+def test_a_program_behind_a_shell_is_told_and_waited_for(training, monkeypatch, words):
+    monkeypatch.chdir(training.folder)
+    Path("script.py").write_text(SLOW_TO_SAVE)
+    Path("wrapper.sh").write_text("python3 script.py\n")
+    process = training.start_words(words)
+    training.until(process, "ready")
+    process.terminate()
+    wait(process, 143)
+    assert training.segments() == [(1, 8)]
+    training.run("raise SystemExit(75)", 75)  # the lock is free
+
+
+def test_what_a_program_leaves_behind_is_ended(training):
+    words = f"bash -c 'sleep 1000 & echo $! > {training.state}/left'"
+    wait(training.start_words(words))
+    left = (training.state / "left").read_text().strip()
+    assert not Path(f"/proc/{left}").exists()
+
+
+def test_what_ignores_sigterm_is_killed(training):
+    """After 300 s; the program is given less here."""
+    words = ["bash", "-c", 'trap "" TERM; sleep 1000 & echo $!']
+    code = f"import command; command.GROUP_WAIT_S = 0; print(command.run({words}, {{}}, bool))"
+    line = [sys.executable, "-c", code]
+    environment = os.environ | {"PYTHONPATH": str(PROGRAM.parent)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60)
+    left, result = done.stdout.split("\n")[:2]
+    assert result == "(0, False)", done.stderr
+    assert not Path(f"/proc/{left}").exists()
+
+
+def test_a_daemon_of_the_program_does_not_keep_the_lock(training):
+    """As that of a tracker, which begins a session of its own."""
+    file = training.state / "daemon"
+    daemon = f"setsid sh -c 'echo $$ > {file}; exec sleep 1000' > /dev/null 2>&1 &"
+    script = f"{daemon} until [ -s {file} ]; do :; done; exit 75"
+    wait(training.start_words(shlex.join(["bash", "-c", script])), 75)
+    process = int(file.read_text())
+    assert Path(f"/proc/{process}").exists()
+    try:
+        training.run("raise SystemExit(75)", 75)
+    finally:
+        os.kill(process, signal.SIGKILL)
+
+
 def test_segment_is_kept_when_all_processes_are_killed(training):
     script = (
         f"{STEP}(state / 'last_checkpoint_step').write_text('5')\nimport signal; signal.pause()"
@@ -219,6 +286,12 @@ def test_invalid_metrics(training, line):
     script = f"{STEP}(state / 'metrics.jsonl').write_text({line + chr(10)!r})"
     assert "a line is no JSON object with an integer `step`" in training.run(script, 1)
     assert not training.out.exists() and training.error()
+
+
+def test_variables_of_the_training_are_replaced_without_a_shell(training):
+    wait(training.start_words("touch $JAXWAY_STATE/a '${JAXWAY_STATE}/b c' $JAXWAY_STATE/$HOME"))
+    assert {"a", "b c", "$HOME"} < {path.name for path in training.state.iterdir()}
+    assert json.loads(training.out.read_text())["command"][1] == f"{training.state}/a"
 
 
 @pytest.mark.parametrize(

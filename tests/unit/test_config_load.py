@@ -144,6 +144,13 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"program": "command", "command": "bash -c 'echo"}}},
         "train.a.command: No closing quotation",
     ),
+    **{
+        f"a command with {word}, and no shell": (
+            {"train": {"a": {"program": "command", "command": f"python3 x.py {word}"}}},
+            f"train.a.command: no shell reads it, so {word.split()[0]} stays as it is",
+        )
+        for word in ("$SCRATCH/x", "--out=${HOME}/y", "~/x", "> log", "2>&1", "| tee", "$(nproc)")
+    },
     "a tokenizer that is not there": (
         {"train": {"a": {"tokenizer": "/nowhere/tokenizer.json"}}},
         "train.a.tokenizer: nothing matches /nowhere/tokenizer.json",
@@ -228,3 +235,15 @@ def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
     job = load(config, jureca).train["a"]
     assert job.data
     assert job.data.data == (f"{tmp_path}/mein Text*",)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python3 x.py --out=$JAXWAY_STATE ${JAXWAY_STATE}/a --pattern=^a$ --price=5$ <eos> a~",
+        "bash -c 'python3 x.py --out=$SCRATCH > log'",
+        "/bin/sh -c 'cd ~; python3 x.py | tee log'",
+    ],
+)
+def test_commands_that_mean_what_they_say(command, jureca):
+    load({"train": {"a": {"program": "command", "command": command}}}, jureca)

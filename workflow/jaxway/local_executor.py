@@ -9,7 +9,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
 from jaxway import interrupt, run_lock
-from jaxway.slurm.resubmission import Resubmit, ResumableJob, checkpoint_of, decide
+from jaxway.slurm.resubmission import Resubmit, ResumableJob, Stop, checkpoint_of, decide
 
 INTERRUPT_WAIT_S = 0.5  # Ctrl-C reaches a job as soon as Snakemake
 
@@ -36,6 +36,8 @@ class Executor(LocalExecutor):
                     raise
                 state, max_jobs = resumable.state(), resumable.max_jobs
                 decision = decide("FAILED", before, state, starts, max_jobs)
+                if isinstance(decision, Resubmit) and state and (writer := state.writer()):
+                    decision = Stop(f"state {state.folder} is in use by {writer}")
                 if not isinstance(decision, Resubmit):
                     reason = f"Training {resumable.training} stopped: {decision.reason}"
                     print(with_code("JW204", reason), file=sys.stderr, flush=True)

@@ -5,7 +5,9 @@ docs/programs.md says what the program is given, and what it must do.
 
 import argparse
 import contextlib
+import ctypes
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -24,10 +26,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "command": {
         "type": ["string", "null"],
         "default": None,
-        "description": "what to run, required; words are split as a shell does, but no shell runs",
+        "description": "what to run, required; words are split as a shell does, but no shell runs; "
+        "`$JAXWAY_STATE` and other variables of that kind are replaced",
     },
 }
 POLL_INTERVAL_S = 0.5  # between two looks at a running program
+GROUP_WAIT_S = 300  # for processes that outlive the one that started them, then SIGKILL
+KILL_WAIT_S = 10  # for their end then, unless somebody else leaves one as a zombie
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+PR_SET_CHILD_SUBREAPER = 36
+OWN_VARIABLE_RE = re.compile(r"\$(?:(JAXWAY_\w+)|\{(JAXWAY_\w+)\})")
 EXIT_SIGNALS = range(129, 160)  # exit codes of a program that a signal ended: 128 + its number
 
 
@@ -89,39 +97,89 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     return result
 
 
+class ProcessGroup:
+    """A program and what it starts, as `bash -c 'a | b'`, unless that begins a group of its own."""
+
+    def __init__(self, words: list[str], environment: Mapping[str, str], options: Any) -> None:
+        # Whoever outlives its parent becomes a child of this process, which can wait for it.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
+        try:
+            # It inherits the lock, and so keeps it if this program is killed alone.
+            self.leader = subprocess.Popen(
+                words, env=environment, close_fds=False, start_new_session=True, **options
+            )
+        except OSError as error:
+            fail("JW310", f"cannot run {words[0]}: {error.strerror}")
+        self.end: float | None = None  # when the leader was seen to have ended
+        self.terminated = False  # SIGTERM was sent
+
+    def signal(self, number: int) -> None:
+        """Send a signal to every process."""
+        self.terminated |= number == signal.SIGTERM
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.leader.pid, number)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether all have ended within so long. What outlives its leader is told to end, too."""
+        if self.end is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.leader.wait(timeout_s)
+                self.end = time.monotonic()
+                if not self.terminated:
+                    self.signal(signal.SIGTERM)
+        elif self.alive():
+            time.sleep(timeout_s)
+        return self.end is not None and not self.alive()
+
+    def alive(self) -> bool:
+        """Whether a process is left; asked after the end of the leader, whose code it takes."""
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-self.leader.pid, os.WNOHANG) != (0, 0):
+                pass
+        try:
+            os.killpg(self.leader.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End all that is left."""
+        self.signal(signal.SIGKILL)
+        self.leader.wait()
+        killed = time.monotonic()
+        while self.alive() and time.monotonic() - killed < KILL_WAIT_S:
+            time.sleep(0.01)
+
+
 def run(
     words: list[str],
     environment: Mapping[str, str],
     poll: Callable[[], None],
     **options: Any,
 ) -> tuple[int, bool]:
-    """Exit code of a program, and whether SIGTERM was forwarded to it; so are SIGUSR1 and SIGINT.
+    """Exit code of a program, and whether SIGTERM was forwarded to its processes.
 
-    Calls ``poll`` every POLL_INTERVAL_S, and once more when it has ended.
+    Calls ``poll`` every POLL_INTERVAL_S, and once more when all of them have ended.
     """
     received: list[int] = []
     terminated = False
-    for forwarded in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(forwarded, lambda number, frame: received.append(number))
+    for forwarded in FORWARDED:
+        if signal.getsignal(forwarded) is not signal.SIG_IGN:  # as SIGHUP is under nohup
+            signal.signal(forwarded, lambda number, frame: received.append(number))
+    group = ProcessGroup(words, environment, options)
     try:
-        # It inherits the lock, and so keeps it if this program is killed alone.
-        child = subprocess.Popen(words, env=environment, close_fds=False, **options)
-    except OSError as error:
-        fail("JW310", f"cannot run {words[0]}: {error.strerror}")
-    try:
-        while child.poll() is None:
+        while not group.wait(POLL_INTERVAL_S):
             while received:
                 number = received.pop(0)
-                child.send_signal(number)
+                group.signal(number)
                 terminated |= number == signal.SIGTERM
             poll()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(POLL_INTERVAL_S)
+            if group.end and time.monotonic() - group.end > GROUP_WAIT_S:
+                break
     finally:
-        child.kill()
-        child.wait()
+        group.kill()
     poll()
-    code = child.returncode
+    code = group.leader.returncode
     return (code if code >= 0 else 128 - code), terminated
 
 
@@ -142,6 +200,11 @@ def split_words(command: str | None) -> list[str]:
         fail("JW310", f"command: {error}")
 
 
+def expand(word: str, environment: Mapping[str, str]) -> str:
+    """A word with the variables that this program sets; one that is not set stays as it is."""
+    return OWN_VARIABLE_RE.sub(lambda found: environment.get(found[1] or found[2], found[0]), word)
+
+
 def main() -> None:
     """Run the program, and end as it does."""
     parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
@@ -154,7 +217,9 @@ def main() -> None:
             return
         check_metrics(folder)
         progress = Progress(args, folder)
-        code, _ = run(words, environment(args, folder), progress.poll)
+        variables = environment(args, folder)
+        words = [expand(word, variables) for word in words]
+        code, _ = run(words, variables, progress.poll)
         if code == training_state.EXIT_RESUBMIT:
             training_state.exit_for_resubmission(f"the command exited with code {code}")
         if code in EXIT_SIGNALS:

@@ -1,6 +1,7 @@
 """The executor from a job to its end, with stubs of Snakemake's workflow and Slurm's commands."""
 
 import dataclasses
+import fcntl
 import logging
 import signal
 import subprocess
@@ -178,6 +179,20 @@ def test_job_begins_when_one_with_other_settings_has_ended(folder: Path, start) 
     assert run(executor, job) == ["submitted", "finished"]
     assert "--dependency=afterany:5 " in (folder / "sbatch.called").read_text()
     assert Journal().read()["earlier"].end == ""
+
+
+def test_training_whose_state_is_in_use_is_not_submitted(folder: Path, start, capsys) -> None:
+    job = make_job("train_run")
+    job.resources |= {"training_state": str(folder / "a-0123"), "max_jobs": 10}
+    job.wildcards = SimpleNamespace(name="a", items=dict().items)
+    (folder / "a-0123").mkdir()
+    with (folder / "a-0123/lock").open("w") as lock:
+        lock.write("host b, process 1, job 5")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run(start(), job) == ["failed"]
+    assert "a-0123 is in use by host b, process 1, job 5 [JW300]" in capsys.readouterr().err
+    assert not (folder / "sbatch.called").exists()
 
 
 def test_full_disk_fails_the_job_alone(folder: Path, start, monkeypatch, capsys) -> None:

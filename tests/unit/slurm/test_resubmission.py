@@ -1,9 +1,18 @@
 """Whether a training's next job follows."""
 
+import fcntl
+import threading
 from pathlib import Path
 
 import pytest
-from jaxway.slurm.resubmission import Checkpoint, Resubmit, Stop, checkpoint_of, decide
+from jaxway.slurm.resubmission import (
+    Checkpoint,
+    Resubmit,
+    Stop,
+    checkpoint_of,
+    decide,
+    find_writer,
+)
 from jaxway_shared.training import TrainingState
 
 
@@ -41,3 +50,26 @@ def test_decision(end: str, before: int, now: TrainingState | None, jobs: int, d
 def test_no_state_is_no_checkpoint() -> None:
     assert checkpoint_of(None) == Checkpoint("", 0)
     assert checkpoint_of(state(None)) == Checkpoint("s", 0)
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_lock_that_outlasts_its_job_is_waited_for(tmp_path: Path, released: bool) -> None:
+    """The event, set, stands for Ctrl-C or the end of the time; its wait releases the lock."""
+    stop = threading.Event()
+    with (tmp_path / "lock").open("w") as lock:
+        lock.write("host a, process 1, job 7")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = TrainingState(tmp_path, 4, None)
+        assert find_writer(found, 0, stop) == "host a, process 1, job 7"
+        timer = threading.Timer(0.1, fcntl.flock, (lock.fileno(), fcntl.LOCK_UN))
+        timer.start() if released else stop.set()
+        assert (find_writer(found, 60, stop) is None) == released
+        timer.join() if released else None
+
+
+def test_a_state_without_a_lock_has_no_writer(tmp_path: Path) -> None:
+    for found in (None, TrainingState(tmp_path, 4, None)):
+        assert find_writer(found, 60, threading.Event()) is None
+    (tmp_path / "lock").write_text("host a, process 1, job 7")  # of one that has ended
+    assert find_writer(TrainingState(tmp_path, 4, None), 60, threading.Event()) is None

@@ -3,9 +3,11 @@
 import functools
 import glob
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 
 from jaxway_shared import presets, training_rules
 
@@ -30,6 +32,11 @@ from jaxway.config.schema import (
 )
 from jaxway.config.site import Site
 from jaxway.config.sweep import combinations
+
+SHELLS = ("bash", "dash", "ksh", "sh", "zsh")
+SHELL_SYNTAX_RE = re.compile(
+    r"\$\{?(?!JAXWAY_)[A-Za-z_]|\$\(|`|^~|^(?:\|\|?|&&?|;|<|\d?>>?|\d?>&\d)$"
+)
 
 
 def definition(name: str) -> Schema:
@@ -172,10 +179,18 @@ def check_sizes(job: TrainJob, path: str) -> None:
 
 
 def check_command(command: str | None, path: str) -> None:
-    """Raise a sentence if a command cannot be split into words."""
+    """Raise a sentence if a command has no words, or needs a shell and names none."""
     try:
         words = shlex.split(command or "")
     except ValueError as error:
         raise ConfigurationError("JW012", f"{path}: {error}: {command}") from None
     if not words:
         raise ConfigurationError("JW012", f"{path}: must say what to run")
+    if Path(words[0]).name in SHELLS:
+        return
+    for word in filter(SHELL_SYNTAX_RE.search, words):
+        raise ConfigurationError(
+            "JW012",
+            f"{path}: no shell reads it, so {word} stays as it is (only $JAXWAY_STATE and its like "
+            "are replaced); write what is meant, or use `bash -c '...'`",
+        )

@@ -35,7 +35,15 @@ from jaxway.slurm.journal import RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, StoppedError, report
 from jaxway.slurm.polling import Polling
 from jaxway.slurm.queue import QueryError, SlurmJob
-from jaxway.slurm.resubmission import Checkpoint, Resubmit, ResumableJob, checkpoint_of, decide
+from jaxway.slurm.resubmission import (
+    LOCK_WAIT_S,
+    Checkpoint,
+    Resubmit,
+    ResumableJob,
+    checkpoint_of,
+    decide,
+    find_writer,
+)
 from jaxway.slurm.work import label_of, work_of
 
 MESSAGE_TIMEOUT_S = 10  # Slurm's default: so long a controller may have a request in hand
@@ -116,7 +124,10 @@ class Executor(SlurmExecutor):
         """Submit a job; as a training's, the ``number``-th in a row. It begins when the jobs with
         the ids ``after`` have ended."""
         resumable = ResumableJob.of(job)
-        before = checkpoint_of(resumable.state() if resumable else None)
+        state = resumable.state() if resumable else None
+        before, wait_s = checkpoint_of(state), LOCK_WAIT_S if number > 1 else 0
+        if not after and (writer := find_writer(state, wait_s, self._closing)):
+            raise UserError("JW300", f"state {before.folder} is in use by {writer}")
         folder = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job)
         folder.mkdir(parents=True, exist_ok=True)
         label = label_of(job)

@@ -1,10 +1,15 @@
 """Whether a training's next job follows when one has ended before the training was finished."""
 
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxway_shared.training import TrainingState
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+
+LOCK_WAIT_S = 120  # after a job: a file system takes a while to notice that a node is lost
+POLL_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -76,3 +81,15 @@ def decide(
     if jobs >= max_jobs:
         return Stop(f"reached max_jobs={max_jobs}; last checkpoint: step {now.step}")
     return Resubmit(now.step)
+
+
+def find_writer(state: TrainingState | None, wait_s: float, stop: threading.Event) -> str | None:
+    """Who still writes a state, after waiting so long, or until ``stop``; None, nobody.
+
+    A job that would begin now would be refused, and the next ones too.
+    """
+    began = time.monotonic()
+    while True:
+        writer = state.writer() if state else None
+        if not writer or time.monotonic() - began >= wait_s or stop.wait(POLL_INTERVAL_S):
+            return writer

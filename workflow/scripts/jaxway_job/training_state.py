@@ -68,9 +68,13 @@ def locked_state(args: argparse.Namespace) -> Iterator[Path]:
             file.write(str(LockOwner(socket.gethostname(), os.getpid(), job)))
             file.flush()
             (folder / training.ERROR).unlink(missing_ok=True)
-        with recorded_error(folder):
-            check_version(folder)
-            yield folder
+        try:
+            with recorded_error(folder):
+                check_version(folder)
+                yield folder
+        finally:  # also for what the program has left behind, which inherited the lock
+            if runtime.first_process():
+                fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager

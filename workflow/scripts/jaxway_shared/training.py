@@ -9,8 +9,10 @@ if it has grown, and only if there is no file ``error``. That one holds the sent
 program gave up, since the next job would fail as well.
 """
 
+import fcntl
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,15 @@ class TrainingState:
         folders = [*base.parent.glob(base.name), *base.parent.glob(f"{base.name}-{DIGEST}")]
         folders.sort(key=lambda folder: folder.stat().st_mtime)
         return cls.read(folders[-1]) if folders else None
+
+    def writer(self) -> str | None:
+        """Who writes it now, on whatever node, by its lock; None: nobody, or it cannot be known."""
+        with suppress(OSError), (self.folder / LOCK).open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "another job"
+        return None
 
 
 def text_of(path: Path) -> str | None:

@@ -4,8 +4,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from jaxway_shared.errors import with_code
+from jaxway_shared.errors import UserError, with_code
+from jaxway_shared.training import TrainingState
 from snakemake.executors.local import Executor as LocalExecutor
+from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
 from jaxway import interrupt, run_lock
@@ -26,7 +28,7 @@ class Executor(LocalExecutor):
         """Run a job; a training again and again, as long as that gets it further."""
         resumable, starts = ResumableJob.of(job), 0
         while True:
-            before = checkpoint_of(resumable.state() if resumable else None)
+            before = checkpoint_of(self._state_of(resumable) if resumable else None)
             try:
                 super().cached_or_run(job, run, *args)
                 return
@@ -34,7 +36,7 @@ class Executor(LocalExecutor):
                 starts += 1
                 if not resumable or interrupt.requested.wait(INTERRUPT_WAIT_S):
                     raise
-                state, max_jobs = resumable.state(), resumable.max_jobs
+                state, max_jobs = self._state_of(resumable), resumable.max_jobs
                 decision = decide("FAILED", before, state, starts, max_jobs)
                 if isinstance(decision, Resubmit) and state and (writer := state.writer()):
                     decision = Stop(f"state {state.folder} is in use by {writer}")
@@ -44,3 +46,10 @@ class Executor(LocalExecutor):
                     raise
                 line = f"Training {resumable.training}: resuming from step {decision.step}."
                 print(line, file=sys.stderr, flush=True)
+
+    def _state_of(self, training: ResumableJob) -> TrainingState | None:
+        try:
+            latency_wait = self.workflow.execution_settings.latency_wait
+            return training.state(latency_wait, interrupt.requested)
+        except UserError as error:
+            raise WorkflowError(error.line()) from None  # of others, Snakemake prints the stack

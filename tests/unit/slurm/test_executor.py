@@ -1,6 +1,7 @@
 """The executor from a job to its end, with stubs of Snakemake's workflow and Slurm's commands."""
 
 import dataclasses
+import errno
 import fcntl
 import logging
 import signal
@@ -12,10 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from jaxway.slurm import earlier_run
+from jaxway.slurm import earlier_run, resubmission
 from jaxway.slurm import executor as executor_module
 from jaxway.slurm.executor import Executor
 from jaxway.slurm.journal import Journal
+from jaxway_shared.training import LAST_CHECKPOINT_STEP, TrainingState
 from snakemake_executor_plugin_jaxway import ExecutorSettings
 from submissions import make_submission
 
@@ -77,6 +79,20 @@ def make_job(name: str = "evaluate") -> Any:
         log_error=lambda *args, **kwargs: None,
         register=lambda external_jobid: None,
     )
+
+
+class Wildcards(list[str]):
+    """Wildcards of a training."""
+
+    name = "small"
+
+
+def make_training() -> Any:
+    """A job of a training whose state is the folder `state-small`."""
+    job = make_job("train_run")
+    job.wildcards = Wildcards(["small"])
+    job.resources |= {"training_state": "state-small", "max_jobs": 9}
+    return job
 
 
 class StubbedExecutor(Executor):
@@ -228,6 +244,49 @@ def test_end_of_a_job_without_outputs_ends_no_other(folder: Path, start, capsys)
     executor.handle_job_success(jobs[0])
     executor.cancel()
     assert "Cancelled: 8 (two)." in capsys.readouterr().err
+
+
+def write_state(step: int) -> None:
+    Path("state-small").mkdir(exist_ok=True)
+    (Path("state-small") / LAST_CHECKPOINT_STEP).write_text(str(step))
+
+
+def test_training_goes_on_after_its_state_could_not_be_read(
+    folder: Path, start, monkeypatch, capsys
+) -> None:
+    errors = [OSError(errno.ESTALE, "Stale file handle")] * 2
+    newest = TrainingState.newest
+
+    def flaky(base: Path) -> TrainingState | None:
+        if (folder / "jobs").exists():  # the first one began without a state
+            write_state(10)
+            if errors:
+                raise errors.pop()
+        return newest(base)
+
+    monkeypatch.setattr(TrainingState, "newest", flaky)
+    monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
+    (folder / "state").write_text("TIMEOUT")
+    executor = start()
+    executor._latency_wait = 60
+    assert run(executor, make_training()) == ["submitted", "submitted", "failed"]
+    output = capsys.readouterr().err
+    assert "Training small: resuming from step 10 (job 7 ended in state TIMEOUT" in output
+    assert "Training small stopped: no progress past step 10 (job 8" in output
+
+
+def test_training_whose_state_stays_unreadable_stops(
+    folder: Path, start, monkeypatch, capsys
+) -> None:
+    def broken(base: Path) -> TrainingState | None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    executor = start()
+    monkeypatch.setattr(TrainingState, "newest", broken)
+    monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
+    assert run(executor, make_training()) == ["failed"]
+    reason = "its state cannot be read: state-small: Input/output error"
+    assert capsys.readouterr().err == f"Training small stopped: {reason} [JW204]\n"
 
 
 def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxway_shared.errors import UserError, with_code
+from jaxway_shared.training import TrainingState
 from snakemake_executor_plugin_slurm import Executor as SlurmExecutor
 from snakemake_executor_plugin_slurm.submit_string import get_submit_command
 from snakemake_executor_plugin_slurm.utils import get_job_wildcards, set_gres_string
@@ -81,8 +82,8 @@ class Executor(SlurmExecutor):
         self._submitting = threading.Lock()  # held while a submission begins
         self._submissions: dict[str, Submission] = {}  # of this run, by name
         self._pool = ThreadPoolExecutor(SUBMISSION_THREADS, thread_name_prefix="submission")
-        latency_wait = self.workflow.execution_settings.latency_wait
-        self._earlier = EarlierRun(self._journal, self._queue, self._closing, latency_wait)
+        self._latency_wait = self.workflow.execution_settings.latency_wait
+        self._earlier = EarlierRun(self._journal, self._queue, self._closing, self._latency_wait)
         self._found_earlier: Future[None] | None = None
 
     # ----------------------------------------------------------------------------- submission
@@ -124,7 +125,7 @@ class Executor(SlurmExecutor):
         """Submit a job; as a training's, the ``number``-th in a row. It begins when the jobs with
         the ids ``after`` have ended."""
         resumable = ResumableJob.of(job)
-        state = resumable.state() if resumable else None
+        state = self._state_of(resumable) if resumable else None
         before, wait_s = checkpoint_of(state), LOCK_WAIT_S if number > 1 else 0
         if not after and (writer := find_writer(state, wait_s, self._closing)):
             raise UserError("JW300", f"state {before.folder} is in use by {writer}")
@@ -260,29 +261,34 @@ class Executor(SlurmExecutor):
             self._failed_nodes.add(nodes)
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
         logs = " and ".join([*map(str, job.log), ended.log_file])
-        resumable = ResumableJob.of(job)
-        if not resumable:
-            sentence = with_code("JW205", f"{ended.label}: {reason}; see {logs}")
-            self._fail(info, sentence, ended.log_file)
-            return
-        before = Checkpoint(ended.state_folder, ended.step_before)
-        decision = decide(state, before, resumable.state(), ended.number, resumable.max_jobs)
-        if isinstance(decision, Resubmit):
-            report(f"Training {resumable.training}: resuming from step {decision.step} ({reason}).")
+        if resumable := ResumableJob.of(job):
             with self._submitting:
                 if not self._closing.is_set():
-                    self._pool.submit(self._resubmit, job, ended, state)
+                    self._pool.submit(self._follow, resumable, info, state, reason, logs)
             return
-        sentence = (
-            f"Training {resumable.training} stopped: {decision.reason} ({reason}); see {logs}"
-        )
-        self._fail(info, with_code("JW204", sentence), ended.log_file)
+        sentence = with_code("JW205", f"{ended.label}: {reason}; see {logs}")
+        self._fail(info, sentence, ended.log_file)
 
-    def _resubmit(self, job: Job, ended: Submission, state: str) -> None:
-        """Submit a training's next job."""
+    def _follow(
+        self, resumable: ResumableJob, info: SubmittedJobInfo, state: str, reason: str, logs: str
+    ) -> None:
+        """Submit a training's next job, or report why none follows."""
+        job, ended = info.job, self._submissions[info.aux["name"]]
+        training = f"Training {resumable.training}"
+        before = Checkpoint(ended.state_folder, ended.step_before)
         with self._reporting(job):
-            self._record(ended, end=state)
-            self._submit(job, ended.number + 1)
+            now = self._state_of(resumable)
+            decision = decide(state, before, now, ended.number, resumable.max_jobs)
+            if isinstance(decision, Resubmit):
+                report(f"{training}: resuming from step {decision.step} ({reason}).")
+                self._record(ended, end=state)
+                self._submit(job, ended.number + 1)
+            else:
+                sentence = f"{training} stopped: {decision.reason} ({reason}); see {logs}"
+                self._fail(info, with_code("JW204", sentence), ended.log_file)
+
+    def _state_of(self, training: ResumableJob) -> TrainingState | None:
+        return training.state(self._latency_wait, self._closing)
 
     def _fail(self, info: SubmittedJobInfo, sentence: str, log: str | None = None) -> None:
         """Report a job's failure."""

@@ -5,8 +5,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxway_shared.errors import UserError
 from jaxway_shared.training import TrainingState
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
+
+from jaxway.slurm.outage import StoppedError
 
 LOCK_WAIT_S = 120  # after a job: a file system takes a while to notice that a node is lost
 POLL_INTERVAL_S = 0.5
@@ -48,12 +51,24 @@ class ResumableJob:
         base, max_jobs = (job.resources.get(key) for key in ("training_state", "max_jobs"))
         return cls(job.wildcards.name, Path(base), max_jobs) if base and max_jobs else None
 
-    def state(self) -> TrainingState | None:
-        """Its state, of the image used last; None, there is none or it cannot be read."""
-        try:
-            return TrainingState.newest(self.base)
-        except OSError:
-            return None
+    def state(self, timeout_s: float, closing: threading.Event) -> TrainingState | None:
+        """Its state, of the image used last; None, there is none.
+
+        A parallel file system may refuse a file for a moment (ESTALE, EIO). UserError where it
+        does so for longer; StoppedError, if Ctrl-C comes before.
+        """
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return TrainingState.newest(self.base)
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    reason = f"its state cannot be read: {self.base}: {error.strerror}"
+                    raise UserError(
+                        "JW204", f"Training {self.training} stopped: {reason}"
+                    ) from None
+            if closing.wait(POLL_INTERVAL_S):
+                raise StoppedError
 
 
 def checkpoint_of(state: TrainingState | None) -> Checkpoint:

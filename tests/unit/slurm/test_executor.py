@@ -168,6 +168,8 @@ def test_job_that_has_completed(folder: Path, start) -> None:
 
 
 def test_reason_of_a_job_that_never_ran_is_in_its_log(folder: Path, start) -> None:
+    (folder / "logs").mkdir()
+    (folder / "logs/evaluate.log").write_text("of a run last week\n")
     (folder / "state").write_text("NODE_FAIL")
     assert run(start(), make_job()) == ["submitted", "failed"]
     log = (folder / "logs/evaluate.log").read_text()

@@ -131,6 +131,9 @@ class Executor(SlurmExecutor):
             raise UserError("JW300", f"state {before.folder} is in use by {writer}")
         folder = self.slurm_logdir / f"rule_{job.name}" / get_job_wildcards(job)
         folder.mkdir(parents=True, exist_ok=True)
+        if number == 1 and not after:  # else an earlier job writes it, or has written it
+            for file in job.log:
+                Path(file).unlink(missing_ok=True)  # of an earlier run; see _fail()
         label = label_of(job)
         new = Submission(
             name=f"{UNSAFE_RE.sub('_', label)[:NAME_LENGTH]}-{uuid.uuid4().hex[:8]}",

@@ -49,7 +49,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """A site whose scratch folder is the test's, in which the test is."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SCRATCH", str(tmp_path))
-    data.files_of.cache_clear()  # of other tests' folders with the same relative path
+    for cached in (data.found_files, data.looks_of):
+        cached.cache_clear()  # of other tests' folders with the same relative path
     return make_site(
         scratch=str(tmp_path / "alice/jaxway"),
         required_variables={"SCRATCH": ""},

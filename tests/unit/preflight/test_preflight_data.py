@@ -1,15 +1,20 @@
 """Checks of data: whether they are there and enough, and how often they are read."""
 
+import gzip
 import json
 import os
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from example_records import data_record
 from examples import make_training
 from jaxway.config.jobs import DataOptions, TrainJob
+from jaxway.preflight import data
 from jaxway.preflight.data import check_data, record_of
-from jaxway.preflight.finding import Finding, failure, passed
+from jaxway.preflight.finding import Finding, failure, passed, warning
+from jaxway_job import dataset
 
 TEXT = ("text",)
 
@@ -20,7 +25,7 @@ def text(site, tmp_path: Path) -> Path:
     folder = tmp_path / "text"
     folder.mkdir()
     for name in "ab":
-        (folder / f"{name}.txt").write_bytes(bytes(1000))
+        (folder / f"{name}.txt").write_text("a line of text\n" * 50 + "x" * 250)
     return folder
 
 
@@ -31,7 +36,8 @@ def check(**jobs: TrainJob) -> list[Finding]:
 def test_trainings_that_share_data_are_one_line(text) -> None:
     found = check(a=make_training(TEXT, context=10), b=make_training(TEXT, context=100))
     # b reads 10 steps x 4 x 100 of the 1000 bytes that validation leaves.
-    assert found == [passed("train.a and 1 more: 0.0 MB in 2 files, read 4 times at most")]
+    often = "the longest training reads a token 4.00 times on average, about 2% of them never"
+    assert found == [passed(f"train.a and 1 more: 0.0 MB in 2 files, {often}")]
 
 
 def test_text_shorter_than_the_longest_context_fails(text) -> None:
@@ -41,18 +47,71 @@ def test_text_shorter_than_the_longest_context_fails(text) -> None:
     assert finding.message.startswith(message)
 
 
-def test_single_file_fails_since_it_is_held_out(text) -> None:
+def test_single_file_is_enough_if_it_is_longer_than_validation(text) -> None:
     (text / "b.txt").unlink()
-    (text / "a.txt").write_bytes(bytes(9999))
     (finding,) = check(a=make_training(TEXT, context=10))
     assert finding.code == "JW513"
     assert "0.0 MB in 1 files are too short" in finding.message
+    (text / "c.txt").write_text("long " * 1000)
+    (text / "a.txt").unlink()
+    data.found_files.cache_clear()
+    (finding,) = check(a=make_training(TEXT, context=10))
+    assert not finding.code
+
+
+@pytest.mark.parametrize("times", [0.01, 0.5, 1, 3])
+def test_what_is_said_of_reading_is_what_a_training_reads(text, times) -> None:
+    """Counted over the windows of train.py."""
+    size, context, batch = 20_000, 20, 4
+    steps = round(times * size / context / batch)
+    record = data_record(shards=(size,), train_tokens=size)
+    read = np.zeros(size, int)
+    for step in range(steps):
+        tokens = dataset.Data(record, [], np.empty(0))
+        for offset in dataset.window_offsets(tokens, 0, step, batch, context):
+            read[offset : offset + context] += 1
+    said = data.reads(data.Demand(context, steps * batch * context), size)
+    assert f"reads a token {read.mean():,.2f} times on average" in said
+    never = re.search(r"about (\d+)% of them never", said)
+    assert never and abs(int(never[1]) - 100 * np.mean(read == 0)) < 2
+
+
+def test_files_that_are_no_text_are_refused_by_name(text) -> None:
+    (text / "b.txt").write_bytes(b"PAR1\x15\x04\x15\x10")
+    (text / "c.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (finding,) = check(a=make_training(TEXT, context=10))
+    assert finding.code == "JW183"
+    assert finding.message.startswith("train.a: data: text/b.txt is Parquet, not plain text in")
+    assert finding.message.endswith("any file (1 more is not read either)")
+    (finding,) = check(a=make_training(TEXT, tokenizer="raw", context=10))
+    assert not finding.code
+
+
+def test_size_of_compressed_text_is_not_judged(text) -> None:
+    (text / "a.txt").write_bytes(gzip.compress(b"text " * 1000))
+    (text / "b.txt").unlink()
+    found = check(a=make_training(TEXT, context=10))
+    assert found == [passed("train.a: 0.0 MB in 1 files, some of them compressed")]
+
+
+def test_links_that_lead_back_are_told(text) -> None:
+    (text / "loop").symlink_to(".")
+    first, second = check(a=make_training(TEXT, context=10))
+    loop = "train.a.data: text/loop leads back to a folder above it: not followed again"
+    assert first == warning(loop)
+    assert not second.code
+
+
+def test_links_to_nothing_fail(text) -> None:
+    (text / "c.txt").symlink_to("gone")
+    message = "train.a.data: cannot read text/c.txt, a link to gone: No such file or directory"
+    assert check(a=make_training(TEXT, context=10)) == [failure("JW511", message)]
 
 
 def test_empty_folder_fails(text, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     found = check(a=make_training(TEXT, context=10), b=make_training(("empty",), context=10))
-    assert found[1:] == [failure("JW511", "train.b.data: no file in empty")]
+    assert found[1:] == [failure("JW511", "train.b.data: empty matches no file")]
 
 
 def test_file_that_this_user_may_not_read_fails(text, monkeypatch) -> None:
@@ -72,11 +131,11 @@ def test_broken_tokenizer_fails_for_its_trainings_only(text, tmp_path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_broken_record_counts_as_none(site, tmp_path, content) -> None:
-    data = DataOptions(("python",), "bytes", 1000)
-    file = tmp_path / f"results/data/{data.id}.json"
+    options = DataOptions(("python",), "bytes", 1000)
+    file = tmp_path / f"results/data/{options.id}.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)
-    assert record_of(data) is None
+    assert record_of(options) is None
 
 
 def test_prepared_data_need_no_files(site, tmp_path) -> None:
@@ -89,4 +148,9 @@ def test_prepared_data_need_no_files(site, tmp_path) -> None:
     file = tmp_path / f"results/data/{job.data.id}.json"
     file.parent.mkdir(parents=True)
     file.write_text(record)
-    assert check(a=job) == [passed("train.a: 0.0 M tokens, read 8 times at most")]
+    assert check(a=job) == [
+        passed(
+            "train.a: 0.0 M tokens, the longest training reads a token 8.00 times on average, "
+            "about 0% of them never"
+        )
+    ]

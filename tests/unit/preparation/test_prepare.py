@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import gzip
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from jaxway.data import prepare as prepare_data
 from jaxway.data import sources
+from jaxway.data.find import find_files
 from jaxway_shared.errors import UserError
 from prepared import load, ordered, train_tokens
 
@@ -47,7 +49,7 @@ def test_python_means_the_standard_library(prepare):
     record = prepare(["python"], validation_bytes=10_000)
     assert record.files > 100 and record.train_bytes > 1_000_000
     assert b"def " in load(record).validation.tobytes()
-    names = {part for path in sources.find_files("python") for part in path.parts}
+    names = {part for file in find_files(["python"]).files for part in file.path.parts}
     assert not names & {"site-packages", "test"}
 
 
@@ -72,6 +74,55 @@ def test_bytes_are_kept_and_no_file_is_on_both_sides(prepare, corpus, tmp_path):
         prepare_data.unigram_bits(np.bincount(text, minlength=256), validation)
     )
     assert 0 < record.gzip_bits_per_byte < record.unigram_bits_per_byte < 8
+
+
+def files(folder, *texts):
+    """Files of these texts, in a folder of their own."""
+    folder.mkdir()
+    for number, text in enumerate(texts):
+        (folder / f"{number}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "sizes", [(300_000,), (40_000, 10_000_000), (10_000_000, 40_000), (21_000,)]
+)
+def test_of_a_large_file_the_end_is_held_out(prepare, tmp_path, sizes):
+    """Whichever comes first, no more is held out than asked for."""
+    texts = [f"{n}" + f"{'ö' * 9}\n" * (size // 19) for n, size in enumerate(sizes)]
+    record = prepare([files(tmp_path / "text", *texts)], validation_bytes=20_001)
+    size = sum(len(text.encode()) for text in texts)
+    assert record.files == len(sizes)
+    assert 19_998 <= record.validation_bytes <= 20_001  # between characters
+    assert record.train_bytes == size - record.validation_bytes
+    learned, held_out = train_tokens(record).tobytes(), load(record).validation.tobytes()
+    assert any(text.endswith(held_out.decode()) for text in texts)
+    assert np.array_equal(
+        np.bincount(np.frombuffer(learned + held_out, np.uint8)),
+        np.bincount(np.frombuffer("".join(texts).encode(), np.uint8)),
+    )
+
+
+def test_no_more_is_lost_than_one_file_that_validation_could_hold(prepare, tmp_path):
+    texts = [str(number) * size for number, size in enumerate((100, 90, 80, 70, 60, 500, 400))]
+    for asked in range(1, 500, 7):
+        folder = tmp_path / f"{asked}"
+        record = prepare([files(folder, *texts)], asked, folder=tmp_path / f"data{asked}")
+        lost = 1300 - record.train_bytes - record.validation_bytes
+        assert record.validation_bytes == asked and 0 <= lost < min(asked, 500)
+
+
+def test_of_a_compressed_file_the_end_of_its_text_is_held_out(prepare, tmp_path):
+    text = "".join(f"line {number} é\n" for number in range(9000)).encode()
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text))
+    plain = prepare([tmp_path / "a.txt"], folder=tmp_path / "data1")
+    packed = prepare([tmp_path / "b"], folder=tmp_path / "data2")
+    for record in (plain, packed):
+        assert load(record).validation.tobytes() == text[-record.validation_bytes :]
+        assert train_tokens(record).tobytes() == text[: -record.validation_bytes]
+    assert packed.validation_bytes == plain.validation_bytes in (4999, 5000)
 
 
 def test_paths_and_copies_make_no_difference(prepare, corpus, tmp_path):
@@ -102,7 +153,7 @@ def test_shards_are_full_but_for_the_last(prepare, monkeypatch):
         (["/no/such/folder"], 1, "/no/such/folder matches no file"),
         (["/no/such/*.txt"], 1, r"/no/such/\*.txt matches no file"),
         (["{corpus}"], 10**9, "the 40 different files leave 0 bytes for training after [1-9]"),
-        (["{corpus}/0.txt"], 1, "the 1 different files leave 0 bytes for training after 1 "),
+        (["{corpus}/0.txt"], 10**5, "the 1 different files leave 0 bytes for training after [1-9]"),
     ],
 )
 def test_too_little_text_is_refused(prepare, corpus, tmp_path, entries, needs, sentence):
@@ -120,19 +171,22 @@ def test_unreadable_file_is_refused(prepare, monkeypatch):
         prepare()
 
 
-def test_file_that_changes_meanwhile_is_refused(prepare, corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", [b"other", b"\xff"])
+def test_file_that_changes_meanwhile_is_refused(
+    prepare, corpus, tokenizer, tmp_path, monkeypatch, other
+):
     (tmp_path / "changing").mkdir()
     for path in corpus.iterdir():
         (tmp_path / "changing" / path.name).write_bytes(path.read_bytes())
 
-    def then_change(entries):
-        found = sources.scan_files(entries)
-        found[-1].path.write_text("other")
+    def then_change(entries, raw):
+        found = sources.scan_files(entries, raw)
+        found[-1].file.path.write_bytes(other)
         return found
 
     monkeypatch.setattr(prepare_data, "scan_files", then_change)
     with pytest.raises(UserError, match=r"\.txt changed while it was read"):
-        prepare([tmp_path / "changing"])
+        prepare([tmp_path / "changing"], tokenizer=tokenizer)
     assert not [*(tmp_path / "data").iterdir()]
 
 

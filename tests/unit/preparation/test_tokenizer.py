@@ -46,13 +46,9 @@ def test_long_files_are_cut_at_line_ends(prepare, corpus, tokenizer, monkeypatch
     whole = train_tokens(prepare(tokenizer=tokenizer)).tolist()
     monkeypatch.setattr(sources, "CHUNK_SIZE", 200)
     monkeypatch.setattr(tokenizer_module, "BATCH_SIZE", batch)
-    pieces = [
-        text
-        for path in corpus.iterdir()
-        for _, text, _ in tokenizer_module.chunk_text(
-            tokenizer_module.Document(path, sources.read(path, sources.ProgressReporter("", 0)))
-        )
-    ]
+    progress = sources.ProgressReporter("", [])
+    documents = [sources.read(path, False, progress) for path in corpus.iterdir()]
+    pieces = [text for each in documents for _, text, _ in tokenizer_module.chunk_text(each)]
     assert len(pieces) > 200 and max(map(len, pieces)) <= 400
     assert sum(piece.endswith("\n") for piece in pieces) > 100
     record = prepare(tokenizer=tokenizer, folder=corpus.parent / f"cut{batch}")
@@ -65,9 +61,9 @@ def test_long_files_are_cut_at_line_ends(prepare, corpus, tokenizer, monkeypatch
     assert [t for t in tokens if t < 2] == [0, 1] * (len([t for t in tokens if t < 2]) // 2)
 
 
-def test_small_files_share_a_batch(corpus, monkeypatch):
+def test_small_files_share_a_batch(monkeypatch):
     monkeypatch.setattr(tokenizer_module, "BATCH_SIZE", 250)
-    documents = [tokenizer_module.Document(corpus, [b"x" * 100]) for _ in range(7)]
+    documents = [[b"x" * 100] for _ in range(7)]
     assert [len(batch) for batch in tokenizer_module.batches(documents)] == [3, 3, 1]
 
 
@@ -78,7 +74,7 @@ def test_vocabulary_may_be_large_and_with_gaps(prepare, tmp_path):
     made.save(str(tmp_path / "tokenizer.json"))
     for number in range(2):
         (tmp_path / f"{number}.txt").write_text(f"w7 last\n{number}")
-    record = prepare([f"{tmp_path}/*.txt"], 3, tokenizer=tmp_path / "tokenizer.json")
+    record = prepare([f"{tmp_path}/*.txt"], 9, tokenizer=tmp_path / "tokenizer.json")
     assert (record.dtype, record.vocabulary) == ("uint32", 65_537)
     assert train_tokens(record).tolist() == [7, 65_536, 65_001]
 
@@ -111,21 +107,18 @@ def test_tokenizer_without_tokens_for_a_text_is_refused(prepare, tmp_path):
     for text in ("aaa", "bbb"):
         (tmp_path / f"{text}.txt").write_text(text)
     with pytest.raises(UserError, match="only 0 tokens for training, 0 for validation"):
-        prepare([f"{tmp_path}/*.txt"], 1, tokenizer=tmp_path / "t.json")
+        prepare([f"{tmp_path}/*.txt"], 3, tokenizer=tmp_path / "t.json")
 
 
-@pytest.mark.parametrize("wrong", [b"\xff\xfe", "ß".encode()[:1]])
-def test_text_that_is_not_utf8_is_refused(prepare, corpus, tokenizer, tmp_path, wrong):
-    (tmp_path / "latin").mkdir()
-    for path in corpus.iterdir():
-        (tmp_path / "latin" / path.name).write_bytes(path.read_bytes())
-    last = ordered(corpus)[-1]
-    file = next(path for path in (tmp_path / "latin").iterdir() if path.read_bytes() == last)
-    for number in range(100):  # until the file is for training
-        file.write_bytes(b"%d%s" % (number, last + wrong))
-        if ordered(file.parent)[-1] == file.read_bytes():
-            break
-    with pytest.raises(UserError, match=f"{file} is not UTF-8"):
-        prepare([tmp_path / "latin"], tokenizer=tokenizer)
-    assert not [*(tmp_path / "data").iterdir()]
-    prepare([tmp_path / "latin"])  # bytes are bytes
+def test_a_large_file_is_cut_between_characters(prepare, tokenizer, tmp_path):
+    text = "日本語\n" * 3000
+    (tmp_path / "a.txt").write_text(text)
+    record = prepare([tmp_path / "a.txt"], validation_bytes=5000, tokenizer=tokenizer)
+    same = Tokenizer.from_file(str(tokenizer))
+    learned, held_out = (
+        same.decode(tokens.tolist(), skip_special_tokens=True)
+        for tokens in (train_tokens(record), load(record).validation)
+    )
+    assert learned + held_out == text
+    assert 4998 <= len(held_out.encode()) == record.validation_bytes <= 5000
+    assert record.train_bytes == len(learned.encode())

@@ -12,6 +12,7 @@ from pathlib import Path
 from jaxway_shared import presets, training_rules
 
 from jaxway.config.jobs import (
+    BYTE_TOKENIZERS,
     BenchmarkJob,
     DataOptions,
     Placement,
@@ -142,7 +143,7 @@ def placement(values: Values, section: str, path: str, site: Site) -> Placement:
 def data_of(values: Values, path: str) -> DataOptions:
     """How a training's data are prepared; raises a sentence if they cannot be read."""
     tokenizer = values["tokenizer"]
-    if tokenizer != "bytes":
+    if tokenizer not in BYTE_TOKENIZERS:
         tokenizer = expand(tokenizer, f"{path}.tokenizer")
         check_readable(tokenizer, f"{path}.tokenizer")
     sources = tuple(expand(pattern, f"{path}.data") for pattern in values["data"])

@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 Options = Mapping[str, Any]  # of a program, by the names that its OPTIONS declare
+RAW = "raw"
+BYTE_TOKENIZERS = ("bytes", RAW)  # tokens are bytes: of text, or of files of any kind
 
 
 def short_hash(value: Any) -> str:

@@ -4,14 +4,13 @@ Files in ``--folder``: ``train-00000.bin`` and so on, of SHARD_TOKENS each but f
 ``validation.bin``; and ``data.json``, the record, which comes last and of which ``--out`` is a
 copy. A folder that holds what the same files give is left as it is.
 
-Validation is by whole file, so that no file has text on both sides: in the order of the sha256 of
-their content, as good as random and the same on every machine, files go to validation until it is
-full (the rest of its last file is not used), the others to training. Files of equal content count
-once.
+In the order of the sha256 of their text, as good as random and the same on every machine, files go
+to validation until it is full, the others to training. So no file is on both sides (the rest of the
+last one held out is not used), but for one that has more text than validation is to have: its end
+is held out. Files of equal text count once.
 """
 
 import argparse
-import codecs
 import contextlib
 import errno
 import gzip
@@ -20,15 +19,16 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxway_shared import data_record
 from jaxway_shared.data_record import DataRecord
 from jaxway_shared.errors import UserError
 
-from jaxway.data.sources import ProgressReporter, Source, read_verified, scan_files
-from jaxway.data.tokenizer import Document, Encoder, Tokens, encode, load_tokenizer
+from jaxway.config.jobs import BYTE_TOKENIZERS, RAW
+from jaxway.data.sources import ProgressReporter, Source, cut_offset, read_verified, scan_files
+from jaxway.data.tokenizer import Encoder, Tokens, encode, load_tokenizer
 from jaxway.files import atomic_replace, exclusive_lock, log
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -43,16 +43,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "integer",
         "minimum": 1,
         "default": 131072,
-        "description": "held-out text, in bytes; files that it touches are not trained on",
+        "description": "held-out text, in bytes: of whole files, or the end of a larger one",
     },
     "tokenizer": {
         "type": "string",
         "pattern": "^[^-]",
         "default": "bytes",
-        "description": "bytes, or the path of a tokenizer.json",
+        "description": "bytes (of text), raw (bytes of any file), or the path of a tokenizer.json",
     },
 }
 SHARD_TOKENS = 2**28  # in a file of 256 MB to 1 GB
+
+
+class Part(NamedTuple):
+    """What is learned of a source: its bytes from ``start`` to ``stop``."""
+
+    source: Source
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -60,58 +68,74 @@ class Preparation:
     """What is to be prepared: texts, how they become tokens, and the folder for these."""
 
     folder: Path
-    held_out: list[Source]
-    training: list[Source]
+    held_out: list[Part]
+    training: list[Part]
     validation_bytes: int
     tokenizer: str
     encoder: Encoder | None
 
     @property
-    def sources(self) -> list[Source]:
-        """All files, in the order of their sha256."""
+    def parts(self) -> list[Part]:
+        """All parts, in the order of their sources' sha256."""
         return self.held_out + self.training
 
     @property
+    def sources(self) -> list[Source]:
+        """All sources, in that order."""
+        return list(dict.fromkeys(part.source for part in self.parts))
+
+    @property
     def sha256(self) -> str:
-        """Of all that the tokens depend on; the files' digests stand for their content."""
+        """Of all that the tokens depend on; the sources' digests stand for their content."""
         tokenizer_sha256 = self.encoder.sha256 if self.encoder else None
         settings = f"{self.validation_bytes} {SHARD_TOKENS} {tokenizer_sha256}\n".encode()
         digests = b"".join(source.digest for source in self.sources)
         return hashlib.sha256(settings + digests).hexdigest()
 
 
-def split(sources: list[Source], validation_bytes: int) -> tuple[list[Source], list[Source]]:
-    """Files for validation and for training."""
-    held_out, training, size = [], [], 0
+def split(sources: list[Source], validation_bytes: int) -> tuple[list[Part], list[Part]]:
+    """What is held out for validation, and what is trained on."""
+    held_out, training, missing = list[Part](), list[Part](), validation_bytes
     for source in sources:
-        if size < validation_bytes:
-            held_out.append(source)
-            size += source.size
+        if not missing:
+            training.append(Part(source, 0, source.size))
+        elif source.size > validation_bytes:
+            cut = cut_offset(source, source.size - missing)
+            held_out.append(Part(source, cut, source.size))
+            training.append(Part(source, 0, cut))
+            missing = 0
         else:
-            training.append(source)
-    rest = sum(source.size for source in training)
-    if size < validation_bytes or not rest:
+            held_out.append(Part(source, 0, min(missing, source.size)))
+            missing -= held_out[-1].stop
+    rest = sum(part.stop for part in training)
+    if missing or not rest:
         raise UserError(
             "JW181",
             f"data: too short: the {len(sources)} different files leave {rest} bytes for training "
-            f"after {min(size, validation_bytes)} for validation; lower validation_bytes "
+            f"after {validation_bytes - missing} for validation; lower validation_bytes "
             f"({validation_bytes}) or add text",
         )
     return held_out, training
 
 
-def read_validation(data: Preparation, progress: ProgressReporter) -> list[tuple[Path, bytes]]:
-    """Held-out texts, no longer than asked for, and without half a character for a tokenizer."""
-    texts, length = [], data.validation_bytes
-    for source in data.held_out:
-        text = bytearray()
-        for chunk in read_verified(source, progress):
-            text += chunk[: length - len(text)]
-        length -= len(text)
-        if data.encoder and len(text) < source.size:
-            _, whole = codecs.utf_8_decode(text, "ignore")
-            del text[whole:]
-        texts.append((source.path, bytes(text)))
+def read_part(part: Part, progress: ProgressReporter) -> Iterator[bytes]:
+    """Content of a part, in chunks."""
+    position = 0
+    for chunk in read_verified(part.source, progress):
+        start, stop = (max(0, bound - position) for bound in (part.start, part.stop))
+        if piece := chunk[start:stop]:
+            yield piece
+        position += len(chunk)
+
+
+def read_validation(data: Preparation, progress: ProgressReporter) -> list[bytes]:
+    """Held-out texts, without half a character for a tokenizer."""
+    texts = []
+    for part in data.held_out:
+        text = b"".join(read_part(part, progress))
+        if data.encoder and part.stop < part.source.size:
+            text = text.decode(errors="ignore").encode()
+        texts.append(text)
     return texts
 
 
@@ -154,23 +178,22 @@ def write(data: Preparation) -> DataRecord:
         vocabulary = data.encoder.vocabulary
         dtype_name = "uint16" if vocabulary <= 2**16 else "uint32"  # uint8 stands for bytes
     dtype = np.dtype(dtype_name).newbyteorder("<")
-    progress = ProgressReporter("writing", sum(source.size for source in data.sources))
+    progress = ProgressReporter("writing", [part.source.file for part in data.parts])
 
     texts = read_validation(data, progress)
-    validation = b"".join(text for _, text in texts)
-    documents = (Document(path, [text]) for path, text in texts)
+    validation = b"".join(texts)
+    documents = [[text] for text in texts]
     tokens = np.concatenate([np.empty(0, dtype), *encode(documents, data.encoder, dtype)])
     (data.folder / data_record.VALIDATION).write_bytes(tokens.data)
 
     counts_256 = np.zeros(256, np.int64)
 
-    def counted(source: Source) -> Iterator[bytes]:
-        for chunk in read_verified(source, progress):
+    def counted(part: Part) -> Iterator[bytes]:
+        for chunk in read_part(part, progress):
             counts_256[:] += np.bincount(np.frombuffer(chunk, np.uint8), minlength=256)
             yield chunk
 
-    documents = (Document(source.path, counted(source)) for source in data.training)
-    shards = write_shards(data.folder, encode(documents, data.encoder, dtype))
+    shards = write_shards(data.folder, encode(map(counted, data.training), data.encoder, dtype))
     if not shards or not len(tokens):
         raise UserError(
             "JW181",
@@ -256,8 +279,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    encoder = None if args.tokenizer == "bytes" else load_tokenizer(args.tokenizer)
-    held_out, training = split(scan_files(args.data), args.validation_bytes)
+    encoder = None if args.tokenizer in BYTE_TOKENIZERS else load_tokenizer(args.tokenizer)
+    sources = scan_files(args.data, raw=args.tokenizer == RAW)
+    held_out, training = split(sources, args.validation_bytes)
     folder, length = args.folder.absolute(), args.validation_bytes
     with disk_full_as_error(folder):
         record = prepare(Preparation(folder, held_out, training, length, args.tokenizer, encoder))

@@ -13,13 +13,7 @@ from tokenizers import Tokenizer
 BATCH_SIZE = 2**24  # characters that are tokenised at once, in parallel; takes 1.3 GB of memory
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
-
-
-class Document(NamedTuple):
-    """A text: its path, and its content in chunks."""
-
-    path: Path
-    chunks: Iterable[bytes]
+Document = Iterable[bytes]  # content of a text, in chunks
 
 
 class TextChunk(NamedTuple):
@@ -73,19 +67,14 @@ def chunk_text(document: Document) -> Iterator[TextChunk]:
     A document longer than sources.CHUNK_SIZE is cut, after a newline if there is one: tokens there
     may be others than without the cut.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
+    # What is no UTF-8 has been refused; if a file has changed since, its digest tells.
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
     first, text = True, ""
-    try:
-        for chunk in document.chunks:
-            if end := text.rfind("\n") + 1 or len(text):
-                yield TextChunk(first, text[:end], False)
-                first = False
-            text = text[end:] + decoder.decode(chunk)
-        text += decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        raise UserError(
-            "JW183", f"data: {document.path} is not UTF-8, which a tokenizer needs"
-        ) from None
+    for chunk in document:
+        if end := text.rfind("\n") + 1 or len(text):
+            yield TextChunk(first, text[:end], False)
+            first = False
+        text = text[end:] + decoder.decode(chunk)
     if text:
         yield TextChunk(first, text, True)
 
@@ -108,7 +97,7 @@ def encode(
     """Tokens of documents, in flat arrays one after the other; without an encoder their bytes."""
     if encoder is None:
         for document in documents:
-            yield from (np.frombuffer(chunk, dtype) for chunk in document.chunks)
+            yield from (np.frombuffer(chunk, dtype) for chunk in document)
         return
     for batch in batches(documents):
         texts = [chunk.text for chunk in batch]

@@ -12,15 +12,11 @@ from jaxway_shared import presets
 from jaxway_shared.data_record import DataRecord, read_prepared
 from jaxway_shared.errors import UserError
 
-from jaxway.config.jobs import DataOptions, TrainJob
-from jaxway.data.sources import find_files
+from jaxway.config.jobs import BYTE_TOKENIZERS, RAW, DataOptions, TrainJob
+from jaxway.data.find import File, Found, find_files
+from jaxway.data.sources import Look, look
 from jaxway.data.tokenizer import load_tokenizer
-from jaxway.preflight.finding import Finding, Findings, and_more, failure, passed
-
-
-class TextFile(NamedTuple):
-    path: Path
-    bytes: int
+from jaxway.preflight.finding import Finding, Findings, and_more, failure, passed, warning
 
 
 class Demand(NamedTuple):
@@ -31,10 +27,15 @@ class Demand(NamedTuple):
 
 
 @functools.cache
-def files_of(*sources: str) -> list[TextFile]:
+def found_files(*entries: str) -> Found:
     """Files that entries of ``data`` name. There may be many, so once a run."""
-    files = dict.fromkeys(file for source in sources for file in find_files(source))
-    return [TextFile(file, file.stat().st_size) for file in files]
+    return find_files(entries)
+
+
+@functools.cache
+def looks_of(*entries: str) -> list[Look]:
+    """What a look at each of these files finds."""
+    return [look(file) for file in found_files(*entries).files]
 
 
 def record_of(data: DataOptions) -> DataRecord | None:
@@ -45,14 +46,14 @@ def record_of(data: DataOptions) -> DataRecord | None:
 @functools.cache
 def vocabulary_size(tokenizer: str) -> int:
     """Entries of a tokenizer's vocabulary. UserError where it cannot be used."""
-    if tokenizer == "bytes":
+    if tokenizer in BYTE_TOKENIZERS:
         return 256
     size: int = load_tokenizer(tokenizer).tokenizer.get_vocab_size()
     return size
 
 
 def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
-    """One finding for all trainings that share data. ``trainings``: by label."""
+    """What is found once for all trainings that share data. ``trainings``: by label."""
     labels: dict[DataOptions, list[str]] = {}
     for label, job in trainings.items():
         if job.data:
@@ -60,7 +61,11 @@ def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
     for data, sharing in labels.items():
         demand = demand_of(trainings[label] for label in sharing)
         try:
-            yield check_prepared(data, sharing, demand) or check_files(data, sharing, demand)
+            vocabulary_size(data.tokenizer)
+            if record := record_of(data):
+                yield check_prepared(record, sharing, demand)
+            else:
+                yield from check_files(data, sharing, demand)
         except UserError as error:
             yield failure(error.code, f"{sharing[0]}: {error}")
 
@@ -73,39 +78,57 @@ def demand_of(trainings: Iterable[TrainJob]) -> Demand:
     )
 
 
-def check_prepared(data: DataOptions, labels: list[str], demand: Demand) -> Finding | None:
-    """What is known of data that have been prepared; None, if they have not."""
-    vocabulary_size(data.tokenizer)
-    record = record_of(data)
-    if record is None:
-        return None
-    times = times_read(demand.read, record.train_tokens)
-    return passed(f"{and_more(labels)}: {record.train_tokens / 1e6:,.1f} M tokens, {times}")
+def check_prepared(record: DataRecord, labels: list[str], demand: Demand) -> Finding:
+    """What is known of data that have been prepared."""
+    tokens = f"{record.train_tokens / 1e6:,.1f} M tokens"
+    return passed(f"{and_more(labels)}: {tokens}, {reads(demand, record.train_tokens)}")
 
 
-def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding:
-    """Whether the files can be read, and what validation leaves of them is enough."""
-    files, who = files_of(*data.data), labels[0]
-    if unreadable := next((file for file in files if not os.access(file.path, os.R_OK)), None):
-        return failure("JW512", f"{who}.data: {unreadable.path} cannot be read by this user")
-    if not files:
-        return failure("JW511", f"{who}.data: no file in {', '.join(data.data)}")
+def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Findings:
+    """Whether the files can be read, are text, and leave enough after validation."""
+    found, who = found_files(*data.data), labels[0]
+    for loop in found.loops:
+        yield warning(f"{who}.data: {loop}: not followed again")
+    for problem in found.problems:
+        yield failure("JW511", f"{who}.data: {problem}")
+    for file in found.files:
+        if not os.access(file.path, os.R_OK):
+            yield failure("JW512", f"{who}.data: {file.path} cannot be read by this user")
+            return
+    looks = [] if data.tokenizer == RAW else looks_of(*data.data)
+    refused = [each.error for each in looks if each.error]
+    if refused:
+        more = f" ({len(refused) - 1} more is not read either)" if refused[1:] else ""
+        yield failure(refused[0].code, f"{who}: {refused[0]}{more}")
+    if not found.problems and not refused:
+        compressed = any(each.compressed for each in looks)
+        yield check_size(data, labels, demand, found.files, compressed)
+
+
+def check_size(
+    data: DataOptions, labels: list[str], demand: Demand, files: list[File], compressed: bool
+) -> Finding:
+    """Whether files leave enough after validation, as far as is known before they are read."""
     size = sum(file.bytes for file in files)
-    # A file is either held out or trained on.
-    left = size - data.validation_bytes if files[1:] else 0
+    left = size - data.validation_bytes
     what = f"{size / 1e6:,.1f} MB in {len(files)} files"
+    if compressed:
+        return passed(f"{and_more(labels)}: {what}, some of them compressed")
     if left <= demand.context:
         return failure(
             "JW513",
-            f"{who}.data: {what} are too short for {data.validation_bytes:,} bytes of validation "
-            f"and a context of {demand.context}: add text",
+            f"{labels[0]}.data: {what} are too short for {data.validation_bytes:,} bytes of "
+            f"validation and a context of {demand.context}: add text",
         )
-    if data.tokenizer == "bytes":  # else a token has an unknown number of them
-        what = f"{what}, {times_read(demand.read, left)}"
+    if data.tokenizer in BYTE_TOKENIZERS:  # else a token has an unknown number of them
+        what = f"{what}, {reads(demand, left)}"
     return passed(f"{and_more(labels)}: {what}")
 
 
-def times_read(wanted: int, available: int) -> str:
-    """How often a token is read, in words."""
-    times = math.ceil(wanted / available)
-    return f"read {f'{times:,} times' if times > 1 else 'once'} at most"
+def reads(demand: Demand, available: int) -> str:
+    """How often a token is read, in words. Windows are drawn at random, with replacement."""
+    times = demand.read / available
+    return (
+        f"the longest training reads a token {times:,.2f} times on average, "
+        f"about {math.exp(-times):.0%} of them never"
+    )

@@ -13,7 +13,7 @@ from jaxway.config.site import Site
 from jaxway.container import work_folder
 from jaxway.container.work_folder import Space
 from jaxway.launch import state_folder
-from jaxway.preflight.data import files_of, record_of, vocabulary_size
+from jaxway.preflight.data import found_files, record_of, vocabulary_size
 from jaxway.preflight.finding import Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
 
@@ -107,7 +107,7 @@ def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requ
     """Space for data that are not prepared yet: about what their files have."""
     for data in dict.fromkeys(job.data for job in trainings if job.data):
         if not record_of(data):
-            size = sum(file.bytes for file in files_of(*data.data))
+            size = sum(file.bytes for file in found_files(*data.data).files)
             yield Requirement(Path(site.scratch), size, FILES_OF_DATA)
 
 

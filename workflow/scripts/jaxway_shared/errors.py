@@ -62,7 +62,7 @@ CODES = {
     "JW180": "no text to learn",
     "JW181": "too little text",
     "JW182": "text changed while it was read",
-    "JW183": "text that is not UTF-8",
+    "JW183": "file that is not plain text in UTF-8",
     "JW184": "tokenizer cannot be used",
     "JW185": "no space left for prepared data",
     "JW186": "prepared data missing or changed",

@@ -291,6 +291,58 @@ def test_training_whose_state_stays_unreadable_stops(
     assert capsys.readouterr().err == f"Training small stopped: {reason} [JW204]\n"
 
 
+REFUSAL = """
+[ -s refusals ] && { sed -i 1d refusals; echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def refusing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder; sbatch refuses as many jobs as the file `refusals` has lines."""
+    monkeypatch.setattr(executor_module, "REFUSAL_INTERVAL_S", 0.01)
+    (folder / "bin/sbatch").write_text(f"#!/bin/sh\n{REFUSAL}{SBATCH}")
+    return folder
+
+
+def save_and_refuse_the_next(job: Any) -> None:
+    """A training's job saves a checkpoint, and Slurm refuses the next one three times."""
+    write_state(10)
+    Path("refusals").write_text("\n" * 3)
+
+
+def test_first_job_that_slurm_refuses_fails(refusing: Path, start, capsys) -> None:
+    (refusing / "refusals").write_text("\n")
+    assert run(start(), make_training()) == ["failed"]
+    line = "Slurm refused train_run small: QOSMaxSubmitJob [JW202]\n"
+    assert capsys.readouterr().err == line
+    assert (refusing / "logs/train_run.log").read_text() == line
+
+
+def test_next_job_that_slurm_refuses_is_submitted_again(refusing: Path, start, capsys) -> None:
+    (refusing / "state").write_text("TIMEOUT")
+    executor = start()
+    executor.workflow.scheduler.submit_callback = save_and_refuse_the_next
+    assert run(executor, make_training()) == ["failed"]
+    output = capsys.readouterr().err
+    assert output.count("Slurm refused train_run small: QOSMaxSubmitJob; asking again.") == 1
+    assert "no progress past step 10 (job 8 " in output
+    ends = [each.end for each in Journal().read().values()]
+    assert ends == ["TIMEOUT", ""]  # Snakemake was not told to take note of the last one
+
+
+def test_ctrl_c_ends_a_refused_training(refusing: Path, start, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(executor_module, "REFUSAL_INTERVAL_S", 60)
+    (refusing / "state").write_text("TIMEOUT")
+    executor, refused = start(), threading.Event()
+    monkeypatch.setattr(executor._queue, "report_refusal", lambda *_: refused.set())
+    executor.workflow.scheduler.submit_callback = save_and_refuse_the_next
+    executor.run_jobs([make_training()])
+    assert refused.wait(10)
+    executor.cancel()
+    assert [each.end for each in Journal().read().values()] == ["TIMEOUT", "REFUSED"]
+    assert "Cancelled" not in capsys.readouterr().err
+
+
 def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> None:
     executor = start()
     Journal().begin(make_submission(id="5"))

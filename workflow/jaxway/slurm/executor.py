@@ -48,7 +48,9 @@ from jaxway.slurm.resubmission import (
 from jaxway.slurm.work import label_of, work_of
 
 MESSAGE_TIMEOUT_S = 10  # Slurm's default: so long a controller may have a request in hand
-SUBMISSION_THREADS = 4
+SBATCH_CALLS = 4  # at a time
+THREADS = 64  # most of them wait: for an earlier job's end, a state's lock, a limit of submissions
+REFUSAL_INTERVAL_S = 60  # until a training's next job is submitted again
 UNSAFE_RE = re.compile(r"[^\w.-]")  # in a job's name, which is an item of a list with commas
 NAME_LENGTH = 100  # of its readable part: 500 names are one argument of squeue
 # The job's identity, its deadline, and where Slurm's commands find their configuration.
@@ -81,7 +83,8 @@ class Executor(SlurmExecutor):
         self._queue = PatientQueue(self._closing)
         self._submitting = threading.Lock()  # held while a submission begins
         self._submissions: dict[str, Submission] = {}  # of this run, by name
-        self._pool = ThreadPoolExecutor(SUBMISSION_THREADS, thread_name_prefix="submission")
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="submission")
+        self._sbatch_calls = threading.Semaphore(SBATCH_CALLS)
         self._latency_wait = self.workflow.execution_settings.latency_wait
         self._earlier = EarlierRun(self._journal, self._queue, self._closing, self._latency_wait)
         self._found_earlier: Future[None] | None = None
@@ -149,12 +152,9 @@ class Executor(SlurmExecutor):
         call = self._submit_call(job, new)
         if after:
             call += f" --dependency=afterany:{':'.join(after)}"
-        self._register(new, begins=True)
-        try:
-            submitted = self._sbatch(call, self.format_job_exec(job), new)
-        except submission.RefusedError as error:
-            self._record(new, end="REFUSED")
-            raise UserError("JW202", f"Slurm refused {label}: {error}") from None
+        while not (submitted := self._sbatch(call, self.format_job_exec(job), new)):
+            if self._closing.wait(REFUSAL_INTERVAL_S):
+                raise StoppedError
         self.logger.info(f"Submitted job {submitted}, log: {submitted.log_file}")
         self._wait_for(job, submitted)
 
@@ -190,17 +190,32 @@ class Executor(SlurmExecutor):
             call += f" --ntasks-per-node={tasks}"
         return f"{call}{set_gres_string(job)}"
 
-    def _sbatch(self, call: str, command: str, new: Submission) -> Submission:
-        """Call sbatch until it has submitted one job. StoppedError, if Ctrl-C comes before."""
+    def _sbatch(self, call: str, command: str, new: Submission) -> Submission | None:
+        """Submit a job; None where Slurm refuses the next one of a training. StoppedError, if
+        Ctrl-C comes before."""
+        with self._sbatch_calls:
+            self._register(new, begins=True)
+            try:
+                return self._record(new, id=self._job_id(call, command, new))
+            except submission.RefusedError as error:
+                self._record(new, end="REFUSED")
+                if new.number == 1:
+                    raise UserError("JW202", f"Slurm refused {new.label}: {error}") from None
+                # It took the last one: what has changed may change back, as a limit of jobs does.
+                self._queue.report_refusal(new.label, error)
+                return None
+
+    def _job_id(self, call: str, command: str, new: Submission) -> str:
+        """Call sbatch until it has submitted one job."""
         while True:
             try:
-                return self._record(new, id=submission.sbatch(call, command))
+                return submission.sbatch(call, command)
             except QueryError as error:
                 self._queue.report_outage(error)
             # Slurm may have taken the job, or be about to, although sbatch did not learn of it.
             time.sleep(MESSAGE_TIMEOUT_S)  # also after Ctrl-C: scancel must find the job
             if found := self._queue.find_jobs([new.name]).get(new.name):
-                return self._record(new, id=found.id)
+                return found.id
 
     def _register(self, entry: Submission, begins: bool = False) -> None:
         """From now on Ctrl-C cancels it. StoppedError, if Ctrl-C has come."""

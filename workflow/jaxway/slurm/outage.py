@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from jaxway.slurm.queue import QueryError, SlurmJob, find_jobs
 
 RETRY_INTERVAL_S = 5  # after a query that failed
-REPORT_INTERVAL_S = 60  # between two lines about a Slurm that does not answer
+REPORT_INTERVAL_S = 60  # between two lines about what is asked again
 
 
 class StoppedError(Exception):
@@ -23,7 +23,7 @@ def report(line: str) -> None:
 
 
 class PatientQueue:
-    """Asks until there is an answer, and reports at most once a minute that there is none."""
+    """Asks until there is an answer, and reports at most once a minute that it asks again."""
 
     def __init__(self, closing: threading.Event) -> None:
         self._closing = closing  # set by Ctrl-C
@@ -41,7 +41,15 @@ class PatientQueue:
             self._closing.wait(RETRY_INTERVAL_S)
 
     def report_outage(self, error: QueryError) -> None:
-        """Report that Slurm did not answer, unless that was reported a moment ago."""
+        """Report that Slurm did not answer."""
+        self._report(f"Slurm did not answer ({error}); asking again. Jobs are not affected.")
+
+    def report_refusal(self, label: str, error: Exception) -> None:
+        """Report that Slurm refused a training's next job."""
+        self._report(f"Slurm refused {label}: {error}; asking again.")
+
+    def _report(self, line: str) -> None:
+        """Report that something is asked again, unless that was reported a moment ago."""
         if time.monotonic() - self._reported >= REPORT_INTERVAL_S:
             self._reported = time.monotonic()
-            report(f"Slurm did not answer ({error}); asking again. Jobs are not affected.")
+            report(line)

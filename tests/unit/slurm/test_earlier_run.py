@@ -1,5 +1,7 @@
 """Which jobs of a killed run are waited for, by a queue that answers from a table."""
 
+import math
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +18,7 @@ from submissions import make_submission
 OUTPUT = make_submission().outputs[0]
 JOB: Any = SimpleNamespace(output=[OUTPUT])
 IDS = {"a": "12", "b": "13"}
-NONE: tuple[None, list[str]] = (None, [])  # nothing is taken over, nothing is waited for
+NONE: tuple[None, str, list[str]] = (None, "", [])  # nothing is taken over, nothing is waited for
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def end(journal: Journal) -> str:
 def test_job_that_has_not_ended_is_taken_over_once(journal: Journal, state: str) -> None:
     journal.begin(make_submission("a"))  # its id was not recorded
     earlier = found(journal, state, state)
-    assert earlier.take_over(JOB) == (make_submission("a", id="12", run=RUN_ID), [])
+    assert earlier.take_over(JOB) == (make_submission("a", id="12", run=RUN_ID), state, [])
     assert earlier.take_over(JOB) == NONE
     assert journal.read()["a"].id == "12"
 
@@ -105,9 +107,33 @@ def test_job_that_slurm_does_not_know_is_submitted(journal: Journal, job: str, w
     assert end(journal) == why
 
 
+@pytest.mark.parametrize(
+    ("written", "values", "done"),
+    [
+        (101, {}, True),
+        (99, {}, False),  # by an earlier job
+        (101, {"begun": math.inf}, False),
+        (101, {"work": "other"}, False),
+        (101, {"id": ""}, False),  # Slurm never knew it
+        (None, {}, False),
+    ],
+)
+def test_job_that_slurm_has_forgotten_is_done_if_its_outputs_are_newer(
+    journal: Journal, written: int | None, values: dict[str, Any], done: bool
+) -> None:
+    Path(OUTPUT).parent.mkdir(parents=True)
+    if written:
+        Path(OUTPUT).touch()
+        os.utime(OUTPUT, (written, written))
+    journal.begin(make_submission("a", **{"id": "12", "begun": 100} | values))
+    earlier, state, _ = found(journal).take_over(JOB)
+    assert (bool(earlier), state) == ((True, "COMPLETED") if done else (False, ""))
+    assert end(journal) == ("" if done else "LOST" if values.get("id", "12") else "NOT SUBMITTED")
+
+
 def test_job_with_other_settings_ends_before_the_new_one_begins(journal: Journal, capsys) -> None:
     journal.begin(make_submission("a", work="other"))
-    assert found(journal, "RUNNING", "RUNNING").take_over(JOB) == (None, ["12"])
+    assert found(journal, "RUNNING", "RUNNING").take_over(JOB) == (None, "", ["12"])
     assert end(journal) == ""  # another run may need to know of it
     assert "not ended: the new one begins after it (`scancel 12`" in capsys.readouterr().err
 
@@ -115,7 +141,7 @@ def test_job_with_other_settings_ends_before_the_new_one_begins(journal: Journal
 def test_job_after_which_another_one_writes_is_not_taken_over(journal: Journal) -> None:
     for name, work in (("a", make_submission().work), ("b", "other")):
         journal.begin(make_submission(name, work=work))
-    assert found(journal, *["RUNNING"] * 3).take_over(JOB) == (None, ["13", "12"])
+    assert found(journal, *["RUNNING"] * 3).take_over(JOB) == (None, "", ["13", "12"])
 
 
 def test_job_that_waits_for_another_one_is_taken_over(journal: Journal) -> None:
@@ -134,7 +160,7 @@ def test_cancelled_job_is_cancelled_again_and_ends_before_the_new_one_begins(
         earlier_run, "cancel", lambda jobs, queue: cancelled.extend(job.id for job in jobs)
     )
     journal.begin(make_submission("a", cancelled=True))
-    assert found(journal, "RUNNING", "RUNNING").take_over(JOB) == (None, ["12"])
+    assert found(journal, "RUNNING", "RUNNING").take_over(JOB) == (None, "", ["12"])
     assert cancelled == ["12"]
 
 

@@ -199,6 +199,19 @@ def test_job_begins_when_one_with_other_settings_has_ended(folder: Path, start) 
     assert Journal().read()["earlier"].end == ""
 
 
+def test_job_that_has_been_done_meanwhile_is_not_submitted(folder: Path, start) -> None:
+    """Slurm has forgotten it; its output is newer than its line in the journal."""
+    executor, job = start(), make_job()
+    Journal().begin(make_submission(id="5", label="evaluate", outputs=("o",), begun=0))
+    (folder / "o").touch()
+    job.output = ["o"]
+    executor.dag.needrun_jobs = lambda: [job]
+    assert run(executor, job) == ["finished"]
+    assert not (folder / "sbatch.called").exists()
+    executor.handle_job_success(job)
+    assert [each.end for each in Journal().read().values()] == ["COMPLETED"]
+
+
 def test_training_whose_state_is_in_use_is_not_submitted(folder: Path, start, capsys) -> None:
     job = make_job("train_run")
     job.resources |= {"training_state": str(folder / "a-0123"), "max_jobs": 10}

@@ -37,22 +37,21 @@ class EarlierRun:
         others = []
         for name, each in left.items():
             job = found.get(name)
-            if not job:
-                self._journal.update(each, end=LOST if each.id else "NOT SUBMITTED")
-                continue
-            each = each if each.id else self._journal.update(each, id=job.id)
-            self._states[name] = job.state
-            if not set(each.outputs).isdisjoint(outputs):
+            if job and not each.id:
+                each = self._journal.update(each, id=job.id)
+            self._states[name] = state = job.state if job else LOST if each.id else "NOT SUBMITTED"
+            if each.id and not set(each.outputs).isdisjoint(outputs):
                 self._jobs.append(each)
-            elif job.active:
+            elif state in ACTIVE:
                 others.append(str(each))
             else:
-                self._journal.update(each, end=job.state)
+                self._journal.update(each, end=state)
         if others:
             report(f"Jobs of an earlier run that this one does not need: {', '.join(others)}.")
 
-    def take_over(self, job: Job) -> tuple[Submission | None, list[str]]:
-        """The one that does the same as a job of this run, if it still runs or has succeeded.
+    def take_over(self, job: Job) -> tuple[Submission | None, str, list[str]]:
+        """The one that does the same as a job of this run, if it still runs or has succeeded, and
+        its state.
 
         Where there is none, the ids of those after whose end the job may begin: they would write
         the same files, with other settings or although they were cancelled.
@@ -64,13 +63,15 @@ class EarlierRun:
             self._jobs.remove(each)
             state = self._state_of(each)
             same = each.work == work and not after
+            if same and state == LOST and is_newer(outputs, each.begun):
+                state = "COMPLETED"  # long ago: Slurm has forgotten it
             if same and state == "COMPLETED" and self._appear(outputs):
-                return self._taken_over(each, state), []
+                return self._taken_over(each, state), state, []
             if state not in ACTIVE:
                 report(f"Job {each} of an earlier run: {state}. It is submitted again.")
                 self._journal.update(each, end=state)
             elif same and not each.cancelled:
-                return self._taken_over(each, state), []
+                return self._taken_over(each, state), state, []
             else:
                 if each.cancelled:
                     cancel([each], self._queue)  # the run that did it may have been killed before
@@ -79,7 +80,7 @@ class EarlierRun:
                     f"the new one begins after it (`scancel {each.id}` ends it)."
                 )
                 after.append(each.id)
-        return None, after
+        return None, "", after
 
     def _taken_over(self, earlier: Submission, state: str) -> Submission:
         report(f"Took over job {earlier} of an earlier run: {state}.")
@@ -103,3 +104,11 @@ class EarlierRun:
             if time.monotonic() > deadline or self._closing.wait(POLL_INTERVAL_S):
                 return False
         return True
+
+
+def is_newer(files: Collection[str], moment: float) -> bool:
+    """Whether all these files were written after a moment, in seconds since 1970."""
+    try:
+        return all(os.path.getmtime(file) > moment for file in files)
+    except OSError:
+        return False

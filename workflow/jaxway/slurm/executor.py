@@ -105,12 +105,15 @@ class Executor(SlurmExecutor):
             submission.check_supported(job)
             assert self._found_earlier
             self._found_earlier.result()
-            earlier, after = self._earlier.take_over(job)
-            if earlier:
-                self._register(earlier)
+            earlier, state, after = self._earlier.take_over(job)
+            if not earlier:
+                self._submit(job, 1, after)
+                return
+            self._register(earlier)
+            if state in queue.ACTIVE:
                 self._wait_for(job, earlier)
             else:
-                self._submit(job, 1, after)
+                self._settle(SubmittedJobInfo(job, aux={"name": earlier.name}), state, None)
 
     @contextlib.contextmanager
     def _reporting(self, job: Job) -> Iterator[None]:
@@ -145,6 +148,7 @@ class Executor(SlurmExecutor):
             outputs=tuple(map(str, job.output)),
             log=str(folder / "%j.log"),
             run=RUN_ID,
+            begun=time.time(),
             number=number,
             state_folder=before.folder,
             step_before=before.step,

@@ -7,6 +7,7 @@ open: the next run asks Slurm for its name. Accounting reads here which jobs the
 
 import dataclasses
 import json
+import math
 import os
 import threading
 import uuid
@@ -31,6 +32,7 @@ class Submission:
     outputs: tuple[str, ...]
     log: str  # that Slurm writes; %j stands for the id
     run: str  # the last run that waited for it
+    begun: float = math.inf  # seconds since 1970 when it was about to be submitted; inf, not known
     number: int = 1  # of this training's jobs in a row, from 1
     state_folder: str = ""  # of the training, before this job
     step_before: int = 0  # last checkpoint before this job

@@ -356,6 +356,18 @@ def test_ctrl_c_ends_a_refused_training(refusing: Path, start, monkeypatch, caps
     assert "Cancelled" not in capsys.readouterr().err
 
 
+def test_jobs_that_an_error_of_snakemake_leaves_are_named(folder: Path, start, capsys) -> None:
+    (folder / "state").write_text("RUNNING")
+    executor, submitted = start(), threading.Event()
+    executor.workflow.scheduler.submit_callback = lambda job: submitted.set()
+    executor.run_jobs([make_job()])
+    assert submitted.wait(10)
+    executor.shutdown()
+    assert capsys.readouterr().err == "Jobs that the next run takes over: 7 (evaluate).\n"
+    (entry,) = Journal().open_submissions().values()
+    assert not entry.cancelled
+
+
 def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> None:
     executor = start()
     Journal().begin(make_submission(id="5"))

@@ -345,18 +345,22 @@ class Executor(SlurmExecutor):
 
     def cancel(self) -> None:
         """Cancel every job that was submitted, also one that sbatch is just submitting."""
+        for each in (left := self._close()):
+            self._record(each, cancelled=True)
+        cancel(left, self._queue)
+        super().shutdown()
+        report_open(self._journal, self._submissions)
+
+    def shutdown(self) -> None:
+        """Snakemake has no job left, or has failed itself: then jobs of this run are left."""
+        if left := self._close():
+            report(f"Jobs that the next run takes over: {', '.join(map(str, left))}.")
+        super().shutdown()
+
+    def _close(self) -> list[Submission]:
+        """Submit nothing more; the jobs that have not ended."""
         with self._submitting:
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         left = [each for each in self._submissions.values() if not each.end]
-        left = [each for each in left if self._polling.state(each.name) in queue.ACTIVE]
-        for each in left:
-            self._record(each, cancelled=True)
-        cancel(left, self._queue)
-        self.shutdown()
-        report_open(self._journal, self._submissions)
-
-    def shutdown(self) -> None:
-        self._closing.set()
-        self._pool.shutdown(wait=True)
-        super().shutdown()
+        return [each for each in left if self._polling.state(each.name) in queue.ACTIVE]

@@ -97,7 +97,8 @@ class Run:
             self._compare_finished_nodes()
             print("Rerun the same command to resume.", file=sys.stderr, flush=True)
         if self.launch.site.launcher:
-            with contextlib.suppress(KeyboardInterrupt):  # of a user who does not want to wait
+            interrupt.requested.clear()  # that of the jobs; another Ctrl-C ends the waiting
+            with contextlib.suppress(KeyboardInterrupt):
                 self._report_cost()
 
     def preflight(self, planned: Planned, complete: bool) -> None:

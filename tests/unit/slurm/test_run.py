@@ -1,11 +1,13 @@
-"""Before the first job of a run."""
+"""Before the first job of a run, and after its last."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from jaxway import interrupt, run
+from jaxway.slurm import accounting
 from jaxway.slurm.journal import Journal
 from submissions import make_submission
 
@@ -28,3 +30,28 @@ def test_ctrl_c_before_the_first_job_names_those_of_an_earlier_run(
         "interrupted; nothing was submitted [JW212]",
         "Jobs of an earlier run may still run: 5 (train_run small).",
     ]
+
+
+def test_ctrl_c_after_one_that_ended_the_jobs_ends_the_wait_for_accounting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits = []
+
+    def wait(*_: object) -> None:
+        waits.append("begun")
+        signal.raise_signal(signal.SIGINT)
+        waits.append("went on")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accounting, "wait_for_accounting", wait)
+    handler = signal.getsignal(signal.SIGINT)
+    interrupt.install()
+    interrupt.requested.set()
+    launch: Any = SimpleNamespace(site=SimpleNamespace(launcher="srun", scratch=tmp_path))
+    try:
+        run.Run(launch, []).end(success=False)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        interrupt.requested.clear()
+    assert waits == ["begun"]
+    assert capsys.readouterr().err == "Rerun the same command to resume.\n"

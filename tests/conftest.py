@@ -18,13 +18,13 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Run tests that share fixtures that take long in one process: all of the cluster, and those of
-    a file or a folder in the other layers."""
+    """Run the tests of a file, or of a folder within a layer, in one process: they share fixtures
+    that take long."""
     from xdist.scheduler import LoadScopeScheduling  # where tests run in a container, there is none
 
     class ByLayer(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             _, layer, path, *_ = nodeid.partition("::")[0].split("/")
-            return layer if layer == "cluster" else f"{layer}/{path}"
+            return f"{layer}/{path}"
 
     return ByLayer(config, log)

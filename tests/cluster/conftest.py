@@ -1,12 +1,13 @@
 """Fixtures: JURECA in small, for the whole test session, and a chain of short jobs on it."""
 
 import os
+import secrets
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 from chain import Chain
-from nodes import COMMAND, UNSUITABLE, Cluster
+from nodes import COMMAND, UNSUITABLE, Checkout, Cluster, Pull
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +24,21 @@ def cluster() -> Iterator[Cluster]:
         subprocess.run([COMMAND, "down"], check=True)
 
 
+@pytest.fixture(scope="session")
+def pull(cluster: Cluster) -> Pull:
+    """The workflow's own pull, into an empty $SCRATCH."""
+    cluster.run("rm -rf $SCRATCH/jureca_containers $SCRATCH/alice $SCRATCH/bob", user="root")
+    checkout = Checkout(cluster, name="pull")
+    password = f"canary-{secrets.token_hex(8)}"
+    environment = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": password}
+    with checkout.start(checkout.configure("pull", {}), "pull", **environment) as snakemake:
+        code, output = snakemake.wait(600)
+    assert code == 0, output
+    return Pull(output, password)
+
+
 @pytest.fixture
-def chain(cluster: Cluster, request: pytest.FixtureRequest) -> Chain:
+def chain(cluster: Cluster, pull: Pull, request: pytest.FixtureRequest) -> Chain:
     return Chain(cluster, request.node.originalname.removeprefix("test_"))
 
 

@@ -8,11 +8,16 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 COMMAND = Path(__file__).parent / "cluster"
-CLUSTER_FOLDER = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
+# Each process of tests has a cluster of its own.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+CLUSTER_FOLDER = Path(
+    os.environ.setdefault("JAXWAY_CLUSTER_RUN", f"/var/tmp/jaxway-cluster{WORKER}")
+)
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.
@@ -84,6 +89,14 @@ class Cluster:
             output = f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
             raise AssertionError(output)
         return done
+
+
+@dataclass(frozen=True)
+class Pull:
+    """What a pull has printed, and a password in its environment that it did not need."""
+
+    output: str
+    password: str
 
 
 class Checkout:

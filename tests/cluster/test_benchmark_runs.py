@@ -25,7 +25,7 @@ def store(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="module")
-def alice(cluster: Cluster) -> Checkout:
+def alice(cluster: Cluster, pull: object) -> Checkout:
     """A checkout of her own, whose smoke test has passed."""
     checkout = Checkout(cluster, name="benchmarks")
     checkout.run(checkout.configure("none", {}), "smoke_test", timeout=900)

@@ -73,11 +73,9 @@ def last_checkpoint_step(cluster: Cluster, training: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def alice(cluster: Cluster) -> Checkout:
-    """The checkout in which the whole chain has run once, pull and all."""
-    cluster.run(f"rm -rf {SIF}* $SCRATCH/alice")
+def alice(cluster: Cluster, pull: object) -> Checkout:
+    """The checkout in which the whole chain has run once, after the pull."""
     checkout = Checkout(cluster)
-    # The slowest part by far is the pull: 1 minute on two idle cores.
     checkout.run(checkout.configure("chain", CHAIN), timeout=900)
     return checkout
 

@@ -1,5 +1,6 @@
 """The test cluster itself: what it claims to be, what it does under faults, and that it ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -7,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import COMMAND, UNSUITABLE, Cluster
+from nodes import COMMAND, UNSUITABLE, Checkout, Cluster
 
-FOLDER = "/p/scratch/training/jureca_containers"
+MANUAL = "/p/scratch/training/manual"  # the $SCRATCH of who follows the seed by hand
 IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"
 SEEDS_PULL = (
-    "mkdir -p $SCRATCH/jureca_containers; TMPDIR=$SCRATCH/jureca_containers "
+    f"export SCRATCH={MANUAL}; mkdir -p $SCRATCH/jureca_containers; "
+    "TMPDIR=$SCRATCH/jureca_containers "
     f"apptainer pull --force $SCRATCH/jureca_containers/jax.sif {IMAGE}"
 )
 ADD_RANKS = """
@@ -110,23 +112,21 @@ def test_wrong_request_is_refused_with_the_reason(
 @pytest.fixture(scope="module")
 def seeds_sif(cluster: Cluster) -> str:
     cluster.run(SEEDS_PULL, timeout=900)  # 1.5 minutes on two idle cores
-    return f"{FOLDER}/jax.sif"
+    return f"{MANUAL}/jureca_containers/jax.sif"
 
 
 @pytest.fixture(scope="module")
 def new_sif(cluster: Cluster) -> str:
-    quick = '--mksquashfs-args "-comp zstd -Xcompression-level 3 -b 1M"'
-    image = "docker://nvcr.io/nvidia/jax:26.06-py3"
-    line = f"mkdir -p {FOLDER}; apptainer build -F {quick} {FOLDER}/new.sif {image}"
-    cluster.run(line, timeout=600)
-    return f"{FOLDER}/new.sif"
+    command = ".venv/bin/jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=$SCRATCH/other.sif"  # noqa: E501
+    cluster.run(f"cd {Checkout(cluster, name='newest').folder}; {command}", timeout=600)
+    return "/p/scratch/training/other.sif"
 
 
 def test_seeds_pull_fails_on_a_compute_node(cluster: Cluster) -> None:
     done = cluster.run(SEEDS_PULL.replace("jax.sif", "no.sif"), node="jrc0101", check=False)
     assert done.returncode
     assert "lookup nvcr.io" in done.stderr
-    assert not cluster.path(f"{FOLDER}/no.sif").exists()
+    assert not cluster.path(f"{MANUAL}/jureca_containers/no.sif").exists()
     assert cluster.run("curl -m 5 https://192.0.2.1", node="jrc0101", check=False).returncode == 7
 
 
@@ -135,10 +135,11 @@ def test_jax_processes_on_two_nodes_add_up(
     cluster: Cluster, request: pytest.FixtureRequest, image: str, version: str
 ) -> None:
     sif = request.getfixturevalue(image)
-    cluster.path(f"{FOLDER}/add_ranks.py").write_text(ADD_RANKS)
+    script = "/p/scratch/training/add_ranks.py"
+    cluster.path(script).write_text(ADD_RANKS)
     done = cluster.run(
         f"COORDINATOR=jrc0101i:12345 srun -N2 -n2 --gres=gpu:4 -t 5 "
-        f"apptainer exec --nv --bind $SCRATCH {sif} python3 {FOLDER}/add_ranks.py"
+        f"apptainer exec --nv --bind $SCRATCH {sif} python3 {script}"
     )
     sums = [x for x in done.stdout.splitlines() if not x.startswith("[Gloo]")]
     assert sorted(sums) == [f"{version} {node} 2 3" for node in cluster.compute]
@@ -196,15 +197,14 @@ def remains(run: Path) -> list[str]:
     return found + [x for x in interfaces if x.startswith(("bridge", "jrc", "jrlogin"))]
 
 
-def namespaces() -> dict[str, set[str]]:
-    """Process, network and mount namespaces in use, each with its processes' ids."""
-    used: dict[str, set[str]] = {}
+def namespaces(run: str = "") -> set[str]:
+    """Process, network and mount namespaces in use, by processes that have `run` in their
+    environment."""
+    used: set[str] = set()
     for process in Path("/proc").glob("[0-9]*"):
-        for kind in ("pid", "net", "mnt"):
-            try:
-                used.setdefault(os.readlink(process / "ns" / kind), set()).add(process.name)
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if run.encode() in (process / "environ").read_bytes():
+                used |= {os.readlink(process / "ns" / kind) for kind in ("pid", "net", "mnt")}
     return used
 
 
@@ -218,17 +218,15 @@ def second(cluster: Cluster, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_nothing_is_left_after_down(second: dict[str, str]) -> None:
     run = Path(second["JAXWAY_CLUSTER_RUN"])
-    before = namespaces()
     subprocess.run([COMMAND, "up"], env=second, check=True)
     again = subprocess.run([COMMAND, "up"], env=second, check=True, capture_output=True, text=True)
     assert "is up already" in again.stderr
-    started = {x for x in namespaces() if x not in before}
+    mine = {os.readlink(f"/proc/self/ns/{kind}") for kind in ("pid", "net", "mnt")}
+    started = namespaces(str(run)) - mine
     assert len(started) >= 12  # rack and three nodes, three kinds each
     subprocess.run([COMMAND, "down"], env=second, check=True)
     assert remains(run) == []
-    names = {str(p) for p in started & set(namespaces())}
-    mine = Path("/proc/self/ns")
-    assert names <= {os.readlink(mine / kind) for kind in ("pid", "net", "mnt")}
+    assert not started & namespaces()
 
 
 def test_failed_start_cleans_up(second: dict[str, str]) -> None:

@@ -1,29 +1,26 @@
 """The container on the cluster: entering it, packages on top of it, and whose it is."""
 
 import json
-import secrets
 import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import Checkout, Cluster
+from nodes import Checkout, Cluster, Pull
 
 CONTAINERS = "/p/scratch/training/jureca_containers"
-CANARY = f"canary-{secrets.token_hex(8)}"  # made here: the checkout holds this file, too
 OTHER = "profiles/builds"  # a copy of profiles/jureca for a site where users may build containers
 
 pytestmark = pytest.mark.usefixtures("repaired")
 
 
 @pytest.fixture(scope="module")
-def checkout(cluster: Cluster) -> Iterator[Checkout]:
+def checkout(cluster: Cluster, pull: Pull) -> Iterator[Checkout]:
     """A checkout with a pulled container, and packages to add to it."""
-    cluster.run(f"rm -rf {CONTAINERS}")
     checkout = Checkout(cluster, name="container")
     checkout.configure("plain", {})
-    password = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": CANARY}
+    password = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": pull.password}
     with checkout.start("plain.yaml", "smoke_test", "report", **password) as snakemake:
         code, output = snakemake.wait(600)
     assert code == 0, output
@@ -154,16 +151,16 @@ def test_missing_package_is_one_sentence(checkout: Checkout) -> None:
 # --------------------------------------------------------------------------------------- password
 
 
-def test_run_leaves_no_password(cluster: Cluster, checkout: Checkout) -> None:
+def test_run_leaves_no_password(cluster: Cluster, pull: Pull, checkout: Checkout) -> None:
     """In the environment of the whole run; registry/test_credentials.py has one that is used."""
-    assert CANARY not in checkout.path("output").read_text()
+    assert pull.password not in pull.output + checkout.path("output").read_text()
     assert checkout.path("results/report.html").exists()
     folders = [checkout.path("."), cluster.path("/p/scratch"), cluster.path("/p/home")]
     files = [
         f for folder in folders for f in folder.rglob("*") if f.is_file() and not f.is_symlink()
     ]
     assert len(files) > 100
-    assert [f for f in files if CANARY.encode() in f.read_bytes()] == []
+    assert [f for f in files if pull.password.encode() in f.read_bytes()] == []
 
 
 # ------------------------------------------------------------------------------------ another user

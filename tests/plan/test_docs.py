@@ -44,6 +44,7 @@ DRY_RUN = {
     "snakemake --profile profiles/jureca --forcerun smoke_test",
     "snakemake --profile profiles/jureca smoke_test --forcerun smoke_test",
     "snakemake --profile profiles/jureca benchmark --forcerun benchmark_run",
+    "snakemake --profile profiles/jureca pull --forcerun pull",
     "snakemake --profile profiles/local --sdm=apptainer",
     *("make test", "make test-fast", "make lint", "make lock", "make -C jaxway setup"),
 }
@@ -54,6 +55,8 @@ ELSEWHERE = {
     "jaxway/.venv/bin/snakemake --profile jaxway/profiles/jureca": "test_plans_the_same_chain",
     "jaxway/.venv/bin/jaxway follow --profile jaxway/profiles/jureca "
     "--configfile=config.yaml": "test_module_can_be_followed",
+    ".venv/bin/jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 "
+    "--sif=$SCRATCH/other.sif": "test_jax_processes_on_two_nodes_add_up",
     **dict.fromkeys(("tests/cluster/cluster up", "time tests/cluster/cluster up"), UP),
     "tests/cluster/cluster down": UP,
     "tests/cluster/cluster kill-node jrc0102": FAULTS,

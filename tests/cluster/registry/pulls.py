@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,24 @@ def command_lines() -> dict[int, list[bytes]]:
     return found
 
 
+def is_child(process: int, processes: Collection[int]) -> bool:
+    """Whether one of the processes has started this one; also when it has ended meanwhile."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return True
+    return int(status.rpartition(")")[2].split()[1]) in processes
+
+
 def processes(program: str, *words: str) -> list[int]:
-    """Ids of the processes of a program with these words on the command line."""
+    """Ids of the processes of a program with these words on the command line.
+
+    Without a child of theirs that is about to become another program.
+    """
     wanted = {word.encode() for word in words}
     lines = command_lines().items()
-    return [p for p, line in lines if line[0].endswith(program.encode()) and wanted <= {*line}]
+    found = [p for p, line in lines if line[0].endswith(program.encode()) and wanted <= {*line}]
+    return [process for process in found if not is_child(process, found)]
 
 
 def sha256(file: Path) -> str:

@@ -14,6 +14,16 @@ from trainings import (
     wait_for,
 )
 
+SHORT = {"steps": 20, "checkpoint_minutes": 60}  # many processes on few cores are slow
+
+
+@pytest.fixture(scope="module")
+def alone(launch, record, tmp_path_factory):
+    """A run of one process with one device; its folder holds ``state`` and ``out``."""
+    folder = tmp_path_factory.mktemp("alone")
+    wait(launch(*arguments(record, folder / "state", folder / "out", **SHORT)))
+    return folder
+
 
 @pytest.mark.parametrize(
     "options",
@@ -23,18 +33,18 @@ from trainings import (
         {"devices": 2, "fsdp": 2, "gradient_accumulation_steps": 2},
     ],
 )
-def test_every_sharding_learns_the_same(launch, undisturbed, record, tmp_path, options):
-    wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **options)))
-    agree(undisturbed, tmp_path)
+def test_every_sharding_learns_the_same(launch, alone, record, tmp_path, options):
+    wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **SHORT | options)))
+    agree(alone, tmp_path)
 
 
-def test_several_processes_learn_what_one_learns(launch, undisturbed, record, tmp_path):
-    options = {"devices": 4, "fsdp": 2, "tensor": 2}
+def test_several_processes_learn_what_one_learns(launch, alone, record, tmp_path):
+    options = SHORT | {"devices": 4, "fsdp": 2, "tensor": 2}
     for process in ranks(
         launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 4
     ):
         wait(process)
-    agree(undisturbed, tmp_path)
+    agree(alone, tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["provenance"]["processes"] == 4
 

@@ -60,15 +60,17 @@ def test_twice_is_one_sentence_more(chain: Chain) -> None:
 
 
 def test_at_random_moments(chain: Chain) -> None:
-    """The last command finishes what the others began."""
-    config = chain.configure(2 * STEPS_PER_JOB, 0.5)
+    """Of a run that would last for minutes, so each Ctrl-C finds it running, and no job ends by
+    itself. The last command, with short steps, finishes."""
+    long = chain.configure(STEPS_PER_JOB, 60)
+    seed = random.randrange(10**6)
+    moments = random.Random(seed)
+    print(f"seed {seed}")
     for _ in range(INTERRUPTS):
-        with chain.start(config) as snakemake:
+        with chain.start(long) as snakemake:
             chain.cluster.wait_for(lambda s=snakemake: "Job stats" in s.output(), 60, "a plan")
-            time.sleep(random.uniform(0, 12))
-            if not snakemake.running:
-                break
+            time.sleep(moments.uniform(0, 12))
             interrupt(chain, snakemake)
-    with chain.start(config) as snakemake:
+    with chain.start(chain.configure(STEPS_PER_JOB, 0.5)) as snakemake:
         code, output = snakemake.wait(180)
     assert code == 0, output

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 # Minutes after which a test that hangs is ended, by layer.
-LAYERS = {"unit": 1, "programs": 5, "plan": 5, "cluster": 15}
+LAYERS = {"unit": 2, "programs": 10, "plan": 10, "cluster": 15}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

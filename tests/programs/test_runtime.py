@@ -40,7 +40,7 @@ def launch(program, *flags, processes=1, **env):
             )
         )
     try:
-        outputs = [process.communicate(timeout=120) for process in running]
+        outputs = [process.communicate() for process in running]
     finally:
         for process in running:
             process.kill()

@@ -15,13 +15,15 @@ from trainings import (
 )
 
 SHORT = {"steps": 20, "checkpoint_minutes": 60}  # many processes on few cores are slow
+# To compile is most of the time. What these tests compare agrees but for rounding anyway.
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 @pytest.fixture(scope="module")
 def alone(launch, record, tmp_path_factory):
     """A run of one process with one device; its folder holds ``state`` and ``out``."""
     folder = tmp_path_factory.mktemp("alone")
-    wait(launch(*arguments(record, folder / "state", folder / "out", **SHORT)))
+    wait(launch(*arguments(record, folder / "state", folder / "out", **SHORT), **QUICK))
     return folder
 
 
@@ -34,15 +36,16 @@ def alone(launch, record, tmp_path_factory):
     ],
 )
 def test_every_sharding_learns_the_same(launch, alone, record, tmp_path, options):
-    wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out", **SHORT | options)))
+    wait(
+        launch(*arguments(record, tmp_path / "state", tmp_path / "out", **SHORT | options), **QUICK)
+    )
     agree(alone, tmp_path)
 
 
 def test_several_processes_learn_what_one_learns(launch, alone, record, tmp_path):
     options = SHORT | {"devices": 4, "fsdp": 2, "tensor": 2}
-    for process in ranks(
-        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 4
-    ):
+    command = arguments(record, tmp_path / "state", tmp_path / "out", **options)
+    for process in ranks(launch, command, 4, **QUICK):
         wait(process)
     agree(alone, tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
@@ -52,7 +55,7 @@ def test_several_processes_learn_what_one_learns(launch, alone, record, tmp_path
 def test_run_resumes_with_other_processes(launch, halfway, undisturbed, record, tmp_path):
     shutil.copytree(halfway / "state", tmp_path / "state")
     command = arguments(record, tmp_path / "state", tmp_path / "out", devices=2, tensor=2)
-    for process in ranks(launch, command, 2):
+    for process in ranks(launch, command, 2, **QUICK):
         wait(process)
     agree(undisturbed, tmp_path)
 
@@ -60,9 +63,8 @@ def test_run_resumes_with_other_processes(launch, halfway, undisturbed, record, 
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGKILL])
 def test_missing_process_is_named(launch, record, tmp_path, signum):
     options = {"devices": 2, "steps": 10**6, "hang_minutes": 0.4}  # the first step compiles
-    first, second = ranks(
-        launch, arguments(record, tmp_path / "state", tmp_path / "out", **options), 2
-    )
+    command = arguments(record, tmp_path / "state", tmp_path / "out", **options)
+    first, second = ranks(launch, command, 2, **QUICK)
     wait_for(lambda: last_checkpoint_step(tmp_path / "state") > 0, first)
     second.send_signal(signum)
     stderr = wait(first, 1)

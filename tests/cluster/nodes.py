@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = Path(__file__).parent / "cluster"
-# Each process of tests has a cluster of its own.
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-CLUSTER_FOLDER = Path(
-    os.environ.setdefault("JAXWAY_CLUSTER_RUN", f"/var/tmp/jaxway-cluster{WORKER}")
-)
+CLUSTER_FOLDER = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a cluster of its own
+    CLUSTER_FOLDER = CLUSTER_FOLDER.with_name(f"{CLUSTER_FOLDER.name}-{worker}")
+    os.environ["JAXWAY_CLUSTER_RUN"] = str(CLUSTER_FOLDER)
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.

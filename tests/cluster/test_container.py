@@ -55,9 +55,9 @@ def make_packages(checkout: Checkout) -> None:
     assert text != site
     checkout.path(f"{OTHER}/site.yaml").write_text(text)
     profile = checkout.path("profiles/jureca/config.yaml").read_text()
-    text = profile.replace('"profiles/jureca"', f'"{OTHER}"').replace(
-        "--nv", "--nv --bind $PROJECT"
-    )
+    text = profile.replace('slurm_profile("jureca")', f'slurm_profile("{Path(OTHER).name}")')
+    assert text != profile
+    text += "apptainer-args: --nv --bind $SCRATCH --bind $PROJECT\n"
     checkout.path(f"{OTHER}/config.yaml").write_text(text)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from nodes import COMMAND, Checkout, Cluster
 
+pytestmark = pytest.mark.docs
 CONTAINERS = "$SCRATCH/jureca_containers"
 
 

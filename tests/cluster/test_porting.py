@@ -14,7 +14,7 @@ CONFIGURATION = {
     "benchmark": {"memory": {"megabytes": 1, "rounds": 1}},
 }
 
-pytestmark = pytest.mark.usefixtures("repaired")
+pytestmark = [pytest.mark.docs, pytest.mark.usefixtures("repaired")]
 
 
 def script(page: str) -> str:

@@ -24,6 +24,8 @@ from jaxway.config.load import load
 from jaxway.config.site import load_site
 from plan import IMAGE, ROOT, Plan
 
+pytestmark = pytest.mark.docs
+
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 RUN_IN_ORDER = "docs/porting.md"  # its blocks are run in their order by test_porting.py
 PLACEHOLDERS = {

@@ -27,10 +27,11 @@ def answer(state: str) -> dict[str, SlurmJob]:
     return {"a": SlurmJob("1", "a", state)}
 
 
-def test_job_ends_in_a_state_that_is_not_active(clock: Clock) -> None:
+def test_job_ends_in_a_state_that_is_an_end(clock: Clock) -> None:
     polling = Polling()
     assert polling.state("a") == "PENDING"
-    assert polling.ends(["a", "b"], answer("RUNNING")) == {}
+    for state in ("RUNNING", "COMPLETING", "REQUEUED", "OF_A_LATER_SLURM"):
+        assert polling.ends(["a", "b"], answer(state)) == {}
     assert polling.ends(["a", "b"], answer("TIMEOUT")) == {"a": "TIMEOUT"}
     assert polling.state("a") == "TIMEOUT"
 

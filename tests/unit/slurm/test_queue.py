@@ -76,14 +76,3 @@ def test_site_without_accounting_knows_the_queue_alone(stub: Stub) -> None:
     stub("squeue", "echo '7|a|COMPLETED|jrc0101'")
     stub("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
     assert list(find_jobs(["a", "b"])) == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("state", "active"),
-    [
-        *[("PENDING", True), ("COMPLETING", True), ("REQUEUED", True)],
-        *[("COMPLETED", False), ("PREEMPTED", False), ("SOMETHING_NEW", False)],
-    ],
-)
-def test_active_states(state: str, active: bool) -> None:
-    assert SlurmJob("1", "a", state).active == active

@@ -19,7 +19,7 @@ from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.config.site import read_site
 from jaxway.slurm.commands import error_message, run_query
 from jaxway.slurm.journal import Journal, Submission
-from jaxway.slurm.queue import ACTIVE, JOBS_PER_QUERY
+from jaxway.slurm.queue import ENDED, JOBS_PER_QUERY
 
 SCHEMA_VERSION = 2
 FIELDS = "JobIDRaw,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
@@ -167,7 +167,7 @@ def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[J
                 seconds=int(elapsed),
                 limit=60 * int(limit) if limit.isdecimal() else None,
                 nodes=int(nodes),
-                no_progress=state not in (*ACTIVE, "COMPLETED") and job not in progress,
+                no_progress=state in ENDED - {"COMPLETED"} and job not in progress,
             )
         )
     return usages
@@ -178,7 +178,7 @@ def wait_for_accounting(submissions: Collection[Submission], scratch: Path) -> l
     deadline = time.monotonic() + ACCOUNTING_TIMEOUT_S
     while True:
         usages = query_accounting(submissions, scratch)
-        if time.monotonic() > deadline or not any(usage.state in ACTIVE for usage in usages):
+        if time.monotonic() > deadline or all(usage.state in ENDED for usage in usages):
             return usages
         time.sleep(POLL_INTERVAL_S)
 

@@ -10,7 +10,7 @@ from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Jo
 from jaxway.slurm.cancellation import cancel
 from jaxway.slurm.journal import RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
-from jaxway.slurm.queue import ACTIVE, LOST, LOST_AFTER_S
+from jaxway.slurm.queue import ENDED, LOST, LOST_AFTER_S
 from jaxway.slurm.submission import wait_for_calls
 from jaxway.slurm.work import work_of
 
@@ -42,7 +42,7 @@ class EarlierRun:
             self._states[name] = state = job.state if job else LOST if each.id else "NOT SUBMITTED"
             if each.id and not set(each.outputs).isdisjoint(outputs):
                 self._jobs.append(each)
-            elif state in ACTIVE:
+            elif job and state not in ENDED:
                 others.append(str(each))
             else:
                 self._journal.update(each, end=state)
@@ -67,7 +67,7 @@ class EarlierRun:
                 state = "COMPLETED"  # long ago: Slurm has forgotten it
             if same and state == "COMPLETED" and self._appear(outputs):
                 return self._taken_over(each, state), state, []
-            if state not in ACTIVE:
+            if state in ENDED:
                 report(f"Job {each} of an earlier run: {state}. It is submitted again.")
                 self._journal.update(each, end=state)
             elif same and not each.cancelled:
@@ -89,7 +89,7 @@ class EarlierRun:
     def _state_of(self, earlier: Submission) -> str:
         """Its state now; hours may have passed since find()."""
         state, began = self._states[earlier.name], time.monotonic()
-        while state in ACTIVE:
+        while state not in ENDED:
             if job := self._queue.find_jobs([earlier.name]).get(earlier.name):
                 return job.state
             if time.monotonic() - began > LOST_AFTER_S:

@@ -110,10 +110,10 @@ class Executor(SlurmExecutor):
                 self._submit(job, 1, after)
                 return
             self._register(earlier)
-            if state in queue.ACTIVE:
-                self._wait_for(job, earlier)
-            else:
+            if state in queue.ENDED:
                 self._settle(SubmittedJobInfo(job, aux={"name": earlier.name}), state, None)
+            else:
+                self._wait_for(job, earlier)
 
     @contextlib.contextmanager
     def _reporting(self, job: Job) -> Iterator[None]:
@@ -363,4 +363,4 @@ class Executor(SlurmExecutor):
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         left = [each for each in self._submissions.values() if not each.end]
-        return [each for each in left if self._polling.state(each.name) in queue.ACTIVE]
+        return [each for each in left if self._polling.state(each.name) not in queue.ENDED]

@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from jaxway.slurm.outage import RETRY_INTERVAL_S
-from jaxway.slurm.queue import ACTIVE, LOST, LOST_AFTER_S, SlurmJob
+from jaxway.slurm.queue import ENDED, LOST, LOST_AFTER_S, SlurmJob
 
 POLL_SHARE = 0.1  # of the time since a job has last changed its state
 MIN_POLL_S, MAX_POLL_S = 1, 15
@@ -49,7 +49,7 @@ class Polling:
                 continue
             if state != self._states.get(name):
                 self._states[name], self._changed = state, now
-            if state not in ACTIVE:
+            if state in ENDED:
                 ended[name] = state
         return ended
 

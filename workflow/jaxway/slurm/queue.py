@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from jaxway.slurm.commands import error_message, run_query
 
-# Other states are the end of a job. A job that Slurm queues again is PENDING.
-ACTIVE = frozenset(
+LOST = "LOST"  # a state of ours: Slurm does not know the job any more
+# Any other state is of a job that has not ended: each Slurm adds some, such as EXPEDITING, and a
+# job that it queues again is PENDING.
+ENDED = frozenset(
     (
-        *("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING"),
-        *("STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT"),
-        "RESV_DEL_HOLD",
+        *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED"),
+        *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "RECONFIG_FAIL", "REVOKED", "TIMEOUT", LOST),
     )
 )
-LOST = "LOST"  # a state of ours: Slurm does not know the job any more
 NO_NODES = ("(null)", "None assigned")
 QUERY_TIMEOUT_S = 30
 JOBS_PER_QUERY = 500  # an argument has a limit of 128 KiB
@@ -34,10 +34,6 @@ class SlurmJob:
     name: str
     state: str
     nodes: str = ""
-
-    @property
-    def active(self) -> bool:
-        return self.state in ACTIVE
 
 
 def parse(text: str) -> dict[str, SlurmJob]:

@@ -60,6 +60,15 @@ def test_job_that_has_not_ended_is_taken_over_once(journal: Journal, state: str)
     assert journal.read()["a"].id == "12"
 
 
+def test_full_disk_keeps_no_job_from_being_taken_over(journal: Journal, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal.begin(make_submission("a"))
+    monkeypatch.setattr(Journal, "_append", full)
+    assert found(journal, "RUNNING", "RUNNING").take_over(JOB)[0]
+
+
 def test_job_that_has_succeeded_is_taken_over_with_its_outputs_alone(journal: Journal) -> None:
     journal.begin(make_submission("a"))
     assert found(journal, "COMPLETED").take_over(JOB) == NONE

@@ -238,11 +238,12 @@ def test_full_disk_fails_the_job_alone(folder: Path, start, monkeypatch, capsys)
 
 
 def test_full_disk_at_the_end_of_a_job_ends_no_run(folder: Path, start, monkeypatch) -> None:
-    def full(*_: object, **__: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     executor, job = start(), make_job()
-    monkeypatch.setattr(Journal, "update", full)
+    monkeypatch.setattr(Journal, "begin", lambda *_: None)
+    monkeypatch.setattr(Journal, "_append", full)
     run(executor, job)
     executor.handle_job_success(job)
     assert executor.workflow.scheduler.reports == ["submitted", "finished"]

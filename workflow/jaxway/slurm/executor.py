@@ -8,7 +8,6 @@ are sentences.
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import re
 import threading
@@ -232,9 +231,7 @@ class Executor(SlurmExecutor):
 
     def _record(self, entry: Submission, **fields: Any) -> Submission:
         """Record new values of a submission's fields; the submission with them."""
-        self._submissions[entry.name] = new = dataclasses.replace(entry, **fields)
-        with contextlib.suppress(OSError):  # a full disk: the next run asks Slurm for its name
-            self._journal.update(entry, **fields)
+        self._submissions[entry.name] = new = self._journal.update(entry, **fields)
         return new
 
     def _wait_for(self, job: Job, submitted: Submission) -> None:

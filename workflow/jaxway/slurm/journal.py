@@ -5,6 +5,7 @@ when its id is known and when Snakemake has taken note of its end. A job without
 open: the next run asks Slurm for its name. Accounting reads here which jobs there were.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -86,8 +87,12 @@ class Journal:
         self._append({"schema_version": SCHEMA_VERSION} | dataclasses.asdict(submission))
 
     def update(self, submission: Submission, **fields: str | bool) -> Submission:
-        """Record new values of a submission's fields; the submission with them."""
-        self._append({"name": submission.name} | fields)
+        """Record new values of a submission's fields; the submission with them.
+
+        A full disk loses the record alone: the next run asks Slurm for the job's name.
+        """
+        with contextlib.suppress(OSError):
+            self._append({"name": submission.name} | fields)
         values: Any = fields
         return dataclasses.replace(submission, **values)
 

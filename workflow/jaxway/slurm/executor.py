@@ -82,6 +82,7 @@ class Executor(SlurmExecutor):
         self._queue = PatientQueue(self._closing)
         self._submitting = threading.Lock()  # held while a submission begins
         self._submissions: dict[str, Submission] = {}  # of this run, by name
+        self._lost_nodes: dict[str, str] = {}  # by the label of the job that failed with its node
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="submission")
         self._sbatch_calls = threading.Semaphore(SBATCH_CALLS)
         self._latency_wait = self.workflow.execution_settings.latency_wait
@@ -188,7 +189,8 @@ class Executor(SlurmExecutor):
             "workdir": self.workflow.workdir_init,
         }
         settings = self.workflow.executor_settings
-        call = get_submit_command(job, options, settings, self._failed_nodes)
+        excluded = self._failed_nodes | {self._lost_nodes.pop(new.label, "")} - {""}
+        call = get_submit_command(job, options, settings, excluded)
         if tasks := job.resources.get("tasks_per_node"):  # ignored by the plugin for a job on GPUs
             call += f" --ntasks-per-node={tasks}"
         return f"{call}{set_gres_string(job)}"
@@ -277,7 +279,7 @@ class Executor(SlurmExecutor):
             return
         nodes = slurm_job.nodes if slurm_job else ""
         if state == "NODE_FAIL" and re.fullmatch("[^[,]+", nodes):  # of several: which?
-            self._failed_nodes.add(nodes)
+            self._lost_nodes[ended.label] = nodes  # Slurm may not know yet that it is down
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
         logs = " and ".join([*map(str, job.log), ended.log_file])
         if resumable := ResumableJob.of(job):

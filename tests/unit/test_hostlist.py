@@ -19,6 +19,12 @@ def test_names_that_a_list_stands_for(hosts: str, names: list[str]) -> None:
     assert hostlist.expand(hosts) == names
 
 
+@pytest.mark.parametrize("hosts", ["jrc[1-1000000001]", "a[1-400]-[1-400]"])
+def test_more_names_than_a_cluster_has_are_an_error(hosts: str) -> None:
+    with pytest.raises(ValueError, match="are more than 100,000 names"):
+        hostlist.expand(hosts)
+
+
 def test_descending_range_is_an_error() -> None:
     with pytest.raises(ValueError, match="is a descending range"):
         hostlist.expand("jrc[0103-0101]")

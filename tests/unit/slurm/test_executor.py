@@ -16,7 +16,7 @@ import pytest
 from jaxway.slurm import earlier_run, resubmission
 from jaxway.slurm import executor as executor_module
 from jaxway.slurm.executor import Executor
-from jaxway.slurm.journal import Journal
+from jaxway.slurm.journal import JOURNAL, Journal
 from jaxway_shared.training import LAST_CHECKPOINT_STEP, TrainingState
 from snakemake_executor_plugin_jaxway import ExecutorSettings
 from submissions import make_submission
@@ -379,6 +379,19 @@ def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> Non
     executor.cancel()
     output = capsys.readouterr().err
     assert output == "Jobs of an earlier run may still run: 5 (train_run small).\n"
+
+
+def test_ctrl_c_with_a_journal_of_another_version(folder: Path, start, capsys) -> None:
+    executor = start()
+    Journal().begin(make_submission())
+    JOURNAL.write_text(JOURNAL.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    executor.cancel()
+    assert capsys.readouterr().err == f"{JOURNAL} is of another version: delete it [JW001]\n"
+
+
+def test_folder_for_jobs_files_is_made_once(folder: Path, start) -> None:
+    start()
+    assert len([*(folder / ".snakemake").glob("tmp.*")]) == 1
 
 
 def test_job_keeps_of_slurms_variables_its_identity_and_the_configuration(start) -> None:

@@ -4,7 +4,7 @@ import re
 import time
 from collections.abc import Container, Iterator
 
-from jaxway_shared.errors import with_code
+from jaxway_shared.errors import UserError, with_code
 
 from jaxway.slurm.commands import error_message, run_query
 from jaxway.slurm.journal import Journal, Submission
@@ -59,6 +59,10 @@ def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
 
 def report_open(journal: Journal, own: Container[str] = ()) -> None:
     """Name the jobs of an earlier run whose end no run has seen; ``own``: names of others."""
-    left = [str(each) for name, each in journal.open_submissions().items() if name not in own]
+    try:
+        left = [str(each) for name, each in journal.open_submissions().items() if name not in own]
+    except UserError as error:
+        report(error.line())
+        return
     if left:
         report(f"Jobs of an earlier run may still run: {', '.join(left)}.")

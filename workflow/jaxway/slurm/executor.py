@@ -78,6 +78,7 @@ class Executor(SlurmExecutor):
         self.logger.addFilter(is_no_run_id)
         super().__post_init__(test_mode)
         interrupt.install()
+        _ = self.tmpdir  # made here, since several threads would make several
         self._journal = Journal()
         self._queue = PatientQueue(self._closing)
         self._submitting = threading.Lock()  # held while a submission begins

@@ -1,162 +1,14 @@
 """The executor from a job to its end, with stubs of Snakemake's workflow and Slurm's commands."""
 
 import dataclasses
-import errno
-import fcntl
-import logging
-import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import pytest
-from jaxway.slurm import earlier_run, resubmission
-from jaxway.slurm import executor as executor_module
-from jaxway.slurm.executor import Executor
+from executor_stubs import make_job, run
 from jaxway.slurm.journal import JOURNAL, Journal
-from jaxway_shared.training import LAST_CHECKPOINT_STEP, TrainingState
 from snakemake_executor_plugin_jaxway import ExecutorSettings
 from submissions import make_submission
-
-SQUEUE = """
-case "$*" in *--name=*) ;; *) exit;; esac
-[ -e jobs ] && cat jobs
-true
-"""
-SBATCH = """
-echo "$@" >> sbatch.called
-while [ "$1" != --job-name ]; do shift; done
-id=$(($(cat jobs 2> /dev/null | wc -l) + 7))
-echo "$id|$2|$(cat state)|jrc0101" >> jobs
-echo $id
-"""
-
-
-class Scheduler:
-    """What is reported to Snakemake."""
-
-    def __init__(self) -> None:
-        self.reports: list[str] = []
-        self.ended = threading.Event()
-
-    def submit_callback(self, job: Any) -> None:
-        self.reports.append("submitted")
-
-    def finish_callback(self, job: Any) -> None:
-        self.end("finished")
-
-    def error_callback(self, job: Any) -> None:
-        self.end("failed")
-
-    def executor_error_callback(self, error: Exception) -> None:
-        self.end(f"executor: {error}")
-
-    def end(self, how: str) -> None:
-        self.reports.append(how)
-        self.ended.set()
-
-
-class Resources(dict[str, Any]):
-    """Resources of a job of Snakemake."""
-
-    slurm_extra = None
-
-
-def make_job(name: str = "evaluate") -> Any:
-    """A job of Snakemake without inputs, outputs and resources."""
-    return SimpleNamespace(
-        name=name,
-        resources=Resources(),
-        wildcards=[],
-        output=[],
-        log=[f"logs/{name}.log"],
-        threads=1,
-        is_group=lambda: False,
-        log_info=lambda: None,
-        log_error=lambda *args, **kwargs: None,
-        register=lambda external_jobid: None,
-    )
-
-
-class Wildcards(list[str]):
-    """Wildcards of a training."""
-
-    name = "small"
-
-
-def make_training() -> Any:
-    """A job of a training whose state is the folder `state-small`."""
-    job = make_job("train_run")
-    job.wildcards = Wildcards(["small"])
-    job.resources |= {"training_state": "state-small", "max_jobs": 9}
-    return job
-
-
-class StubbedExecutor(Executor):
-    """The executor, whose jobs run nothing."""
-
-    def format_job_exec(self, job: Any) -> str:
-        return "true"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, with Slurm's commands; `state` is that of a new job."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
-    for module in (executor_module, earlier_run):
-        monkeypatch.setattr(module, "work_of", lambda job: "abc")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / ".snakemake").mkdir()
-    others = dict.fromkeys(("sacct", "scontrol", "sinfo", "scancel"), 'echo "$@" >> $0.called')
-    for name, script in {"squeue": SQUEUE, "sbatch": SBATCH, **others}.items():
-        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
-    (tmp_path / "state").write_text("COMPLETED")
-    return tmp_path
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Callable[[], Executor]]:
-    """Starts the executor."""
-    handler, started = signal.getsignal(signal.SIGINT), []
-    common = SimpleNamespace(init_seconds_before_status_checks=0)
-    workflow = SimpleNamespace(
-        dag=SimpleNamespace(needrun_jobs=list),
-        executor_settings=ExecutorSettings(),
-        executor_plugin=SimpleNamespace(common_settings=common),
-        execution_settings=SimpleNamespace(latency_wait=0),
-        remote_execution_settings=SimpleNamespace(
-            max_status_checks_per_second=10,
-            jobname="{jobid}",
-            jobscript=None,
-            immediate_submit=False,
-        ),
-        storage_settings=SimpleNamespace(shared_fs_usage=[]),
-        main_snakefile="Snakefile",
-        workdir_init=str(folder),
-        scheduler=Scheduler(),
-    )
-
-    def start() -> Executor:
-        started.append(StubbedExecutor(workflow, logging.getLogger("test")))
-        return started[0]
-
-    yield start
-    started[0].shutdown()
-    started[0]._run_lock.close()
-    signal.signal(signal.SIGINT, handler)
-
-
-def run(executor: Executor, job: Any) -> list[str]:
-    """What is reported to Snakemake of a job, when that has ended."""
-    executor.run_jobs([job])
-    assert executor.workflow.scheduler.ended.wait(10)
-    reports: list[str] = executor.workflow.scheduler.reports
-    return reports
 
 
 def test_job_that_has_completed(folder: Path, start) -> None:
@@ -216,20 +68,6 @@ def test_job_that_has_been_done_meanwhile_is_not_submitted(folder: Path, start) 
     assert [each.end for each in Journal().read().values()] == ["COMPLETED"]
 
 
-def test_training_whose_state_is_in_use_is_not_submitted(folder: Path, start, capsys) -> None:
-    job = make_job("train_run")
-    job.resources |= {"training_state": str(folder / "a-0123"), "max_jobs": 10}
-    job.wildcards = SimpleNamespace(name="a", items=dict().items)
-    (folder / "a-0123").mkdir()
-    with (folder / "a-0123/lock").open("w") as lock:
-        lock.write("host b, process 1, job 5")
-        lock.flush()
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert run(start(), job) == ["failed"]
-    assert "a-0123 is in use by host b, process 1, job 5 [JW300]" in capsys.readouterr().err
-    assert not (folder / "sbatch.called").exists()
-
-
 def test_full_disk_fails_the_job_alone(folder: Path, start, monkeypatch, capsys) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
@@ -264,101 +102,6 @@ def test_end_of_a_job_without_outputs_ends_no_other(folder: Path, start, capsys)
     executor.handle_job_success(jobs[0])
     executor.cancel()
     assert "Cancelled: 8 (two)." in capsys.readouterr().err
-
-
-def write_state(step: int) -> None:
-    Path("state-small").mkdir(exist_ok=True)
-    (Path("state-small") / LAST_CHECKPOINT_STEP).write_text(str(step))
-
-
-def test_training_goes_on_after_its_state_could_not_be_read(
-    folder: Path, start, monkeypatch, capsys
-) -> None:
-    errors = [OSError(errno.ESTALE, "Stale file handle")] * 2
-    newest = TrainingState.newest
-
-    def flaky(base: Path) -> TrainingState | None:
-        if (folder / "jobs").exists():  # the first one began without a state
-            write_state(10)
-            if errors:
-                raise errors.pop()
-        return newest(base)
-
-    monkeypatch.setattr(TrainingState, "newest", flaky)
-    monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
-    (folder / "state").write_text("TIMEOUT")
-    executor = start()
-    executor._latency_wait = 60
-    assert run(executor, make_training()) == ["submitted", "submitted", "failed"]
-    output = capsys.readouterr().err
-    assert "Training small: resuming from step 10 (job 7 ended in state TIMEOUT" in output
-    assert "Training small stopped: no progress past step 10 (job 8" in output
-
-
-def test_training_whose_state_stays_unreadable_stops(
-    folder: Path, start, monkeypatch, capsys
-) -> None:
-    def broken(base: Path) -> TrainingState | None:
-        raise OSError(errno.EIO, "Input/output error")
-
-    executor = start()
-    monkeypatch.setattr(TrainingState, "newest", broken)
-    monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
-    assert run(executor, make_training()) == ["failed"]
-    reason = "its state cannot be read: state-small: Input/output error"
-    assert capsys.readouterr().err == f"Training small stopped: {reason} [JW204]\n"
-
-
-REFUSAL = """
-[ -s refusals ] && { sed -i 1d refusals; echo 'sbatch: error: QOSMaxSubmitJob' >&2; exit 1; }
-"""
-
-
-@pytest.fixture
-def refusing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder; sbatch refuses as many jobs as the file `refusals` has lines."""
-    monkeypatch.setattr(executor_module, "REFUSAL_INTERVAL_S", 0.01)
-    (folder / "bin/sbatch").write_text(f"#!/bin/sh\n{REFUSAL}{SBATCH}")
-    return folder
-
-
-def save_and_refuse_the_next(job: Any) -> None:
-    """A training's job saves a checkpoint, and Slurm refuses the next one three times."""
-    write_state(10)
-    Path("refusals").write_text("\n" * 3)
-
-
-def test_first_job_that_slurm_refuses_fails(refusing: Path, start, capsys) -> None:
-    (refusing / "refusals").write_text("\n")
-    assert run(start(), make_training()) == ["failed"]
-    line = "Slurm refused train_run small: QOSMaxSubmitJob [JW202]\n"
-    assert capsys.readouterr().err == line
-    assert (refusing / "logs/train_run.log").read_text() == line
-
-
-def test_next_job_that_slurm_refuses_is_submitted_again(refusing: Path, start, capsys) -> None:
-    (refusing / "state").write_text("TIMEOUT")
-    executor = start()
-    executor.workflow.scheduler.submit_callback = save_and_refuse_the_next
-    assert run(executor, make_training()) == ["failed"]
-    output = capsys.readouterr().err
-    assert output.count("Slurm refused train_run small: QOSMaxSubmitJob; asking again.") == 1
-    assert "no progress past step 10 (job 8 " in output
-    ends = [each.end for each in Journal().read().values()]
-    assert ends == ["TIMEOUT", ""]  # Snakemake was not told to take note of the last one
-
-
-def test_ctrl_c_ends_a_refused_training(refusing: Path, start, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(executor_module, "REFUSAL_INTERVAL_S", 60)
-    (refusing / "state").write_text("TIMEOUT")
-    executor, refused = start(), threading.Event()
-    monkeypatch.setattr(executor._queue, "report_refusal", lambda *_: refused.set())
-    executor.workflow.scheduler.submit_callback = save_and_refuse_the_next
-    executor.run_jobs([make_training()])
-    assert refused.wait(10)
-    executor.cancel()
-    assert [each.end for each in Journal().read().values()] == ["TIMEOUT", "REFUSED"]
-    assert "Cancelled" not in capsys.readouterr().err
 
 
 def test_jobs_that_an_error_of_snakemake_leaves_are_named(folder: Path, start, capsys) -> None:

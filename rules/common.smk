@@ -12,7 +12,7 @@ if not isinstance(HERE, os.PathLike):
     sentence = f"jaxway must be checked out, since it runs programs: name its Snakefile, not {HERE}"
     with_its_code = f"{sentence} [{code}]"
     sys.exit(with_its_code)
-ROOT = Path(HERE).parent
+ROOT = Path(HERE).resolve().parent  # a link leads nowhere in a container
 sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 from jaxway.config.load import load, refuse_repeated_keys
 from jaxway.config.site import load_site
@@ -34,7 +34,7 @@ try:
     exists(Path(CONTAINER.output))  # another user's folder may be closed
 except UserError as error:
     sys.exit(error.line())
-prepare_environment(ROOT, SITE, CONTAINER if CONTAINED else None)
+prepare_environment(ROOT, CONTAINED)
 
 JAXWAY = [sys.executable, str(ROOT / "workflow/jaxway")]  # of this checkout, installed or not
 JOBS = JobFunctions(LAUNCH)
@@ -55,5 +55,5 @@ def outputs(container):
 
 
 def no_container(wildcards):
-    """The step runs with Snakemake's own environment: that of requirements.txt."""
+    """Snakemake starts none: a computing job's command line does (jaxway/launch.py)."""
     return None

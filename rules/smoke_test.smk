@@ -9,7 +9,7 @@ rule smoke_test:
     log:
         "logs/smoke_test.log",
     container:
-        JOBS.container_for(JOBS.smoke_test)
+        no_container
     threads: LAUNCH.threads(CONFIG.smoke_test.placement)
     resources:
         **LAUNCH.resources(CONFIG.smoke_test.placement),

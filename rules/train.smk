@@ -39,7 +39,7 @@ rule train_run:
         name="[^/]+",
     retries: 0  # the executor submits what another job can bring further
     container:
-        JOBS.container_for(JOBS.training)
+        no_container
     threads: JOBS.threads_of(CONFIG.train)
     resources:
         **JOBS.resources_of(CONFIG.train),

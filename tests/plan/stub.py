@@ -122,8 +122,8 @@ elif name == "srun":
 elif name == "python3" and arguments == ["-V"]:
     pass
 elif name == "python3":  # a program: leaves what it was asked for
-    with (folder / "xla_flags").open("a") as seen:
-        seen.write(os.environ.get("XLA_FLAGS", "") + "\n")
+    with (folder / "environments").open("a") as seen:
+        seen.write(json.dumps(dict(os.environ)) + "\n")
     out = Path(value("--out"))
     out.write_text(json.dumps(RESULT))
     if out.name == "summary.json":

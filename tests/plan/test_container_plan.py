@@ -26,6 +26,21 @@ def test_changed_container_is_found_before_a_job_is_queued(plan):
     assert not plan.calls("sbatch")
 
 
+@pytest.mark.parametrize(("nodes", "command"), [(1, "apptainer"), (2, "apptainer"), (2, "srun")])
+def test_what_fails_before_the_program_is_in_the_log_that_is_named(plan, nodes, command):
+    plan.use_stubs()
+    plan.make_container()
+    plan.configure(smoke_test={"nodes": nodes})
+    fails = (
+        '#!/bin/sh\n[ "$1" = --version ] && exec echo 1.4.5\necho "no such mount" >&2; exit 255\n'
+    )
+    (plan.folder / f"bin/{command}").write_text(fails)
+    result = plan.snakemake("smoke_test", check=False)
+    assert result.returncode == 1
+    assert (plan.folder / "logs/smoke_test.log").read_text() == "no such mount\n"
+    assert "no such mount" in result.stdout + result.stderr
+
+
 def test_verify_container_computes_the_hash(plan):
     plan.use_stubs()
     plan.make_container()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 
 import pytest
 from plan import IMAGE, ROOT, Plan, placed
@@ -111,12 +110,6 @@ def test_broken_configuration_is_one_sentence_of_snakemakes(plan, text, sentence
     assert "Traceback" not in result.stderr
 
 
-ENVIRONMENT = (
-    "env CUDA_VISIBLE_DEVICES=0,1,2,3 NCCL_SOCKET_IFNAME=ib0 NCCL_IB_TIMEOUT=50"
-    " NCCL_IB_RETRY_CNT=10 UCX_RC_TIMEOUT=4s PYTHONNOUSERSITE=1 PYTHONPATH="
-)
-
-
 @pytest.fixture(scope="module")
 def stubbed(tmp_path_factory):
     """A chain that has run on stubs."""
@@ -138,7 +131,11 @@ def stubbed(tmp_path_factory):
     plan.use_stubs()
     plan.make_container()
     (plan.scratch / "old.sif.digest").write_text("sha256:old\n")
-    plan.environment["XLA_FLAGS"] = "--of-the-host"
+    link = plan.folder.parent / "link"
+    link.symlink_to(plan.folder)
+    plan.environment["PWD"] = str(link)  # where the user's shell believes to be
+    shell = ("XLA_FLAGS", "https_proxy", "PYTHONPATH", "APPTAINER_CLEANENV", "NCCL_DEBUG")
+    plan.environment |= dict.fromkeys(shell, "of-the-host")
     targets = ("train", "benchmark", "node_check")
     plan.snakemake(*targets)
     return plan
@@ -169,21 +166,17 @@ def test_smoke_test_asks_slurm_for_one_whole_node(stubbed):
     ]
 
 
-def in_container(plan, call: list[str]) -> str:
-    """Check how Snakemake starts the container; returns the command inside it."""
-    cache = str(plan.folder / "home/.cache/snakemake/snakemake/source-cache")
-    assert call[:-1] == [
-        *["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch)],
-        *["--bind", cache, str(plan.sif), "bash", "-c"],
-    ]
-    return call[-1].removeprefix("set -euo pipefail;  ")
+def in_container(plan, call: list[str]) -> list[str]:
+    """Check how a job starts its container; returns the words of the program inside it."""
+    start = ["exec", "--home", str(plan.folder), "--nv", "--bind", str(plan.scratch), str(plan.sif)]
+    assert call[: len(start)] == start
+    return call[len(start) :]
 
 
 def test_smoke_test_runs_in_the_container(stubbed):
-    command = in_container(stubbed, apptainer(stubbed, "smoke_test.py"))
-    words = shlex.split(command.removesuffix(" > logs/smoke_test.log 2>&1"))
-    assert words[: words.index("python3")] == ENVIRONMENT.split()
-    assert words[words.index("python3") + 1 :][:6] == [
+    words = in_container(stubbed, apptainer(stubbed, "smoke_test.py"))
+    assert words[:7] == [
+        "python3",
         str(ROOT / "workflow/scripts/smoke_test.py"),
         *common(stubbed, 4),
     ]
@@ -199,10 +192,8 @@ def test_training_on_one_node_is_one_process_in_the_container(stubbed):
         *["-A", "training", "-p", "dc-gpu", "-t", "30"],
         *["--nodes=1", "--cpus-per-task=128", "--ntasks-per-node=1", "--gres=gpu:4"],
     ]
-    command = in_container(stubbed, apptainer(stubbed, "train/one_node/"))
-    words = shlex.split(command.removesuffix(" > logs/train/one_node.log 2>&1"))
-    assert words[: words.index("python3")] == ENVIRONMENT.split()
-    check_training(stubbed, words[words.index("python3") :], "one_node", devices=4)
+    words = in_container(stubbed, apptainer(stubbed, "train/one_node/"))
+    check_training(stubbed, words, "one_node", devices=4)
 
 
 def check_training(plan, words: list[str], name: str, devices: int) -> None:
@@ -316,9 +307,14 @@ def test_data_are_prepared_once_for_trainings_that_share_them(stubbed):
     assert folder == f"{stubbed.scratch}/alice/jaxway/data/{record.stem}"
 
 
-def test_the_hosts_xla_flags_do_not_reach_the_container(stubbed):
-    environments = (stubbed.folder / "xla_flags").read_text()
-    assert "of-the-host" not in environments
+def test_every_program_gets_the_sites_environment_and_none_of_the_shells(stubbed):
+    """Behind srun, without it, and in rounds of benchmarks."""
+    programs = (stubbed.folder / "environments").read_text().splitlines()
+    assert len(programs) == 8
+    for environment in map(json.loads, programs):
+        assert environment["UCX_RC_TIMEOUT"] == "4s"
+        assert environment["PWD"] == str(stubbed.folder)
+        assert "of-the-host" not in environment.values()
 
 
 def test_unknown_job_is_one_sentence(plan):

@@ -185,7 +185,7 @@ def test_two_processes(tmp_path):
     out, record = tmp_path / "new" / "out.json", tmp_path / "record.json"
     record.write_text(json.dumps(container_record().to_json()))
     flags = ("--out", out, "--platform", "cpu", "--devices", 4, "--container-record", record)
-    done = launch(START, *flags, processes=2, JAXWAY_COMMIT="abc")
+    done = launch(START, *flags, processes=2, JAXWAY_COMMIT="abc", XLA_FLAGS="", NCCL_DEBUG="WARN")
     assert [process.returncode for process in done] == [0, 0], done
     local = [json.loads(process.stdout.splitlines()[-1]) for process in done]
     assert [len(devices) for devices in local] == [2, 2]
@@ -195,6 +195,7 @@ def test_two_processes(tmp_path):
     assert (found["processes"], found["devices"], found["platform"]) == (2, 4, "cpu")
     assert (found["commit"], found["nodes"], found["jax"]) == ("abc", "localhost", jax.__version__)
     assert found["arguments"]["out"] == str(out)
+    assert found["environment"].items() >= {"XLA_FLAGS": "", "NCCL_DEBUG": "WARN"}.items()
 
 
 def test_write_json_is_atomic(tmp_path, monkeypatch):

@@ -47,15 +47,6 @@ def test_without_any_job_there_are_values_too() -> None:
     assert functions.threads_of({}) == 1
 
 
-@pytest.mark.parametrize(
-    ("contained", "name", "sif"),
-    [(True, "own", "/c/jax.sif"), (True, "large", None), (False, "own", None)],
-)
-def test_snakemake_starts_the_container_of_a_single_process(contained, name, sif) -> None:
-    functions = make_functions(contained, train=TRAIN)
-    assert functions.container_for(functions.training)(wildcards(name)) == sif
-
-
 def test_a_program_that_brings_its_data_needs_none_prepared() -> None:
     functions = make_functions(train=TRAIN)
     records = functions.data_records()

@@ -3,13 +3,14 @@
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from examples import make_config, make_placement, make_site, make_training
 from jaxway.config.jobs import Options
-from jaxway.config.schema import ConfigurationError
+from jaxway.config.schema import WORKFLOW, ConfigurationError
 from jaxway.config.site import Site
 from jaxway.launch import (
     Launch,
@@ -20,6 +21,7 @@ from jaxway.launch import (
     state_folder,
 )
 from jaxway_shared.benchmark import BenchmarkPlan
+from jaxway_shared.environment import SHELL_RE
 
 ROOT = Path("/j")
 ENVIRONMENT = {"A": "one word", "B": ""}
@@ -35,13 +37,14 @@ def make_launch(site: Site | None = None, contained: bool = True, **settings: An
 RECORD = ["--container-record=/c/jax.sif.json", "--image=docker://x"]
 SRUN = ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32"]
 APPTAINER = ["apptainer", "exec", "--home", "$PWD", "--nv", "--bind", "/s", "/c/jax.sif"]
+CLEAN = ["bash", "/j/workflow/scripts/clean_environment.sh", SHELL_RE, ""]
 
 
 @pytest.mark.parametrize(
     ("placement", "contained", "before", "after"),
     [
         ({}, False, [], ["--devices=4"]),
-        ({}, True, [], ["--devices=4", *RECORD]),  # Snakemake starts this container
+        ({}, True, APPTAINER, ["--devices=4", *RECORD]),
         ({"nodes": 2, "processes_per_node": 4}, False, SRUN, ["--devices=8"]),
         (
             {"processes_per_node": 4},
@@ -62,7 +65,7 @@ def test_command_line_of_a_program(monkeypatch, placement, contained, before, af
     training = make_training(placement=make_placement(**placement))
     words = make_launch(contained=contained).program(training, "train")
     start, program = words.index("python3"), words.index("--preset=tiny")
-    assert words[:start] == ["env", "A=one word", "B=", *before]
+    assert words[:start] == [*CLEAN, "env", "A=one word", "B=", *before]
     assert words[start:program] == ["python3", "/j/workflow/scripts/train.py", *after]
     assert words[program:] == option_words(training.options)
 
@@ -174,40 +177,69 @@ def test_state_folder_is_named_by_the_training() -> None:
 # -------------------------------------------------------------------------------- what jobs inherit
 
 
-def test_what_would_replace_the_images_stays_outside() -> None:
-    site = make_site(unset_variables=["XLA_FLAGS"])
-    environ = {"PATH": "/bin", "XLA_FLAGS": "--x", "HOME": "/h"}
-    container = make_launch().container
-    assert inherited_environment(environ, site, container, "c0ffee") == {
-        **{"PATH": "/bin", "HOME": "/h", "JAXWAY_COMMIT": "c0ffee"},
+# What a shell of an HPC system may have: by its user, modules, conda, Spack, a proxy's setup.
+STAYS_OUTSIDE = (
+    *("http_proxy", "https_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY", "grpc_proxy"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONOPTIMIZE", "LD_PRELOAD", "LD_AUDIT"),
+    *(
+        "APPTAINER_CLEANENV",
+        "APPTAINER_BINDPATH",
+        "APPTAINERENV_JAX_PLATFORMS",
+        "APPTAINER_NO_HOME",
+    ),
+    *("SINGULARITY_BIND", "SINGULARITYENV_LD_PRELOAD", "JAX_PLATFORMS", "JAX_ENABLE_X64"),
+    *("XLA_FLAGS", "XLA_PYTHON_CLIENT_MEM_FRACTION", "NCCL_P2P_DISABLE", "TF_FORCE_UNIFIED_MEMORY"),
+    *("APPTAINER_DOCKER_PASSWORD", "BASH_ENV"),
+)
+COMES_IN = ("JAXWAY_COMMIT", "SLURM_JOB_ID", "HF_HOME", "MODULEPATH", "MY_LD_X", "LD_LIBRARY_PATH")
+
+
+def test_the_shell_has_no_say_in_a_job() -> None:
+    """In the command that bash runs on a node; a value with newlines hides no variable."""
+    site = make_site(inherited_variables=["LD_LIBRARY_PATH", "OTHER"])
+    config = make_config(site, environment={"NCCL_DEBUG": "INFO", "https_proxy": "http://p"})
+    launch = Launch(WORKFLOW.parent, config, site, contained=False)
+    shell = dict.fromkeys([*STAYS_OUTSIDE, *COMES_IN], "\nnonsense=1\n") | {
+        "PATH": os.environ["PATH"]
     }
-    outside = inherited_environment(environ, site, None, None)
-    assert outside["XLA_FLAGS"] == "--x"
-    assert outside["PATH"].endswith(":/bin")
+    print_names = [sys.executable, "-c", "import os; print(*sorted(os.environ))"]
+    line = command_line([*launch.environment(None), *print_names])
+    done = subprocess.run(
+        ["bash", "-c", f"set -euo pipefail; {line}"], env=shell, capture_output=True, text=True
+    )
+    found = {*done.stdout.split()} - {"PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}
+    assert found == {*COMES_IN, "PATH", "NCCL_DEBUG", "https_proxy"}, done.stderr
+
+
+def test_without_a_container_a_job_runs_this_python() -> None:
+    environ = {"PATH": "/bin", "HOME": "/h", "PWD": "/a/link"}
+    found = inherited_environment(environ, True, "c0ffee")
+    assert found == {**environ, "JAXWAY_COMMIT": "c0ffee", "PWD": os.getcwd()}
+    outside = inherited_environment(environ, False, None)
+    assert outside["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert outside["JAXWAY_COMMIT"] == "unknown"
 
 
-def test_packages_in_a_folder_are_bound_once_and_come_first() -> None:
+def test_packages_in_a_folder_are_bound_and_come_first() -> None:
     site = make_site(sif="/c/jax.sif", container_build=False, environment={"PYTHONPATH": "/own"})
     launch = make_launch(site, packages={"python": ["einops"]})
     folder = launch.container.packages
-    environ = {"PATH": "/bin", "APPTAINER_BIND": "/data"}
-    once = inherited_environment(environ, site, launch.container, None)
-    assert once["APPTAINER_BIND"] == f"/data,{folder}:{folder}:ro"
-    assert inherited_environment(once, site, launch.container, None) == once
-    assert f"PYTHONPATH={folder}:/own" in launch.smoke_test()
+    words = launch.smoke_test()
+    assert f"PYTHONPATH={folder}:/own" in words
+    assert words[words.index("/c/jax.sif") - 2 :][:2] == ["--bind", f"{folder}:{folder}:ro"]
+    assert not any(word.endswith(":ro") for word in launch.add_packages())  # it is not there yet
 
 
 def test_a_jobs_deadline_is_kept_before_slurms_variables_are_dropped() -> None:
     environ = {"PATH": "/bin", "SLURM_JOB_END_TIME": "1790000000"}
-    found = inherited_environment(environ, make_site(), None, None)
+    found = inherited_environment(environ, False, None)
     assert found["JAXWAY_DEADLINE"] == "1790000000"
 
 
 def test_code_is_dirty_when_it_has_changed_and_not_when_its_configuration_has(
     tmp_path, monkeypatch
 ):
-    for name in ("PATH", "JAXWAY_COMMIT"):
+    for name in ("PATH", "PWD", "JAXWAY_COMMIT"):
         monkeypatch.setenv(name, os.environ["PATH"])
     (tmp_path / "config").mkdir()
     files = tmp_path / "config/config.yaml", tmp_path / "code.py"
@@ -218,5 +250,5 @@ def test_code_is_dirty_when_it_has_changed_and_not_when_its_configuration_has(
         subprocess.run([*git, *words], check=True)
     for file, dirty in zip(files, (False, True), strict=True):
         file.write_text("changed")
-        prepare_environment(tmp_path, make_site(), None)
+        prepare_environment(tmp_path, contained=False)
         assert os.environ["JAXWAY_COMMIT"].endswith("-dirty") == dirty

@@ -15,7 +15,6 @@ from jaxway.launch import Launch, command_line, state_folder
 
 T = TypeVar("T")
 PerJob: TypeAlias = T | Callable[[Any], T]
-JobOf = Callable[[Any], SubmittedJob]  # a job by its wildcards
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,6 @@ class JobFunctions:
         return self.launch.plan(self.allocation(wildcards)).to_json()
 
     # ----------------------------------------------------------------------------- where a job runs
-
-    def container_for(self, job: JobOf) -> Callable[[Any], str | None]:
-        """SIF for a job of one process, which Snakemake starts. Several start theirs themselves."""
-
-        def sif(wildcards: Any) -> str | None:
-            own = self.launch.contained and job(wildcards).placement.processes == 1
-            return self.launch.container.sif if own else None
-
-        return sif
 
     def threads_of(self, jobs: Mapping[str, SubmittedJob]) -> PerJob[int]:
         return by_name({name: self.launch.threads(job.placement) for name, job in jobs.items()}, 1)

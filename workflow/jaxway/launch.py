@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from jaxway_shared.benchmark import AllocatedNodes, BenchmarkPlan, PlannedBenchmark
+from jaxway_shared.environment import SHELL_RE
 
 from jaxway.config.containers import Container, container_with, record_path
 from jaxway.config.jobs import (
@@ -76,7 +77,7 @@ class Launch:
         words += self.tmpdir()
         for kind, packages in self.config.packages.items():
             words += [f"--{kind}", *packages]
-        return [*words, "--", *self.apptainer_words()]
+        return [*words, "--", *self.apptainer_words(None)]
 
     def verify(self) -> Words:
         sif, image = f"--sif={self.container.sif}", f"--image={self.config.image}"
@@ -106,7 +107,7 @@ class Launch:
         return [*words, f"--state={state_folder(job, self.site)}"]
 
     def benchmark(self, job: BenchmarkJob) -> Words:
-        words = self.program(job, f"benchmark_{job.program}", sif=job.sif, starts_container=True)
+        words = self.program(job, f"benchmark_{job.program}", sif=job.sif)
         return [*words, f"--scratch={self.site.scratch}"]
 
     def plan(self, allocation: Allocation) -> BenchmarkPlan:
@@ -138,19 +139,13 @@ class Launch:
         job: SmokeTestJob | TrainJob | BenchmarkJob,
         name: str,
         sif: str | None = None,
-        starts_container: bool = False,
     ) -> Words:
-        """A program and what every program takes. ``sif``: in place of the configured container.
-
-        Snakemake starts the container of a single process, unless ``starts_container``; several
-        processes start theirs behind the site's launcher.
-        """
+        """A program and what every program takes. ``sif``: in place of the configured container."""
         placement = job.placement
         own = self.container if self.contained and not sif else None  # packages are the image's
-        words = ["env", *(f"{k}={v}" for k, v in job_environment(self.config, own).items())]
-        words += self.launcher(placement)
-        if self.contained and (starts_container or placement.processes > 1):
-            words += ["apptainer", "exec", "--home", WORKING_DIRECTORY, *self.apptainer_words()]
+        words = [*self.environment(own), *self.launcher(placement)]
+        if self.contained:
+            words += ["apptainer", "exec", "--home", WORKING_DIRECTORY, *self.apptainer_words(own)]
             words.append(sif or self.container.sif)
         words += ["python3", str(self.script(name)), f"--devices={placement.devices}"]
         words += [f"--platform={self.config.platform}"] if self.config.platform else []
@@ -160,6 +155,16 @@ class Launch:
             words += [f"--container-record={own.record}", f"--image={self.config.image}"]
         words += [f"--host-suffix={self.site.host_suffix}"] if self.site.host_suffix else []
         return words + option_words(job.options)
+
+    def environment(self, container: Container | None) -> Words:
+        """What gives a command a job's environment: the user's shell has no say in it."""
+        variables = dict(self.config.environment)
+        if container and container.packages:
+            paths = [container.packages, variables.get("PYTHONPATH")]
+            variables["PYTHONPATH"] = ":".join(filter(None, paths))
+        clean = str(self.root / "workflow/scripts/clean_environment.sh")
+        words = ["bash", clean, SHELL_RE, " ".join(self.site.inherited_variables)]
+        return [*words, "env", *(f"{name}={value}" for name, value in variables.items())]
 
     def launcher(self, placement: Placement) -> Words:
         """What starts several processes."""
@@ -172,8 +177,12 @@ class Launch:
             f"--cpus-per-task={self.threads(placement)}",
         ]
 
-    def apptainer_words(self) -> Words:
-        return shlex.split(os.path.expandvars(self.apptainer_args))
+    def apptainer_words(self, container: Container | None) -> Words:
+        """Options of `apptainer exec`; ``container``: one whose packages lie in a folder."""
+        words = shlex.split(os.path.expandvars(self.apptainer_args))
+        if container and (folder := container.packages):
+            words += ["--bind", f"{folder}:{folder}:ro"]
+        return words
 
     def script(self, name: str) -> Path:
         """A program."""
@@ -233,28 +242,13 @@ def state_folder(job: TrainJob, site: Site) -> str:
     return f"{site.scratch}/train/{job.name}-{job.id}"
 
 
-def job_environment(config: Config, container: Container | None) -> dict[str, str]:
-    """Environment variables of every computing job, beside those that it inherits."""
-    environment = dict(config.environment)
-    if container and container.packages:
-        paths = [container.packages, environment.get("PYTHONPATH")]
-        environment["PYTHONPATH"] = ":".join(filter(None, paths))
-    return environment
-
-
 def inherited_environment(
-    environ: Mapping[str, str], site: Site, container: Container | None, commit: str | None
+    environ: Mapping[str, str], contained: bool, commit: str | None
 ) -> dict[str, str]:
-    """What jobs inherit from this process, without what must not reach the container."""
-    result = dict(environ)
-    if container:
-        for variable in site.unset_variables:
-            result.pop(variable, None)
-        if folder := container.packages:
-            binds = [bind for bind in result.get("APPTAINER_BIND", "").split(",") if bind]
-            own = f"{folder}:{folder}:ro"
-            result["APPTAINER_BIND"] = ",".join(dict.fromkeys([*binds, own]))
-    else:  # python3 is to be the one that runs this: it has JAX beside it
+    """What jobs inherit from this process, beside what Launch.environment() drops and sets."""
+    # The shell's own has links in it, which lead nowhere in a container.
+    result = {**environ, "PWD": os.getcwd()}
+    if not contained:  # python3 is to be the one that runs this: it has JAX beside it
         result["PATH"] = f"{Path(sys.executable).parent}:{result['PATH']}"
     if "SLURM_JOB_END_TIME" in result:  # in a job, before the Slurm plugin drops it
         result["JAXWAY_DEADLINE"] = result["SLURM_JOB_END_TIME"]
@@ -263,12 +257,9 @@ def inherited_environment(
     return result
 
 
-def prepare_environment(root: Path, site: Site, container: Container | None) -> None:
+def prepare_environment(root: Path, contained: bool) -> None:
     """Make this process's environment the one that jobs inherit."""
-    environment = inherited_environment(os.environ, site, container, commit_of(root))
-    for variable in os.environ.keys() - environment.keys():
-        del os.environ[variable]
-    os.environ.update(environment)
+    os.environ.update(inherited_environment(os.environ, contained, commit_of(root)))
 
 
 def commit_of(root: Path) -> str | None:

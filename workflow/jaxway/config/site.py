@@ -44,7 +44,7 @@ class Site:
     required_variables: Mapping[str, str]
     shared: Sequence[str]
     small_home: bool
-    unset_variables: Sequence[str]
+    inherited_variables: Sequence[str]
     environment: Mapping[str, str]
 
 

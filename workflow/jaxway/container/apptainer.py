@@ -17,8 +17,17 @@ from jaxway.files import PROGRESS_INTERVAL_S, SIGNALS, log
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
+# Other variables of this kind stand for options, such as the bind of a folder that is not there.
+NEEDED_RE = re.compile("APPTAINER_(DOCKER_.+|TMPDIR|CONFIGDIR)")
 LAST_LINES = 20  # of Apptainer's output, shown when it fails
 PR_SET_PDEATHSIG = 1
+
+
+def drop_options() -> None:
+    """Drop what this process's environment says about how Apptainer runs a container."""
+    for name in [*os.environ]:
+        if name.startswith(("APPTAINER", "SINGULARITY")) and not NEEDED_RE.fullmatch(name):
+            del os.environ[name]
 
 
 def apptainer(*arguments: str | Path, work: Path) -> None:
@@ -113,7 +122,7 @@ def compression(work: Path) -> tuple[str, ...]:
         ["build", *ZSTD, sif, trial / "root"],
         ["exec", "--bind", "/usr", sif, "true"],
     ]
-    environment = os.environ | {"APPTAINER_TMPDIR": str(trial)}
+    environment = os.environ | dict.fromkeys(("APPTAINER_TMPDIR", "APPTAINER_CACHEDIR"), str(trial))
     for words in commands:
         if subprocess.run(["apptainer", *words], env=environment, capture_output=True).returncode:
             log("zstd images do not work on this host: using gzip, which is slower")

@@ -18,7 +18,7 @@ from jaxway_shared.container_record import ContainerRecord, Packages
 
 from jaxway.config.containers import record_path
 from jaxway.container import verify, work_folder
-from jaxway.container.apptainer import apptainer, compression
+from jaxway.container.apptainer import apptainer, compression, drop_options
 from jaxway.container.pull import record_texts
 from jaxway.container.registry import sha256_digest
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
@@ -131,9 +131,7 @@ def run(args: argparse.Namespace) -> None:
     base, out = args.base.absolute(), args.out.absolute()
     for variable in ("PYTHONPATH", "PIP_PREFIX", "PIP_TARGET", "PIP_USER"):
         os.environ.pop(variable, None)  # the host's would mislead pip
-    # What jobs bind is not there yet.
-    binds = os.environ.get("APPTAINER_BIND", "").split(",")
-    os.environ["APPTAINER_BIND"] = ",".join(b for b in binds if not b.startswith(f"{out}:"))
+    drop_options()
     packages = Packages(args.python, args.debian)
     with exclusive_lock(out):
         add(base, out, packages, args.apptainer_arguments, args.tmpdir)

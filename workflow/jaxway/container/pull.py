@@ -10,7 +10,6 @@ import dataclasses
 import errno
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ from jaxway_shared.errors import UserError
 
 from jaxway.config.containers import digest_path, record_path
 from jaxway.container import image_name, layers, verify, work_folder
-from jaxway.container.apptainer import apptainer, apptainer_version, compression
+from jaxway.container.apptainer import apptainer, apptainer_version, compression, drop_options
 from jaxway.container.registry import Image, Json, Repository
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
@@ -235,6 +234,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     sif = args.sif.absolute()
-    os.environ.pop("APPTAINER_BIND", None)  # for jobs, of folders that may not be there yet
+    drop_options()
     with exclusive_lock(sif):
         pull(args.image, sif, args.tmpdir)

@@ -17,19 +17,17 @@ from jaxway.config.load import add_arguments, load, read
 from jaxway.config.schema import WORKFLOW
 from jaxway.config.site import Site
 from jaxway.container import verify
-from jaxway.launch import Launch, job_environment, prepare_environment, slurm_options
+from jaxway.launch import Launch, prepare_environment, slurm_options
 
 
 def command_line(args: argparse.Namespace) -> list[str]:
-    """The command line that enters the container. Sets the environment that it needs."""
+    """The command line that enters the container."""
     profile, settings, site = read(args)
     # On this machine no account is charged.
     config = load(settings, replace(site, account_variables=[]) if args.here else site)
     launch = Launch(WORKFLOW.parent, config, site, True, profile.get("apptainer-args", ""))
     container = launch.container
-    prepare_environment(launch.root, site, container)
-    os.environ.update(job_environment(config, container))
-
+    prepare_environment(launch.root, contained=True)
     sif = Path(container.sif)
     for file in (sif, Path(container.output)):
         if not verify.exists(file):
@@ -42,10 +40,10 @@ def command_line(args: argparse.Namespace) -> list[str]:
         raise problem
     words = [] if args.here else launcher(config, site)
     words += ["apptainer", "--quiet", "exec" if args.command else "shell", "--home", os.getcwd()]
-    words += [*launch.apptainer_words(), str(sif), *args.command]
+    words += [*launch.apptainer_words(container), str(sif), *args.command]
     if not shutil.which(words[0]):
         raise UserError("JW554", f"there is no {words[0]} in PATH")
-    return words
+    return [*launch.environment(container), *words]
 
 
 def launcher(config: Config, site: Site) -> list[str]:

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> None:
     contained = site.container or "apptainer" in str(profile.get("software-deployment-method"))
     launch = Launch(WORKFLOW.parent, config, site, contained)
     pulled, container = (launch.pulled, launch.container) if contained else (None, None)
-    prepare_environment(WORKFLOW.parent, site, container)
+    prepare_environment(WORKFLOW.parent, contained)
     whole = plan.Plan(config, site, plan.all_jobs(config), pulled, container)
     findings = plan.run_preflight(whole)
     print("\n".join(plan.summary(whole, findings, complete=True)))

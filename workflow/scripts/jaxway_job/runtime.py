@@ -26,11 +26,13 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxway_shared import hostlist
 from jaxway_shared.container_record import ContainerRecord
+from jaxway_shared.environment import recorded
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
 
 TYPES = {"integer": int, "number": float, "string": str}
 BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
+INHERITED = recorded(os.environ)  # before any program changes it
 AXIS = "data"  # name of the one mesh axis over all devices
 
 
@@ -222,6 +224,7 @@ def provenance_without_devices(args: argparse.Namespace) -> Provenance:
         backend=None,
         driver=driver.read_text().splitlines()[0] if driver.exists() else None,
         arguments={k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()},
+        environment=INHERITED,
     )
 
 

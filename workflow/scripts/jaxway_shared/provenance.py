@@ -1,6 +1,6 @@
 """Provenance: where a result comes from. Part of every result file, so it has no version alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxway_shared.container_record import ContainerRecord
@@ -27,3 +27,5 @@ class Provenance:
     backend: str | None  # version of JAX's runtime, with CUDA's
     driver: str | None  # NVIDIA's kernel driver
     arguments: dict[str, Any]  # of the program, defaults included
+    # What the program found of variables that change what it does: jaxway_shared/environment.py.
+    environment: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,23 @@
+"""Variables of a shell that change what a program does, or its speed.
+
+A job is kept free of the first kind (clean_environment.sh); a result records all that it saw.
+"""
+
+import re
+from collections.abc import Mapping
+
+# Of the user's shell: an extended regular expression of POSIX, as bash reads it.
+SHELL_RE = "^(APPTAINER|BASH_ENV$|JAX_|LD_|NCCL_|PYTHON|SINGULARITY|TF_|XLA_)|_(proxy|PROXY)$"
+# Of the site, of Slurm and of the image, too.
+RECORDED_RE = re.compile(f"{SHELL_RE}|^(CUDA_|GLOO_|MAXTEXT_|OMP_|UCX_)")
+SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")
+CREDENTIALS_RE = re.compile("//[^/]*@")  # of a URL
+
+
+def recorded(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a result records of its program's environment: no password."""
+    return {
+        name: "..." if SECRET_RE.search(name) else CREDENTIALS_RE.sub("//", value)
+        for name, value in sorted(environ.items())
+        if RECORDED_RE.search(name)
+    }

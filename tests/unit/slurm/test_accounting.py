@@ -47,7 +47,7 @@ def make_segment(job: str, last_step: int) -> Segment:
     names = ("time", "nodes", "python", "jax", "jaxlib", "numpy")
     values: dict[str, Any] = dict.fromkeys(Provenance.__dataclass_fields__)
     values |= dict.fromkeys(names, "")
-    values |= {"job": job, "processes": 1, "devices": 1, "arguments": {}}
+    values |= {"job": job, "processes": 1, "devices": 1, "arguments": {}, "environment": {}}
     return Segment(5, last_step, 1.0, Provenance(**values))
 
 

@@ -16,7 +16,7 @@ JOBS = [make_submission("a", id="7"), make_submission("b", id="8"), make_submiss
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(cancellation, "RETRY_INTERVAL_S", 0.01)
+    monkeypatch.setattr(cancellation, "CANCEL_INTERVAL_S", 0.01)
     monkeypatch.setattr(cancellation, "CANCEL_TIMEOUT_S", 0.3)
     return tmp_path
 

@@ -12,7 +12,7 @@ from jaxway.slurm.outage import PatientQueue, report
 from jaxway.slurm.queue import QueryError
 
 CANCEL_TIMEOUT_S = 60
-RETRY_INTERVAL_S = 1
+CANCEL_INTERVAL_S = 1  # between two calls of scancel
 # Slurm knows an ended job for some minutes (MinJobAge).
 GONE_RE = re.compile("Invalid job id|already complet")
 
@@ -54,7 +54,7 @@ def cancel(jobs: list[Submission], queue: PatientQueue) -> None:
             report(with_code("JW206", f"Not cancelled: {names} ({error}); later: `{line}`"))
             return
         queue.report_outage(error)
-        time.sleep(RETRY_INTERVAL_S)
+        time.sleep(CANCEL_INTERVAL_S)
 
 
 def report_open(journal: Journal, own: Container[str] = ()) -> None:

@@ -11,48 +11,50 @@ from jaxway import run_lock
 from jaxway_shared.errors import UserError
 
 HOLDER = """
-import sys, time
-from pathlib import Path
+import time
 from jaxway import run_lock
-lock = run_lock.acquire(Path(sys.argv[1]))
+lock = run_lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
 
 
-def test_second_run_is_refused_until_the_first_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "new/run.lock"
-    words = [sys.executable, "-c", HOLDER, str(path)]
+@pytest.fixture(autouse=True)
+def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_second_run_is_refused_until_the_first_is_killed() -> None:
+    words = [sys.executable, "-c", HOLDER]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout
         holder.stdout.readline()
         with pytest.raises(UserError, match=f"in this folder: process {holder.pid} on "):
-            run_lock.acquire(path)
+            run_lock.acquire()
         holder.kill()
-    run_lock.acquire(path).close()
+    run_lock.acquire().close()
 
 
-def test_full_disk_leaves_the_lock(tmp_path: Path) -> None:
-    path = tmp_path / "run.lock"
-    path.symlink_to("/dev/full")
-    with run_lock.acquire(path):
-        assert run_lock.started(path)
+def test_full_disk_leaves_the_lock() -> None:
+    run_lock.LOCK_FILE.parent.mkdir(parents=True)
+    run_lock.LOCK_FILE.symlink_to("/dev/full")
+    with run_lock.acquire():
+        assert run_lock.started()
 
 
-def test_start_of_the_run_that_holds_the_lock(tmp_path: Path) -> None:
-    path = tmp_path / "run.lock"
-    assert run_lock.started(path) is None
+def test_start_of_the_run_that_holds_the_lock() -> None:
+    assert run_lock.started() is None
     began = time.time()
-    with run_lock.acquire(path):
-        assert began - 1 < (run_lock.started(path) or 0) < time.time() + 1
-    assert run_lock.started(path) is None
+    with run_lock.acquire():
+        assert began - 1 < (run_lock.started() or 0) < time.time() + 1
+    assert run_lock.started() is None
 
 
-def test_file_system_without_locks_is_one_sentence(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_file_system_without_locks_is_one_sentence(monkeypatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(run_lock.fcntl, "flock", flock)
     with pytest.raises(SystemExit, match=r"cannot be locked here: No locks available \[JW213\]"):
         run_lock.hold()

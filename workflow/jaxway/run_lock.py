@@ -27,10 +27,10 @@ def hold() -> TextIO:
         sys.exit(error.line())
 
 
-def acquire(path: Path = LOCK_FILE) -> TextIO:
+def acquire() -> TextIO:
     """The lock, held until the file is closed. UserError while another run holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = open(path, "a+")  # noqa: SIM115
+    LOCK_FILE.parent.mkdir(parents=True, exist_ok=True)
+    file = open(LOCK_FILE, "a+")  # noqa: SIM115
     deadline = time.monotonic() + WAIT_S
     try:
         while not try_lock(file, fcntl.LOCK_EX):
@@ -48,10 +48,10 @@ def acquire(path: Path = LOCK_FILE) -> TextIO:
     return file
 
 
-def started(path: Path = LOCK_FILE) -> float | None:
+def started() -> float | None:
     """When the run that holds the lock took it; None, where none does."""
     try:
-        with path.open() as file:
+        with LOCK_FILE.open() as file:
             return None if try_lock(file, fcntl.LOCK_SH) else os.fstat(file.fileno()).st_mtime
     except FileNotFoundError:
         return None

@@ -12,9 +12,12 @@ RAW = "raw"
 BYTE_TOKENIZERS = ("bytes", RAW)  # tokens are bytes: of text, or of files of any kind
 
 
+ID_DIGITS = 8  # hexadecimal, of a job's settings
+
+
 def short_hash(value: Any) -> str:
     """A name for a value that JSON can express, the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
 
 
 @dataclass(frozen=True)

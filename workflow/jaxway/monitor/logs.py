@@ -10,10 +10,12 @@ from pathlib import Path
 
 from jaxway_shared.training import LOCK, METRICS, LockOwner, MetricsLine
 
+from jaxway.config.jobs import ID_DIGITS
+
 STALE_AFTER_S = 60  # without output; then the line says for how long
 TAIL_BYTES = 65536
 PACE_LINES = 10  # lines of metrics from which the time left is estimated
-ID = "[0-9a-f]" * 8  # of a training's settings, in its state's name; `a` is not `a-b`
+ID = "[0-9a-f]" * ID_DIGITS  # in a state's name; `a` is not `a-b`
 CONTROL_RE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 
 

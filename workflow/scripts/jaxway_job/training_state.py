@@ -45,7 +45,7 @@ def locked_state(args: argparse.Namespace) -> Iterator[Path]:
     """
     folder: Path = args.state.absolute()
     if digest := runtime.container_digest(args):
-        folder = folder.with_name(f"{folder.name}-{digest[:8]}")
+        folder = folder.with_name(training.state_name(folder.name, digest))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / training.LOCK).open("a+")

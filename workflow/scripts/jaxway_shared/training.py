@@ -28,8 +28,13 @@ LOCK = "lock"
 SEGMENTS = "segments.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-DIGEST = "[0-9a-f]" * 8  # as much of it as is in a state's name
+DIGEST_DIGITS = 8  # as many as are in a state's name
 LOCK_OWNER_RE = re.compile(r"host (.+), process (\d+), job (.+)")
+
+
+def state_name(base: str, digest: str) -> str:
+    """Name of the state of a training given ``--state base``, in an image with this digest."""
+    return f"{base}-{digest[:DIGEST_DIGITS]}"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ class TrainingState:
         """The state of a training given ``--state base``, to which programs append an image's
         digest; of several images, the one used last. None where there is none. A copy or an archive
         beside it, which a user has made, is none."""
-        folders = [*base.parent.glob(base.name), *base.parent.glob(f"{base.name}-{DIGEST}")]
+        of_images = f"{base.name}-{'[0-9a-f]' * DIGEST_DIGITS}"  # see state_name()
+        folders = [*base.parent.glob(base.name), *base.parent.glob(of_images)]
         folders.sort(key=lambda folder: folder.stat().st_mtime)
         return cls.read(folders[-1]) if folders else None
 

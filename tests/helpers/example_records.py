@@ -34,6 +34,7 @@ def data_record(**fields: Any) -> DataRecord:
         **{"files": 2, "tokenizer": "bytes", "tokenizer_sha256": None, "sha256": 64 * "b"},
         **{"vocabulary": 256, "dtype": "uint8", "shards": (50,), "folder": "/data"},
         **{"train_tokens": 50, "train_bytes": 50, "validation_tokens": 5, "validation_bytes": 5},
+        **{"special_tokens": 0, "unknown_tokens": 0, "lossless": True},
         **{"unigram_bits_per_byte": 4.5, "gzip_bits_per_byte": 2.5},
     }
     return DataRecord(**whole | fields)

@@ -17,7 +17,6 @@ RESULT = {  # what is needed of a smoke test, of a training and of a benchmark
         **{"devices": 1, "processes": 1},
         "arguments": {"global_batch": 1, "context": 1},
     },
-    "schema_version": 2,
     "cases": [],
     "transports": {},
     "passed": True,
@@ -27,6 +26,7 @@ RESULT = {  # what is needed of a smoke test, of a training and of a benchmark
         **dict.fromkeys(("files", "train_bytes", "train_tokens", "validation_bytes"), 1),
         **dict.fromkeys(("vocabulary", "validation_tokens"), 1),
         **dict.fromkeys(("unigram_bits_per_byte", "gzip_bits_per_byte"), 8.0),
+        **{"special_tokens": 0, "unknown_tokens": 0, "lossless": True},
         **{"tokenizer": "bytes", "tokenizer_sha256": None, "dtype": "uint8"},
         **{"shards": [1], "sha256": "", "folder": ""},
     },
@@ -40,6 +40,8 @@ RESULT = {  # what is needed of a smoke test, of a training and of a benchmark
     "flops_per_token": 6,
     "seconds": 1.0,
     "tokens_per_second": 1.0,
+    "train_nats_per_token": 5.5,
+    "validation_nats_per_token": 5.5,
     "train_bits_per_byte": 8.0,
     "validation_bits_per_byte": 8.0,
     "unigram_bits_per_byte": 8.0,
@@ -125,7 +127,8 @@ elif name == "python3":  # a program: leaves what it was asked for
     with (folder / "environments").open("a") as seen:
         seen.write(json.dumps(dict(os.environ)) + "\n")
     out = Path(value("--out"))
-    out.write_text(json.dumps(RESULT))
+    version = {"schema_version": 3 if out.name == "summary.json" else 2}
+    out.write_text(json.dumps(version | RESULT))
     if out.name == "summary.json":
         out.with_name("metrics.jsonl").write_text('{"step": 1, "loss": 8.0}\n')
 else:

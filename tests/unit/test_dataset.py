@@ -76,7 +76,7 @@ def test_other_data_than_prepared_are_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"train-00000.bin: No such file.*; run snakemake again"):
         dataset.load(path)
     path.write_text('{"schema_version": 99}')
-    with pytest.raises(SystemExit, match=r"reads version 1: run snakemake again"):
+    with pytest.raises(SystemExit, match=r"reads version 2: run snakemake again"):
         dataset.load(path)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from jaxway.report import plots, training
 from jaxway_shared.training import ProgramSummary
-from report_results import DATA, PROVENANCE, SEGMENT, Results
+from report_results import DATA, PROVENANCE, SEGMENT, Results, rows, section
 from results import write
 
 
@@ -23,13 +23,51 @@ def results(tmp_path):
         ({"gzip_bits_per_byte": 1.6, "steps": 10000}, "give it more data"),
         (
             {"gzip_bits_per_byte": 1.6, "steps": 10000, "train_bits_per_byte": 1.99},
-            "It saw 10 MB 2.0 times: raise layers",
+            "It saw 10 MB 2.0 times on average: raise layers",
         ),
     ],
 )
 def test_verdict(results, changes, sentence):
     results.add_run(**changes)
     assert sentence in results.report()
+
+
+LOSSY = {
+    "data": replace(DATA, lossless=False, unknown_tokens=48_000, special_tokens=4000),
+    "train_bits_per_byte": None,
+    "validation_bits_per_byte": None,
+    "validation_nats_per_token": 0.01,
+}
+
+
+def test_a_tokenizer_that_loses_text_is_not_compared_with_gzip(results):
+    results.add_run(**LOSSY)
+    text = results.report()
+    assert "0.010 nats for each token of unseen text. The tokenizer does not give that text" in text
+    assert "(50.0\u202f% of the tokens are unknown)" in text
+    assert ["Validation", "0.01000 nats per token"] in rows(text)
+    assert ["Training, last tenth", "1.300 nats per token"] in rows(text)
+    assert ["Unknown tokens", "48\u202f000 of 100\u202f000"] in rows(text)
+    assert "bits per byte:" not in text and "beats gzip" not in text and "Dashed" not in text
+
+
+def test_a_tokenizer_that_loses_text_is_not_the_best(results):
+    results.add_run("lossy", **LOSSY)
+    results.add_run("good")
+    text = results.report()
+    assert "model 2.000" in text and "good; gzip" in text
+    table = rows(section(text, '<div class="wide">', "</div>"))
+    assert [row[:3] for row in table] == [
+        ["run", "validation", "nats per token"],
+        ["good", "2.000", "1.400"],
+        ["lossy", "\N{EM DASH}", "0.01000"],
+    ]
+
+
+def test_tokens_between_documents_are_said_to_count(results):
+    results.add_run(data=replace(DATA, special_tokens=80))
+    text = " ".join(results.report().split())
+    assert "where documents begin and end, of which the validation text has 80." in text
 
 
 def test_sample_is_text(results):

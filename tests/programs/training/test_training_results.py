@@ -46,6 +46,8 @@ def test_training_learns_and_writes_results(undisturbed):
     assert summary["validation_bits_per_byte"] == pytest.approx(
         summary["train_bits_per_byte"], abs=0.5
     )
+    per_byte = np.log(2) * summary["validation_bits_per_byte"]  # in nats; a token is a byte
+    assert summary["validation_nats_per_token"] == pytest.approx(per_byte)
     assert summary["sample"].startswith("\n") and len(summary["sample"]) > 20
     assert summary["data"]["files"] == 40 and summary["steps"] == STEPS
     assert summary["parameters"] == 2 * 12 * 32**2 + (2 * 256 + 4096) * 32
@@ -65,6 +67,19 @@ def test_training_learns_and_writes_results(undisturbed):
         x: sum(line[f"{x}_seconds"] for line in lines) for x in ("step", "data", "checkpoint")
     }
     assert 0 < seconds["data"] + seconds["checkpoint"] < seconds["step"]
+
+
+def test_there_are_no_bits_per_byte_where_text_is_lost(undisturbed, launch, record, tmp_path):
+    folder = tmp_path / "shards"
+    shutil.copytree(json.loads(record.read_text())["folder"], folder)
+    lossy = json.loads(record.read_text()) | {"folder": str(folder), "lossless": False}
+    (folder / "data.json").write_text(json.dumps(lossy))
+    wait(launch(*arguments(folder / "data.json", tmp_path / "state", tmp_path)))
+    expected = json.loads((undisturbed / "out/summary.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["validation_bits_per_byte"] is summary["train_bits_per_byte"] is None
+    for name in ("validation_nats_per_token", "train_nats_per_token"):
+        assert summary[name] == expected[name]
 
 
 def test_finished_state_gives_its_summary_again(undisturbed, record, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from jaxway.preflight import data
 from jaxway.preflight.data import check_data, record_of
 from jaxway.preflight.finding import Finding, failure, passed, warning
 from jaxway_job import dataset
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 TEXT = ("text",)
 
@@ -118,6 +119,26 @@ def test_file_that_this_user_may_not_read_fails(text, monkeypatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "b.txt")
     message = "train.a.data: text/b.txt cannot be read by this user"
     assert check(a=make_training(TEXT, context=10)) == [failure("JW512", message)]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_tokenizer_is_tried_on_text_before_it_is_prepared(text, tmp_path, lower) -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: n for n, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if lower:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (text / "c.txt").write_text("A Line With Ü" * 3000)
+    job = make_training(TEXT, tokenizer=str(tmp_path / "tokenizer.json"), context=10)
+    size, *more = check(a=job)
+    assert size == passed("train.a: 0.0 MB in 3 files")
+    lost = (
+        "train.a.tokenizer: the tokenizer does not give text back (0.0% of its tokens are unknown)"
+    )
+    assert [finding.message.partition(":")[0] for finding in more] == ["train.a.tokenizer"] * lower
+    assert all(finding.message.startswith(lost) for finding in more)
 
 
 def test_broken_tokenizer_fails_for_its_trainings_only(text, tmp_path) -> None:

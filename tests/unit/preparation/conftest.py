@@ -6,10 +6,9 @@ import random
 import pytest
 from jaxway.data import prepare as prepare_data
 from jaxway_shared.data_record import DataRecord
+from prepared import SENTENCES
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from tokenizers.decoders import ByteLevel
-
-SENTENCES = "The ship sails at dawn. Über die Straße ging ein Bär; 日本語も少し。 x = f(y)\n"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import numpy as np
 from jaxway_job import dataset
 from jaxway_shared.data_record import RECORD, DataRecord
 
+SENTENCES = "The ship sails at dawn. Über die Straße ging ein Bär; 日本語も少し。 x = f(y)\n"
+
 
 def ordered(corpus: Path) -> list[bytes]:
     """Contents of the files, in the order of their sha256."""

@@ -28,7 +28,7 @@ from jaxway_shared.errors import UserError
 
 from jaxway.config.jobs import BYTE_TOKENIZERS, RAW
 from jaxway.data.sources import ProgressReporter, Source, cut_offset, read_verified, scan_files
-from jaxway.data.tokenizer import Encoder, Tokens, encode, load_tokenizer
+from jaxway.data.tokenizer import Encoder, RoundTrip, Tokens, encode, load_tokenizer, round_trip
 from jaxway.files import atomic_replace, exclusive_lock, log
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -194,6 +194,11 @@ def write(data: Preparation) -> DataRecord:
             yield chunk
 
     shards = write_shards(data.folder, encode(map(counted, data.training), data.encoder, dtype))
+    trip = RoundTrip(len(tokens), 0, True)
+    if data.encoder:
+        trip = round_trip(documents, data.encoder)
+    if not trip.lossless:
+        log(f"Warning: {trip.loss()}")
     if not shards or not len(tokens):
         raise UserError(
             "JW181",
@@ -210,6 +215,9 @@ def write(data: Preparation) -> DataRecord:
         train_bytes=int(counts_256.sum()),
         validation_tokens=len(tokens),
         validation_bytes=len(validation),
+        special_tokens=len(tokens) - trip.tokens,
+        unknown_tokens=trip.unknown,
+        lossless=trip.lossless,
         unigram_bits_per_byte=unigram_bits(counts_256, np.frombuffer(validation, np.uint8)),
         gzip_bits_per_byte=gzip_bits(validation),
         sha256=data.sha256,

@@ -2,13 +2,14 @@
 
 import codecs
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxway_shared.errors import UserError
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 BATCH_SIZE = 2**24  # characters that are tokenised at once, in parallel; takes 1.3 GB of memory
 
@@ -25,11 +26,15 @@ class TextChunk(NamedTuple):
 
 
 class Encoder(NamedTuple):
-    """A tokenizer, the special tokens it puts before and after a text, and its file's sha256."""
+    """A tokenizer, the special tokens it puts before and after a text, and its file's sha256.
+
+    ``unknown`` is the token that it puts in place of what it does not know, if there is one.
+    """
 
     tokenizer: Tokenizer
     before: list[int]
     after: list[int]
+    unknown: int | None
     sha256: str
 
     @property
@@ -58,7 +63,40 @@ def load_tokenizer(path: str) -> Encoder:
         raise UserError("JW184", f"tokenizer: {path} has an empty vocabulary")
     text = [i for i, special in enumerate(word.special_tokens_mask) if not special]
     before, after = word.ids[: text[0]], word.ids[text[-1] + 1 :]
-    return Encoder(tokenizer, before, after, hashlib.sha256(content).hexdigest())
+    model = json.loads(content)["model"]
+    unknown = model.get("unk_id", tokenizer.token_to_id(model.get("unk_token") or ""))
+    return Encoder(tokenizer, before, after, unknown, hashlib.sha256(content).hexdigest())
+
+
+class RoundTrip(NamedTuple):
+    """What became of texts: their tokens, how many are unknown, and whether the texts come back.
+
+    A space that a tokenizer adds before a text does not count.
+    """
+
+    tokens: int
+    unknown: int
+    lossless: bool
+
+    def loss(self) -> str:
+        """What it means that texts do not come back."""
+        return (
+            f"the tokenizer does not give text back ({self.unknown / max(1, self.tokens):.1%} of "
+            "its tokens are unknown): results are in nats per token, not in bits per byte"
+        )
+
+
+def round_trip(documents: Iterable[Document], encoder: Encoder) -> RoundTrip:
+    """Encode documents, as encode() does, decode them, and compare."""
+    tokens, unknown, lossless = 0, 0, True
+    for batch in batches(documents):
+        encodings = encode_batch([chunk.text for chunk in batch], encoder)
+        for chunk, encoding in zip(batch, encodings, strict=True):
+            tokens += len(encoding.ids)
+            unknown += sum(token == encoder.unknown for token in encoding.ids)
+            decoded = encoder.tokenizer.decode(encoding.ids, skip_special_tokens=False)
+            lossless = lossless and decoded in (chunk.text, f" {chunk.text}")
+    return RoundTrip(tokens, unknown, lossless)
 
 
 def chunk_text(document: Document) -> Iterator[TextChunk]:
@@ -91,6 +129,14 @@ def batches(documents: Iterable[Document]) -> Iterator[list[TextChunk]]:
     yield batch
 
 
+def encode_batch(texts: list[str], encoder: Encoder) -> list[Encoding]:
+    """Tokens of texts, without those that mark beginning and end of a document."""
+    try:
+        return list(encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    except Exception as error:  # the library has no type of its own
+        raise UserError("JW184", f"tokenizer: {error}") from None
+
+
 def encode(
     documents: Iterable[Document], encoder: Encoder | None, dtype: np.dtype[Any]
 ) -> Iterator[Tokens]:
@@ -100,11 +146,7 @@ def encode(
             yield from (np.frombuffer(chunk, dtype) for chunk in document)
         return
     for batch in batches(documents):
-        texts = [chunk.text for chunk in batch]
-        try:
-            encodings = encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        except Exception as error:  # the library has no type of its own
-            raise UserError("JW184", f"tokenizer: {error}") from None
+        encodings = encode_batch([chunk.text for chunk in batch], encoder)
         for chunk, encoding in zip(batch, encodings, strict=True):
             before, after = encoder.before * chunk.first, encoder.after * chunk.last
             yield np.array([*before, *encoding.ids, *after], dtype)

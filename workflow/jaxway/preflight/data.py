@@ -14,9 +14,11 @@ from jaxway_shared.errors import UserError
 
 from jaxway.config.jobs import BYTE_TOKENIZERS, RAW, DataOptions, TrainJob
 from jaxway.data.find import File, Found, find_files
-from jaxway.data.sources import Look, look
-from jaxway.data.tokenizer import load_tokenizer
+from jaxway.data.sources import Look, ProgressReporter, look, read
+from jaxway.data.tokenizer import Encoder, load_tokenizer, round_trip
 from jaxway.preflight.finding import Finding, Findings, and_more, failure, passed, warning
+
+SAMPLED_FILES, SAMPLED_BYTES = 16, 2**14  # of text that a tokenizer is tried on
 
 
 class Demand(NamedTuple):
@@ -44,12 +46,14 @@ def record_of(data: DataOptions) -> DataRecord | None:
 
 
 @functools.cache
+def cached_tokenizer(path: str) -> Encoder:
+    """The tokenizer in a file. UserError where it cannot be used."""
+    return load_tokenizer(path)
+
+
 def vocabulary_size(tokenizer: str) -> int:
     """Entries of a tokenizer's vocabulary. UserError where it cannot be used."""
-    if tokenizer in BYTE_TOKENIZERS:
-        return 256
-    size: int = load_tokenizer(tokenizer).tokenizer.get_vocab_size()
-    return size
+    return 256 if tokenizer in BYTE_TOKENIZERS else cached_tokenizer(tokenizer).vocabulary
 
 
 def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
@@ -103,6 +107,19 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
     if not found.problems and not refused:
         compressed = any(each.compressed for each in looks)
         yield check_size(data, labels, demand, found.files, compressed)
+        if data.tokenizer not in BYTE_TOKENIZERS:
+            yield from check_round_trip(data, who, found.files)
+
+
+def check_round_trip(data: DataOptions, who: str, files: list[File]) -> Findings:
+    """A warning where the beginnings of some files do not come back from their tokens."""
+    progress = ProgressReporter("", [])
+    some = files[:: -(-len(files) // SAMPLED_FILES)]
+    heads = [next(read(file.path, False, progress), b"")[:SAMPLED_BYTES] for file in some]
+    whole = [head.decode(errors="ignore").encode() for head in heads]
+    trip = round_trip([[head] for head in whole], cached_tokenizer(data.tokenizer))
+    if not trip.lossless:
+        yield warning(f"{who}.tokenizer: {trip.loss()}")
 
 
 def check_size(

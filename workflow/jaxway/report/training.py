@@ -43,12 +43,26 @@ BASELINES = {"unigram_bits_per_byte": "unigram", "gzip_bits_per_byte": "gzip \N{
 
 @dataclass(frozen=True)
 class Run:
-    """A training by train.py, and how it is shown."""
+    """A training by train.py, and how it is shown.
+
+    Losses are in bits per byte; in nats per token, if its tokenizer loses text.
+    """
 
     name: str
     summary: ModelSummary
-    curve: Any  # steps and losses, in bits per byte; numpy, 2 x n
+    curve: Any  # steps and losses; numpy, 2 x n
     colour: str
+
+    @property
+    def validation(self) -> float:
+        """The loss on the held-out text."""
+        bits = self.summary.validation_bits_per_byte
+        return self.summary.validation_nats_per_token if bits is None else bits
+
+    @property
+    def unit(self) -> str:
+        """The unit of losses."""
+        return "bits per byte" if self.summary.data.lossless else "nats per token"
 
     @property
     def css(self) -> str:
@@ -78,8 +92,11 @@ class Run:
 
 
 def runs_of(summaries: dict[Path, ModelSummary]) -> list[Run]:
-    """All runs, the best first, with their metrics, which are beside the summaries."""
-    best_first = sorted(summaries.items(), key=lambda item: item[1].validation_bits_per_byte)
+    """All runs, the best first, with their metrics, which are beside the summaries.
+
+    Those with a tokenizer that loses text come last: they cannot be compared with the others.
+    """
+    best_first = sorted(summaries.items(), key=lambda item: order(item[1]))
     colours = [*SERIES, *[GREY] * len(summaries)]
     return [
         Run(
@@ -92,9 +109,15 @@ def runs_of(summaries: dict[Path, ModelSummary]) -> list[Run]:
     ]
 
 
+def order(summary: ModelSummary) -> tuple[float, float]:
+    """What the best of several summaries has the least of."""
+    bits = summary.validation_bits_per_byte
+    return (math.inf if bits is None else bits, summary.validation_nats_per_token)
+
+
 def load_curve(path: Path, data: DataRecord) -> Any:
-    """Steps and losses, in bits per byte, that a training on ``data`` logged, 2 x n: means over
-    equal parts if they are many."""
+    """Steps and losses that a training on ``data`` logged, 2 x n: means over equal parts if they
+    are many."""
     try:
         lines = [(line.step, line.numbers["loss"]) for line in training.read_metrics(path)]
     except (ValueError, KeyError) as error:
@@ -104,7 +127,8 @@ def load_curve(path: Path, data: DataRecord) -> Any:
         sentence = f"{path} has no steps: delete summary.json beside it and run snakemake again"
         raise UserError("JW481", sentence)
     points = np.array(lines, float)
-    points[:, 1] *= data.train_tokens / data.train_bytes / math.log(2)
+    if data.lossless:
+        points[:, 1] *= data.train_tokens / data.train_bytes / math.log(2)
     parts = np.array_split(points, MAX_POINTS) if len(points) > MAX_POINTS else points[:, None]
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
 
@@ -116,34 +140,47 @@ def byte_size(count: float) -> str:
 
 
 def loss_plot(runs: Sequence[Run]) -> Markup:
-    """Loss over steps, final validations as points, and the baselines if all runs share them."""
-    ax = axes(340, left=30, right=128, top=28, xlabel="step", ylabel="bits per byte")
+    """Loss over steps, final validations as points, and the baselines if all runs share them.
+
+    Of runs with other units than the first only that one's are shown.
+    """
+    unit, runs = runs[0].unit, [run for run in runs if run.unit == runs[0].unit]
+    ax = axes(340, left=30, right=128, top=28, xlabel="step", ylabel=unit)
     best, last = runs[0].summary, max(run.summary.steps or 0 for run in runs)
     for run in reversed(runs):  # the best on top
-        x, y = run.summary.steps, run.summary.validation_bits_per_byte
+        x, y = run.summary.steps, run.validation
         ax.plot(*run.curve, color=run.colour, linewidth=1.8, clip_on=False)
         for colour, width in ((PAGE, 13), (run.colour, 9)):  # a point with a halo
             strokes(ax, [x], [y], [x], [y], cap="round", color=colour, linewidth=width, zorder=3)
-    ends = [(best.validation_bits_per_byte, "best" if len(runs) > 1 else "model", INK)]
-    for field, name in BASELINES.items():
+    ends = [(runs[0].validation, "best" if len(runs) > 1 else "model", INK)]
+    for field, name in BASELINES.items() if best.data.lossless else ():
         baseline = getattr(best, field)
         if all(getattr(run.summary, field) == baseline for run in runs):
             ends.append((baseline, name, MUTED))
             dashed = (0, (4, 3))
             ax.axhline(baseline, color=MUTED, linestyle=dashed, linewidth=1.2, clip_on=False)
-    # From 0 to the 8 bits that a byte has, or to whatever is higher.
-    height = 1.02 * max(8, *(y for y, *_ in ends), *(max(run.curve[1]) for run in runs))
+    # From 0 to what a guess costs, the 8 bits of a byte or a token's nats, or whatever is higher.
+    guess = 8 if best.data.lossless else math.log(best.data.vocabulary)
+    height = 1.02 * max(guess, *(y for y, *_ in ends), *(max(run.curve[1]) for run in runs))
     ax.set(xlim=(0, last), ylim=(0, height))
     labels(ax, [(y, f"{name} {y:.3f}", colour) for y, name, colour in ends])
     finals = ", ".join(f"{name} {y:.3f}" for y, name, _ in ends)
-    return svg(ax, f"Training loss over {last} steps, in bits per byte; at the end: {finals}.")
+    return svg(ax, f"Training loss over {last} steps, in {unit}; at the end: {finals}.")
 
 
 def verdict(run: Run) -> str:
     """Does the model beat gzip, by how much, and if not, why?"""
     summary = run.summary
-    model, gzip = summary.validation_bits_per_byte, summary.gzip_bits_per_byte
-    train, length = summary.train_bits_per_byte, summary.data.train_bytes
+    model, train = summary.validation_bits_per_byte, summary.train_bits_per_byte
+    gzip, length = summary.gzip_bits_per_byte, summary.data.train_bytes
+    if model is None or train is None:
+        data = summary.data
+        unknown = data.unknown_tokens / (data.validation_tokens - data.special_tokens)
+        return (
+            f"{run.validation:.3f} nats for each token of unseen text. The tokenizer does not give "
+            f"that text back ({unknown:.1%} of the tokens are unknown), so there are no bits per "
+            "byte, and no comparison with gzip."
+        ).replace("%", "\N{NARROW NO-BREAK SPACE}%")
     share = f"{abs(model / gzip - 1):.1%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
     text = f"{model:.3f} bits for each byte of unseen text, and gzip needs {gzip:.3f}"
     if model < gzip:
@@ -158,5 +195,6 @@ def verdict(run: Run) -> str:
         why = f"It fits its training text better ({train:.3f}): give it more data."
     else:
         repeats = run.trained_bytes / length
-        why = f"It saw {byte_size(length)} {repeats:.1f} times: raise layers, width or steps."
+        seen = f"{byte_size(length)} {repeats:.1f} times on average"
+        why = f"It saw {seen}: raise layers, width or steps."
     return f"The model does not beat gzip: it needs {text}, so {share} more. {why}"

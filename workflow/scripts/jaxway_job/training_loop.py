@@ -148,7 +148,9 @@ class Training:
             sample = evaluation.sample_text(self.setup, params)
         nats = evaluation.score(self.setup, params, lambda: self.watchdog.begin_step(args.steps))
         bits = 1 / math.log(2)
-        train_bits = self.metrics.final_loss() * bits
+        train_loss = self.metrics.final_loss()
+        train_bits = train_loss * bits * record.train_tokens / record.train_bytes
+        validation_bits = nats * bits / record.validation_bytes
         self.record_progress(args.steps)
         summary = ModelSummary(
             program="train",
@@ -160,8 +162,10 @@ class Training:
             parameters=model.parameter_count(params),
             flops_per_token=flops.per_token(self.setup.config, args.context),
             data=record,
-            train_bits_per_byte=train_bits * record.train_tokens / record.train_bytes,
-            validation_bits_per_byte=nats * bits / record.validation_bytes,
+            train_nats_per_token=train_loss,
+            validation_nats_per_token=nats / record.validation_tokens,
+            train_bits_per_byte=train_bits if record.lossless else None,
+            validation_bits_per_byte=validation_bits if record.lossless else None,
             unigram_bits_per_byte=record.unigram_bits_per_byte,
             gzip_bits_per_byte=record.gzip_bits_per_byte,
             mfu=self.metrics.median("mfu"),

@@ -12,7 +12,7 @@ import numpy as np
 from jaxway_shared import versioned
 from jaxway_shared.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "record of prepared data"
 REMEDY = "run snakemake again, which prepares the data again"
 RECORD = "data.json"
@@ -29,6 +29,9 @@ class DataRecord:
     """What the files in ``folder`` hold, and how compressible their text is.
 
     ``shards`` are the tokens in each shard. ``sha256`` is of the options and the text's files.
+    Of the ``validation_tokens``, ``special_tokens`` mark where documents begin and end, and
+    ``unknown_tokens`` stand for what the tokenizer does not know. ``lossless``: the held-out text
+    comes back from its tokens; else bits per byte of text say nothing.
     """
 
     files: int
@@ -41,6 +44,9 @@ class DataRecord:
     train_bytes: int
     validation_tokens: int
     validation_bytes: int
+    special_tokens: int
+    unknown_tokens: int
+    lossless: bool
     unigram_bits_per_byte: float
     gzip_bits_per_byte: float
     sha256: str

@@ -21,7 +21,8 @@ from jaxway_shared import versioned
 from jaxway_shared.data_record import DataRecord
 from jaxway_shared.provenance import Provenance
 
-SCHEMA_VERSION = 2  # of summary.json and segments.json
+SCHEMA_VERSION = 2  # of segments.json
+SUMMARY_VERSION = 3
 LAST_CHECKPOINT_STEP = "last_checkpoint_step"
 ERROR = "error"
 LOCK = "lock"
@@ -196,7 +197,7 @@ class TrainingSummary:
 
     def to_json(self) -> dict[str, Any]:
         """Content of summary.json."""
-        return versioned.encode(self, SCHEMA_VERSION)
+        return versioned.encode(self, SUMMARY_VERSION)
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,10 @@ class ModelSummary(TrainingSummary):
     parameters: int
     flops_per_token: int
     data: DataRecord
-    train_bits_per_byte: float
-    validation_bits_per_byte: float
+    train_nats_per_token: float
+    validation_nats_per_token: float
+    train_bits_per_byte: float | None  # None with a tokenizer that loses text
+    validation_bits_per_byte: float | None
     unigram_bits_per_byte: float
     gzip_bits_per_byte: float
     mfu: float | None
@@ -226,6 +229,6 @@ class ModelSummary(TrainingSummary):
 def read_summary(file: Path) -> ModelSummary | ProgramSummary:
     """A training's summary. UserError where the file is none; OSError where there is no file."""
     kind = "training's summary"
-    if versioned.read(file, kind, SCHEMA_VERSION).get("program") == "train":
-        return versioned.read_as(ModelSummary, file, kind, SCHEMA_VERSION)
-    return versioned.read_as(ProgramSummary, file, kind, SCHEMA_VERSION)
+    if versioned.read(file, kind, SUMMARY_VERSION).get("program") == "train":
+        return versioned.read_as(ModelSummary, file, kind, SUMMARY_VERSION)
+    return versioned.read_as(ProgramSummary, file, kind, SUMMARY_VERSION)

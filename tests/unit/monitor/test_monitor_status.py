@@ -2,13 +2,30 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 from jaxway.monitor import logs
+from jaxway.monitor.status import RESULTS, STEPS
 from run_folder import LOCAL, METRICS, PROGRESS, log, shown, submit, train
+
+RULES = Path(__file__).parents[3] / "rules"
+
+
+def test_logs_and_results_are_those_of_the_rules() -> None:
+    text = "".join(file.read_text() for file in RULES.glob("*.smk"))
+    parts = re.split(r"^rule (\w+):", text, flags=re.MULTILINE)
+    rules = dict(zip(parts[1::2], parts[2::2], strict=True))
+    for step, result in RESULTS.items():
+        (rule,) = (x for x in rules.values() if re.search(rf'"logs/{step}[/.]', x))
+        output = rule.partition("output:")[2].partition("log:")[0]
+        assert f'"{result}"' in re.sub(r"\{\w+\}", "{}", output)
+    for rule, step in STEPS.items():
+        assert f'"logs/{step}' in rules[rule]
 
 
 def test_running_training_shows_its_progress(folder) -> None:

@@ -90,16 +90,25 @@ def test_a_real_run_without_apptainer_is_refused(plan):
     assert not (plan.folder / "logs").exists()
 
 
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("train: {a: {steps: -1}}", "train.a.steps: must be at least 1, not -1"),
-        ("tarin: {}", "tarin: unknown key; did you mean 'train'?"),
-        ("train: {a: {data: [/nowhere/a b/ü]}}", "train.a.data: nothing matches /nowhere/a b/ü"),
-        ("train: {größe: {}}", "größe"),
-        ("train: {a: {}, b: {}, a: {}}", "config.yaml, line 1: a is there twice"),
-        ("- 1", "onfig"),
-        ("train: [", "onfig"),
+        ("train: {a: {steps: -1}}", "train.a.steps: must be at least 1, not -1 [JW003]"),
+        ("tarin: {}", "tarin: unknown key; did you mean 'train'? [JW002]"),
+        ("train: {a: {data: [/no/a b/ü]}}", "train.a.data: nothing matches /no/a b/ü [JW011]"),
+        (
+            "train: {größe: {}}",
+            f'train: a name must be text that matches {NAME}, not "größe" [JW004]',
+        ),
+        ("train: {a: {}, b: {}, a: {}}", "config.yaml, line 1: a is there twice [JW005]"),
+        ("- 1", "Config file must be given as JSON or YAML with keys at top level."),
+        (
+            "train: [",
+            "Config file is not valid JSON or YAML. In case of YAML, make sure to not mix ",
+        ),
     ],
 )
 def test_broken_configuration_is_one_sentence_of_snakemakes(plan, text, sentence):

@@ -1,9 +1,9 @@
 """A chain of short jobs that do nothing but count, and commands of Slurm that are slow or fail."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from jaxway.slurm.journal import JOURNAL, Journal
 from nodes import Checkout, Cluster, Snakemake
 
 SCRATCH = "/p/scratch/training"
@@ -89,8 +89,8 @@ class Chain:
 
     def jobs(self) -> dict[str, list[str]]:
         """Ids that Slurm's accounting has for each label of the journal."""
-        journal = self.checkout.path(".snakemake/jaxway/jobs.jsonl").read_text().splitlines()
-        labels = {e["name"]: e["label"] for e in map(json.loads, journal) if "label" in e}
+        journal = Journal(self.checkout.path(str(JOURNAL))).read()
+        labels = {name: submission.label for name, submission in journal.items()}
         query = f"sacct --noheader -XP --starttime=now-2hours --name={','.join(labels)}"
         jobs: dict[str, list[str]] = {label: [] for label in labels.values()}
         for line in self.cluster.run(f"{query} --format=JobID,JobName").stdout.splitlines():

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 import yaml
 from jaxway.slurm import accounting
+from jaxway_shared.training import TrainingState, read_segments
 from nodes import Checkout, Cluster
 
 SCRATCH = "/p/scratch/training"
@@ -60,16 +61,9 @@ def state(cluster: Cluster, training: str) -> Path:
     return found[0] if found else Path("/nonexistent")
 
 
-def segments(cluster: Cluster, training: str) -> list[Json]:
-    """The jobs of a training up to now."""
-    file = state(cluster, training) / "segments.json"
-    return json.loads(file.read_text())["segments"] if file.exists() else []
-
-
 def last_checkpoint_step(cluster: Cluster, training: str) -> int:
     """Step of the checkpoint from which a training would resume."""
-    file = state(cluster, training) / "last_checkpoint_step"
-    return int(file.read_text()) if file.exists() else 0
+    return TrainingState.read(state(cluster, training)).last_checkpoint_step or 0
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +285,7 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
     with alice.start(config, "train") as snakemake:
         # It has begun: Slurm loses a job that it is only just handing to its node.
         cluster.wait_for(
-            lambda: not snakemake.running or len(segments(cluster, "cancelled")) == 2,
+            lambda: not snakemake.running or len(read_segments(state(cluster, "cancelled"))) == 2,
             timeout=180,
             what="the resumed training",
         )

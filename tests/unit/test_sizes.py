@@ -9,7 +9,10 @@ ROOT = Path(__file__).parents[2]
 DESIGN = (ROOT / "docs/design.md").read_text()
 FILE_LINES, FUNCTION_LINES = 400, 60
 SMK_FUNCTION_LINES, COMMON_LINES = 15, 60
-CODE = ("*.py", "*.smk", "Snakefile", "*.c", "*.css", "*.j2", "*.yaml", "*.toml", "Makefile")
+CODE = (
+    *("*.py", "*.smk", "Snakefile", "*.c", "*.css", "*.j2", "*.sh", "*.toml", "*.yaml", "Makefile"),
+    *("tests/cluster/cluster", "tests/cluster/init"),
+)
 
 
 def files(*patterns: str) -> list[Path]:
@@ -23,6 +26,11 @@ def excepted() -> set[str]:
     """What docs/design.md lists under a heading about sizes, by `path` or `path: function`."""
     section = re.search(r"^#+ [^\n]*[Ss]ize[^\n]*\n(.*?)(?=^#|\Z)", DESIGN, re.S | re.M)
     return {*re.findall(r"^- `([^`]+)`", section[1], re.MULTILINE)} if section else set()
+
+
+def is_python(file: Path) -> bool:
+    """By its suffix or its first line."""
+    return file.suffix == ".py" or file.read_text().startswith("#!/usr/bin/env python3")
 
 
 def long_functions(file: Path, most: int) -> dict[str, int]:
@@ -47,7 +55,7 @@ def test_everything_is_short_or_named_as_an_exception() -> None:
         if (lines := len(file.read_text().splitlines())) > FILE_LINES:
             found[name] = lines
         long = {}
-        if file.suffix == ".py":
+        if is_python(file):
             long = long_functions(file, FUNCTION_LINES)
         elif file.suffix == ".smk" or file.name == "Snakefile":
             long = long_rule_functions(file, SMK_FUNCTION_LINES)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 import pytest
+from examples import make_config
 from jaxway.config.load import load
 from jaxway.config.schema import ConfigurationError
 
@@ -247,3 +248,19 @@ def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
 )
 def test_commands_that_mean_what_they_say(command, jureca):
     load({"train": {"a": {"program": "command", "command": command}}}, jureca)
+
+
+@pytest.mark.parametrize("pattern", ["text", "text/[1]", "text/**/*.txt", "**/*.txt", "{here}/**"])
+def test_data_are_looked_for_without_following_links_round(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text/[1]").mkdir(parents=True)
+    for number in range(3):  # in which glob.glob() does not end
+        (tmp_path / f"text/loop{number}").symlink_to("../text")
+    entry = pattern.format(here=tmp_path)
+    config = make_config(train={"a": {"data": [entry]}})
+    assert [options.data for options in config.data.values()] == [(entry,)]
+
+
+def test_raw_is_no_path_of_a_tokenizer():
+    config = make_config(train={"a": {"tokenizer": ["raw", "bytes"]}})
+    assert {job.data.tokenizer for job in config.train.values() if job.data} == {"raw", "bytes"}

@@ -82,7 +82,8 @@ class RoundTrip(NamedTuple):
         """What it means that texts do not come back."""
         return (
             f"the tokenizer does not give text back ({self.unknown / max(1, self.tokens):.1%} of "
-            "its tokens are unknown): results are in nats per token, not in bits per byte"
+            "its tokens are unknown); where that is held-out text, results are in nats per token, "
+            "not in bits per byte"
         )
 
 

@@ -347,6 +347,18 @@ def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
     assert "data: too short" in log.read_text()
 
 
+def test_a_job_is_checked_as_snakemake_is_going_to_ask_for_it(plan):
+    plan.use_stubs()
+    plan.make_container()
+    asked = ("slurm_partition=closed", "runtime=60", "qos=long", "slurm_account=other")
+    words = [f"smoke_test:{resource}" for resource in asked]
+    plan.snakemake("smoke_test", "--dry-run", "--set-resources", *words)
+    calls = map(json.loads, (plan.folder / "calls.jsonl").read_text().splitlines())
+    (checked,) = [call for call in calls if call[:2] == ["sbatch", "--test-only"]]
+    assert {"--partition=closed", "--time=60", "--qos=long"} <= {*checked}
+    assert [word for word in checked if "account" in word][-1] == "--account=other"
+
+
 def test_a_dry_run_ends_with_its_checks_and_counts_every_attempt(plan):
     plan.use_stubs()
     plan.make_container()

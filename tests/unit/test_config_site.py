@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from jaxway.config import site
 from jaxway.config.load import load
 from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import load_site
@@ -35,6 +36,34 @@ def test_missing_site_is_one_sentence(monkeypatch):
         load_site(ROOT)
 
 
+@pytest.fixture
+def no_profile(monkeypatch, tmp_path):
+    """As Snakemake without --profile, on a machine without a name."""
+    monkeypatch.setenv("JAXWAY_SITE", "")
+    monkeypatch.delenv("JAXWAY_SITE")
+    monkeypatch.delenv("SYSTEMNAME", raising=False)
+    monkeypatch.setattr(site, "SYSTEM_NAME_FILE", tmp_path / "systemname")
+
+
+def test_a_machine_with_a_profile_is_not_used_without(no_profile, monkeypatch, tmp_path):
+    """By its variable or, in a shell that has lost that, by its file."""
+    monkeypatch.setenv("SYSTEMNAME", "juwelsbooster")
+    with pytest.raises(ConfigurationError, match="add `--profile profiles/juwels-booster`"):
+        load_site(ROOT)
+    monkeypatch.delenv("SYSTEMNAME")
+    (tmp_path / "systemname").write_text("jurecadc\n")
+    with pytest.raises(ConfigurationError, match="add `--profile profiles/jureca`"):
+        load_site(ROOT)
+    monkeypatch.setenv("JAXWAY_SITE", "profiles/local")  # as --profile profiles/local does
+    assert load_site(ROOT).name == "local"
+
+
+@pytest.mark.parametrize("name", ["", "laptop", "None"])
+def test_any_other_machine_needs_no_profile(no_profile, monkeypatch, name):
+    monkeypatch.setenv("SYSTEMNAME", name)
+    assert load_site(ROOT).name == "local"
+
+
 def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "site.yaml").write_text("nmae: x")
     monkeypatch.setenv("JAXWAY_SITE", str(tmp_path))
@@ -44,6 +73,5 @@ def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):
 
 def test_one_process_where_there_is_no_launcher(monkeypatch):
     monkeypatch.setenv("JAXWAY_SITE", "profiles/local")
-    site = load_site(ROOT)
     with pytest.raises(ConfigurationError, match="has no launcher"):
-        load({"train": {"a": {"nodes": 2}}}, site)
+        load({"train": {"a": {"nodes": 2}}}, load_site(ROOT))

@@ -145,8 +145,7 @@ class Launch:
         own = self.container if self.contained and not sif else None  # packages are the image's
         words = [*self.environment(own), *self.launcher(placement)]
         if self.contained:
-            words += ["apptainer", "exec", "--home", WORKING_DIRECTORY, *self.apptainer_words(own)]
-            words.append(sif or self.container.sif)
+            words += self.in_container(sif or self.container.sif, own)
         words += ["python3", str(self.script(name)), f"--devices={placement.devices}"]
         words += [f"--platform={self.config.platform}"] if self.config.platform else []
         if sif:
@@ -165,6 +164,16 @@ class Launch:
         clean = str(self.root / "workflow/scripts/clean_environment.sh")
         words = ["bash", clean, SHELL_RE, " ".join(self.site.inherited_variables)]
         return [*words, "env", *(f"{name}={value}" for name, value in variables.items())]
+
+    def in_container(self, sif: str, container: Container | None) -> Words:
+        """What starts a command in a container."""
+        options = ["--home", WORKING_DIRECTORY, *self.apptainer_words(container)]
+        return ["apptainer", "exec", *options, sif]
+
+    def on_this_node(self) -> Words:
+        """What starts a command in the container as a job does."""
+        start = self.in_container(self.container.sif, self.container)
+        return [*self.environment(self.container), *start]
 
     def launcher(self, placement: Placement) -> Words:
         """What starts several processes."""
@@ -220,7 +229,7 @@ def slurm_options(placement: Placement, account: str | None) -> Words:
     options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
     options += [f"--time={placement.walltime}"]
     options += [f"--partition={placement.partition}"] if placement.partition else []
-    return options + ([f"--account={account}"] if account else [])
+    return options + ([f"--account={account}"] if account else []) + list(placement.options)
 
 
 def option_words(options: Options) -> Words:

@@ -6,6 +6,8 @@ The Snakefile's hooks call it. Of Snakemake it knows the jobs.
 import atexit
 import contextlib
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -28,6 +30,8 @@ from jaxway.slurm.journal import RUN_ID, Journal
 T = TypeVar("T", SmokeTestJob, TrainJob, Allocation)
 USE_CONTAINER = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
 RULES = (*USE_CONTAINER, "pull", "compare_nodes", "preflight")  # whose jobs matter here
+# Resources by which Snakemake's Slurm plugin is asked for more, and the options of sbatch.
+ASKED = {"slurm_account": "account", "qos": "qos", "constraint": "constraint"}
 CHECKED: list["Run"] = []  # at the end of a dry-run of this process
 
 
@@ -120,8 +124,9 @@ class Run:
         if not submitted and not pulls:
             return
         pulled, container = (launch.pulled, launch.container) if launch.contained else (None, None)
+        start = launch.on_this_node() if container else ()
         whole = plan.Plan(
-            launch.config, launch.site, submitted, pulled, container, pulls, planned.retries
+            launch.config, launch.site, submitted, pulled, container, pulls, planned.retries, start
         )
         findings = plan.run_preflight(whole)
         for line in plan.summary(whole, findings, complete):
@@ -213,7 +218,9 @@ def with_asked_placements(config: Config, jobs: Mapping[str, list[Job]]) -> Conf
 
     def asked(configured: Mapping[str, T], rule: str) -> dict[str, T]:
         own = {job.wildcards.get("name", rule): job for job in jobs[rule]}
-        return {name: asked_job(own.get(name), job) for name, job in configured.items()}
+        return {
+            name: asked_job(own.get(name), job, config.account) for name, job in configured.items()
+        }
 
     return replace(
         config,
@@ -224,14 +231,19 @@ def with_asked_placements(config: Config, jobs: Mapping[str, list[Job]]) -> Conf
     )
 
 
-def asked_job(job: Job | None, configured: T) -> T:
+def asked_job(job: Job | None, configured: T, account: str | None) -> T:
     """A configured job with the placement that Snakemake asks for."""
     if job is None:
         return configured
     old, resource = configured.placement, job.resources.get
+    gpus = re.fullmatch(r"gpu:(?:[\w.-]+:)?(\d+)", str(resource("gres")))
+    options = [f"--{flag}={resource(key)}" for key, flag in ASKED.items() if resource(key)]
+    options += shlex.split(resource("slurm_extra") or "")
     placement = replace(
         old,
         nodes=resource("nodes", old.nodes),
+        gpus_per_node=int(gpus[1]) if gpus else old.gpus_per_node,
+        options=tuple(option for option in options if option != f"--account={account}"),
         walltime=resource("runtime", old.walltime),
         partition=resource("slurm_partition", old.partition),
     )

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from examples import make_config, make_site
 from jaxway import interrupt, run
 from jaxway.slurm import accounting
 from jaxway.slurm.journal import Journal
@@ -55,3 +56,24 @@ def test_ctrl_c_after_one_that_ended_the_jobs_ends_the_wait_for_accounting(
         interrupt.requested.clear()
     assert waits == ["begun"]
     assert capsys.readouterr().err == "Rerun the same command to resume.\n"
+
+
+def test_jobs_are_checked_with_what_snakemake_asks_for() -> None:
+    config = make_config(make_site(partitions={"train": "gpu"}), train={"a": {}, "b": {}})
+    usual = {"nodes": 1, "gres": "gpu:4", "runtime": 30, "slurm_partition": "gpu"}
+    asked = {
+        **{"nodes": 2, "gres": "gpu:a100:2", "runtime": 60, "slurm_partition": "closed"},
+        **{"slurm_account": "other", "constraint": "mem512", "slurm_extra": "--exclusive --nice=5"},
+    }
+    jobs: dict[str, Any] = dict.fromkeys(run.RULES, ())
+    jobs["train_run"] = [
+        SimpleNamespace(wildcards={"name": name}, resources=resources)
+        for name, resources in (("a", usual | {"slurm_account": None}), ("b", asked))
+    ]
+    found = run.with_asked_placements(config, jobs)
+    assert found.train["a"] == config.train["a"]
+    placement = found.train["b"].placement
+    assert (placement.nodes, placement.gpus_per_node, placement.walltime) == (2, 2, 60)
+    assert placement.partition == "closed"
+    options = ("--account=other", "--constraint=mem512", "--exclusive", "--nice=5")
+    assert placement.options == options

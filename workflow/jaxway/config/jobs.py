@@ -30,6 +30,7 @@ class Placement:
     walltime: int  # minutes
     partition: str | None  # None: Slurm's default
     node: str | None = None  # the one that it must be on, if that has a name
+    options: tuple[str, ...] = ()  # of sbatch, beside these and the account
 
     @property
     def processes(self) -> int:

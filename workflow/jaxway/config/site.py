@@ -4,6 +4,7 @@ import getpass
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from jaxway.config.schema import (
     with_defaults,
 )
 
+SYSTEM_NAME_FILE = Path("/etc/FZJ/systemname")  # on JSC's machines
+
 
 @dataclass(frozen=True)
 class Site:
@@ -27,6 +30,7 @@ class Site:
 
     file: str
     name: str
+    system_name: str | None
     sif: str
     container: bool
     container_build: bool
@@ -77,6 +81,12 @@ def load_site(root: Path) -> Site:
             f"this environment is that of {WORKFLOW.parent}, and these rules are of {root}: run "
             f"`make setup` in {root} and use its .venv/bin/snakemake",
         )
+    if "JAXWAY_SITE" not in os.environ and (profile := profile_of_this_machine(root)):
+        raise ConfigurationError(
+            "JW028",
+            f"this machine has a profile: add `--profile {profile}` (`--profile profiles/local` "
+            "computes on this node)",
+        )
     path = root / os.environ.setdefault("JAXWAY_SITE", "profiles/local") / "site.yaml"
     os.environ.setdefault("USER", getpass.getuser())
     site = read_site(path)
@@ -93,6 +103,17 @@ def load_site(root: Path) -> Site:
         scratch=expanded_path(site.scratch, "scratch"),
         shared=[expand(folder, "shared") for folder in site.shared],
     )
+
+
+def profile_of_this_machine(root: Path) -> str | None:
+    """The profile in the checkout whose site has the name that this machine gives itself."""
+    names = {os.environ.get("SYSTEMNAME")}
+    with suppress(OSError):
+        names.add(SYSTEM_NAME_FILE.read_text().strip())
+    for file in sorted(root.glob("profiles/*/site.yaml")):
+        if read_site(file).system_name in names - {None, ""}:
+            return f"profiles/{file.parent.name}"
+    return None
 
 
 def expanded_path(text: str, key: str) -> str:

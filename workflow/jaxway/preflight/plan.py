@@ -1,7 +1,7 @@
 """All checks of a plan, in the order in which a user would look for a mistake."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxway.preflight.nodes import check_nodes
 from jaxway.preflight.partition import check_partition
 from jaxway.preflight.queue import check_queue
 from jaxway.preflight.shared_fs import check_shared_fs
+from jaxway.preflight.visible import check_visible, used_paths
 from jaxway.slurm import accounting
 
 Jobs = Mapping[str, SubmittedJob]  # by label, as in the configuration: train.small
@@ -38,6 +39,7 @@ class Plan:
     container: Container | None  # that, with the configured packages
     pulls: bool = False  # the image is going to be pulled, whether it is there or not
     retries: int = 0  # how often a failed job is submitted again
+    start: Sequence[str] = ()  # starts a command in the container on this node
 
     @property
     def trainings(self) -> dict[str, TrainJob]:
@@ -73,6 +75,10 @@ def run_preflight(plan: Plan) -> list[Finding]:
         image = plan.config.image
         size, finding = check_image(image, plan.pulled, plan.container, plan.pulls)
         findings.append(finding._replace(subject="image"))
+        there = os.path.exists(plan.container.output) and not plan.pulls
+        if plan.start and plan.jobs and there and finding.status is PASS:
+            used = used_paths(plan.jobs, plan.site.scratch)
+            findings += run_check("files", check_visible, plan.start, used)
         if size:
             tmpdir = Path(plan.config.tmpdir) if plan.config.tmpdir else None
             download = Download(Path(plan.pulled.sif), size, tmpdir)

@@ -37,6 +37,7 @@ CODES = {
     "JW025": "options of a program are not declared as they must be",
     "JW026": "workflow is not checked out",
     "JW027": "environment of another checkout",
+    "JW028": "no profile on a machine that has one",
     #
     # Container and packages: 100 to 179.
     "JW110": "name of an image",
@@ -145,6 +146,7 @@ CODES = {
     "JW513": "too little data",
     "JW514": "compute nodes do not see a folder",
     "JW515": "run in $HOME",
+    "JW516": "container does not see a file",
     #
     # The command line `jaxway`: 550 to 599.
     "JW550": "ended by a signal",

@@ -35,9 +35,10 @@ CHAIN: dict[str, dict[str, Any]] = {
         "one_node": SMALL | SCORED,
         "two_nodes": SMALL | SCORED | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
     },
-    # The whole default suite, on one node and on two.
+    # The whole default suite on one node, and on two what sends between them.
     "benchmark": {
-        **{name: {"nodes": [1, 2], "rounds": 1} for name in DEFAULT["benchmark"]},
+        **{name: {"rounds": 1} for name in DEFAULT["benchmark"]},
+        **{name: {"nodes": [1, 2], "rounds": 1} for name in ("collective", "train")},
         "elsewhere": {"program": "memory", "megabytes": 1, "rounds": 1, "partition": "dc-gpu"},
     },
 }
@@ -93,7 +94,7 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
     for allocation in ALLOCATIONS:
         for benchmark in result(alice, f"benchmark/{allocation}")["benchmarks"]:
             seen[f"{allocation} {benchmark['name']}"] = benchmark["provenance"]
-    assert len(seen) == 3 + 2 * len(DEFAULT["benchmark"]) + 1
+    assert len(seen) == 3 + len(DEFAULT["benchmark"]) + 2 + 1
     for name, provenance in seen.items():
         assert provenance["container"]["digest"] == digest[1]
         both = name == "train/two_nodes/summary" or name.startswith("2x4 ")

@@ -82,8 +82,8 @@ def test_files_that_are_no_text_are_refused_by_name(text) -> None:
     (text / "c.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
     (finding,) = check(a=make_training(TEXT, context=10))
     assert finding.code == "JW183"
-    assert finding.message.startswith("train.a: data: text/b.txt is Parquet, not plain text in")
-    assert finding.message.endswith("any file (1 more is not read either)")
+    assert finding.message.startswith("train.a.data: text/b.txt is Parquet, not plain text in")
+    assert finding.message.endswith("any file; files that are not read: 2")
     (finding,) = check(a=make_training(TEXT, tokenizer="raw", context=10))
     assert not finding.code
 
@@ -146,7 +146,7 @@ def test_broken_tokenizer_fails_for_its_trainings_only(text, tmp_path) -> None:
     file.write_text("{")
     broken = make_training(TEXT, tokenizer=str(file), context=10)
     first, second = check(a=broken, b=make_training(TEXT, context=10))
-    assert first.code and first.message.startswith("train.a: tokenizer: ")
+    assert first.code and first.message.startswith("train.a.tokenizer: ")
     assert not second.code
 
 

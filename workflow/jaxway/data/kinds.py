@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 HEAD_BYTES = 2**16  # by which content is recognised
 # Characters that no text needs; \x1a and \x1b end files of DOS and colour terminals.
 CONTROL = bytes({*range(32), 127} - {*b"\a\b\t\n\v\f\r\x1a\x1b"})
-ISO_2022 = rb"\x1b(\$[@AB()]|\([BIJ])"  # encodings of East Asia in bytes of ASCII
+ISO_2022 = rb"\x1b\$[@AB()]"  # what begins a text of East Asia in bytes of ASCII
 MAX_CONTROL_SHARE = 0.01  # random bytes have 10 %; crawled text has one now and then
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and an OSError without a number
 

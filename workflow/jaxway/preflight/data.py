@@ -71,7 +71,7 @@ def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
             else:
                 yield from check_files(data, sharing, demand)
         except UserError as error:
-            yield failure(error.code, f"{sharing[0]}: {error}")
+            yield failure(error.code, f"{sharing[0]}.{error}")
 
 
 def demand_of(trainings: Iterable[TrainJob]) -> Demand:
@@ -102,8 +102,8 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
     looks = [] if data.tokenizer == RAW else looks_of(*data.data)
     refused = [each.error for each in looks if each.error]
     if refused:
-        more = f" ({len(refused) - 1} more is not read either)" if refused[1:] else ""
-        yield failure(refused[0].code, f"{who}: {refused[0]}{more}")
+        count = f"; files that are not read: {len(refused)}" if refused[1:] else ""
+        yield failure(refused[0].code, f"{who}.{refused[0]}{count}")
     if not found.problems and not refused:
         compressed = any(each.compressed for each in looks)
         yield check_size(data, labels, demand, found.files, compressed)

@@ -135,6 +135,21 @@ def test_why_a_container_does_not_start_is_in_the_jobs_log(checkout: Checkout) -
     assert "/missing" in output
 
 
+def test_code_that_the_container_does_not_see_is_named_before_the_queue(
+    cluster: Cluster, checkout: Checkout
+) -> None:
+    folder = "/p/project1/training/alice/elsewhere"
+    cluster.run(f"mkdir -p {folder}; touch {folder}/prog.py")
+    training = {"program": "command", "command": f"python3 {folder}/prog.py"}
+    config: dict[str, object] = {"train": {"a": training}}
+    with checkout.start(checkout.configure("code", config), "train", "--dry-run") as snakemake:
+        _, output = snakemake.wait(120)
+    assert f"train.a.command: the container does not see {folder}/prog.py" in output
+    config["environment"] = {"APPTAINER_BIND": folder}
+    output = checkout.run(checkout.configure("code", config), "train", "--dry-run", timeout=120)
+    assert "the container sees workflow, scratch and the files of commands" in output
+
+
 # --------------------------------------------------------------------------------------- packages
 
 

@@ -347,6 +347,14 @@ def test_plan_that_fails_a_check_is_refused_unless_checks_only_say_so(plan):
     assert "data: too short" in log.read_text()
 
 
+@pytest.mark.parametrize("profile", ["local", "jureca"])
+@pytest.mark.parametrize("home", ["/dev/null", "/proc"])  # no folder, and one that is read-only
+def test_a_run_needs_no_home(plan, profile, home):
+    plan.environment["HOME"] = home
+    assert "smoke_test" in plan.planned("smoke_test", profile=profile)
+    assert (plan.folder / ".snakemake/cache/snakemake").is_dir()
+
+
 def test_a_job_is_checked_as_snakemake_is_going_to_ask_for_it(plan):
     plan.use_stubs()
     plan.make_container()

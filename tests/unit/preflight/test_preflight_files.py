@@ -182,13 +182,17 @@ def test_run_outside_home_passes(house) -> None:
     assert finding.status is PASS
 
 
-@pytest.mark.parametrize(
-    "variable",
-    ["APPTAINER_CACHEDIR", "HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"],
-)
+@pytest.mark.parametrize("variable", ["HF_HOME", "JAX_COMPILATION_CACHE_DIR", "XDG_CACHE_HOME"])
 def test_cache_in_home_is_a_warning(house, variable) -> None:
     advice = "is in $HOME, whose quota is small and fills: move it to $PROJECT"
     assert [*check_home_quota({variable: f"{house}/cache"})] == [warning(f"${variable} {advice}")]
+
+
+def test_a_cache_of_the_shell_matters_where_jobs_inherit_it(house, monkeypatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", f"{house}/cache")
+    assert [finding.status for finding in check_home_quota({})] == [PASS]
+    monkeypatch.setenv("HF_HOME", f"{house}/cache")
+    assert [finding.status for finding in check_home_quota({})] == [WARN]
 
 
 def test_run_in_home_fails(house, monkeypatch) -> None:

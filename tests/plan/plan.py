@@ -97,7 +97,6 @@ class Plan:
         self.profiles = Path(shutil.copytree(ROOT / "profiles", self.folder / "profiles"))
         copies = os.path.relpath(self.profiles, ROOT / "profiles")
         for pattern, old, new in (
-            ("*/config.yaml", 'use_site("', f'use_site("{copies}/'),
             ("*/config.yaml", 'slurm_profile("', f'slurm_profile("{copies}/'),
             ("*/site.yaml", "shared: [/p]", "shared: [/]"),
         ):

@@ -88,7 +88,6 @@ BY_HAND = {
             "sbatch --dependency=afterok",
             "scontrol show partition",
         ),
-        "srun ... apptainer exec ...",
     ),
 }
 SMALLER = {  # as the documents have it, it takes minutes

@@ -56,7 +56,7 @@ def test_twice_is_one_sentence_more(chain: Chain) -> None:
     with chain.start(config, folder.name) as snakemake:
         chain.cluster.wait_for(chain.queue, 120, "a job")
         output = interrupt(chain, snakemake, times=2)
-    assert "Ending already: jobs are cancelled first, and then listed [JW201]" in output
+    assert "Ending already: jobs are ended first, and then listed [JW201]" in output
 
 
 def test_at_random_moments(chain: Chain) -> None:

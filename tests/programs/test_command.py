@@ -74,7 +74,7 @@ STEP = "import os, pathlib; state = pathlib.Path(os.environ['JAXWAY_STATE'])\n"
 
 def test_the_documented_example_resumes_and_finishes(training):
     output = training.run(EXAMPLE, 75, JAXWAY_DEADLINE="1")
-    assert "the command exited with code 75, will be resubmitted" in output
+    assert "the command exited with code 75, can be resumed" in output
     assert not training.out.exists() and training.error() is None
     assert (training.state / "last_checkpoint_step").read_text() == "10"
     # As a kill before the next checkpoint leaves them.

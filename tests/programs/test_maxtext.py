@@ -160,7 +160,7 @@ def test_maxtext_is_stopped_before_the_deadline_and_resumes(start, stub, tmp_pat
     soon = str(time.time() + maxtext.SHUTDOWN_MARGIN_S)
     log = wait(start(**stub, STUB_PAUSE="6", JAXWAY_DEADLINE=soon), 75)
     saved = int((tmp_path / "state/last_checkpoint_step").read_text())
-    assert "MaxText was asked to stop and exited with code 0, will be resubmitted" in log
+    assert "MaxText was asked to stop and exited with code 0, can be resumed" in log
     assert not (tmp_path / "out").exists() and not (tmp_path / "state/error").exists()
     wait(start(**stub))
     assert [line["step"] for line in read_lines(tmp_path / "out/metrics.jsonl")] == [

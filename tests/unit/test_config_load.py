@@ -264,3 +264,9 @@ def test_data_are_looked_for_without_following_links_round(tmp_path, monkeypatch
 def test_raw_is_no_path_of_a_tokenizer():
     config = make_config(train={"a": {"tokenizer": ["raw", "bytes"]}})
     assert {job.data.tokenizer for job in config.train.values() if job.data} == {"raw", "bytes"}
+
+
+def test_section_without_entries_has_no_jobs(jureca) -> None:
+    """As YAML reads one whose entries are all comments."""
+    config = load({"train": None, "benchmark": None}, jureca)
+    assert not config.train and not config.benchmark

@@ -18,7 +18,7 @@ def install() -> None:
 def handle(*_: object) -> None:
     """Raise KeyboardInterrupt, once: a second one would end the cancelling of jobs."""
     if requested.is_set():
-        line = with_code("JW201", "Ending already: jobs are cancelled first, and then listed")
+        line = with_code("JW201", "Ending already: jobs are ended first, and then listed")
         with contextlib.suppress(OSError):  # as in slurm/outage.py, nobody reads it
             os.write(2, f"\n{line}\n".encode())
         return

@@ -92,13 +92,13 @@ NamedJob = TypeVar("NamedJob", bound=HasName)
 
 def jobs_by_name(
     section: str,
-    values: Mapping[str, Values | None],
+    values: Mapping[str, Values | None] | None,
     jobs_of: Callable[[str, Values, Site], Iterable[NamedJob]],
     site: Site,
 ) -> dict[str, NamedJob]:
     """Jobs of a section by name."""
     jobs: dict[str, NamedJob] = {}
-    for name, entry in values.items():
+    for name, entry in (values or {}).items():  # one without entries is none in YAML
         for job in jobs_of(name, entry or {}, site):
             if job.name in jobs:
                 raise ConfigurationError(
@@ -110,7 +110,8 @@ def jobs_by_name(
 
 def known_sections(schema: Schema) -> Schema:
     """Top-level properties, with the sections reduced to their shape: their jobs check the rest."""
-    shape = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
+    shape: Schema = {"type": ["object", "null"]}
+    shape["additionalProperties"] = {"type": ["object", "null"]}
     shape["propertyNames"] = schema["$defs"]["entries"]["propertyNames"]
     sections = {"train": shape, "benchmark": shape, "smoke_test": {"type": "object"}}
     return {**schema["properties"], **sections}

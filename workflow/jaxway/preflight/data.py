@@ -134,8 +134,9 @@ def check_size(
     if left <= demand.context:
         return failure(
             "JW513",
-            f"{labels[0]}.data: {what} are too short for {data.validation_bytes:,} bytes of "
-            f"validation and a context of {demand.context}: add text",
+            f"{labels[0]}.data: {size:,} bytes in {len(files)} files are too short for "
+            f"{data.validation_bytes:,} bytes of validation and a context of {demand.context}: "
+            "lower validation_bytes or add text",
         )
     if data.tokenizer in BYTE_TOKENIZERS:  # else a token has an unknown number of them
         what = f"{what}, {reads(demand, left)}"

@@ -122,7 +122,7 @@ def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 def exit_for_resubmission(reason: str) -> NoReturn:
     """End the program, so that the next job of this training is submitted."""
     if runtime.first_process():
-        print(f"{reason}, will be resubmitted", flush=True)
+        print(f"{reason}, can be resumed", flush=True)
     sys.exit(EXIT_RESUBMIT)
 
 

@@ -116,7 +116,7 @@ found = []
 while True:
     send(signal.SIGSTOP, found)
     found = [*processes()]  # while they stand: it takes time
-    time.sleep(0.03)
+    time.sleep(0.06)
     send(signal.SIGCONT, found)
     time.sleep(0.01)
 """
@@ -124,7 +124,7 @@ while True:
 
 @contextmanager
 def throttled(cluster: Cluster, node: str) -> Iterator[None]:
-    """Lets the benchmark on a node run for less than a third of the time."""
+    """Lets the benchmark on a node run for about a seventh of the time: busy nodes differ, too."""
     program = "/benchmark_compute.py"
     process = subprocess.Popen(cluster.argv(["python3", "-c", THROTTLE, program], node, "root"))
     try:

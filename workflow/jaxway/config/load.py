@@ -110,9 +110,11 @@ def jobs_by_name(
 
 def known_sections(schema: Schema) -> Schema:
     """Top-level properties, with the sections reduced to their shape: their jobs check the rest."""
-    shape: Schema = {"type": ["object", "null"]}
-    shape["additionalProperties"] = {"type": ["object", "null"]}
-    shape["propertyNames"] = schema["$defs"]["entries"]["propertyNames"]
+    shape = {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["object", "null"]},
+        "propertyNames": schema["$defs"]["entries"]["propertyNames"],
+    }
     sections = {"train": shape, "benchmark": shape, "smoke_test": {"type": "object"}}
     return {**schema["properties"], **sections}
 

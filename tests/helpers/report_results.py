@@ -10,6 +10,7 @@ from typing import Any
 
 import results
 import yaml
+from example_records import data_record
 from jaxway import cli
 from jaxway.analysis import stats
 from jaxway_shared.benchmark import (
@@ -21,7 +22,6 @@ from jaxway_shared.benchmark import (
     GpuStats,
     Measurement,
 )
-from jaxway_shared.data_record import DataRecord
 from jaxway_shared.smoke_test import Check, SmokeTestResult
 from jaxway_shared.training import METRICS, ModelSummary, Segment
 from results import SITE, write
@@ -52,22 +52,14 @@ SMOKE_TEST = SmokeTestResult(
     versions={"python": "3.10.12", "optax": "0.2.3", "driver": None},
 )
 SEGMENT = Segment(first_step=1, last_step=100, seconds=60.5, provenance=PROVENANCE)
-DATA = DataRecord(
+DATA = data_record(
     files=1,
-    tokenizer="bytes",
-    tokenizer_sha256=None,
-    vocabulary=256,
-    dtype="uint8",
     shards=(10**7,),
     train_tokens=10**7,
     train_bytes=10**7,
     validation_tokens=10**5,
     validation_bytes=10**5,
-    special_tokens=0,
-    unknown_tokens=0,
-    lossless=True,
     unigram_bits_per_byte=4.7,
-    gzip_bits_per_byte=2.5,
     sha256="0c" * 32,
     folder="data",
 )

@@ -1,6 +1,5 @@
 """The local executor: Snakemake's own, with a training's next start where it can be resumed."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +10,7 @@ from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
 from jaxway import interrupt, run_lock
+from jaxway.slurm.outage import report
 from jaxway.slurm.resubmission import Resubmit, ResumableJob, Stop, checkpoint_of, decide
 
 INTERRUPT_WAIT_S = 0.5  # Ctrl-C reaches a job as soon as Snakemake
@@ -42,10 +42,10 @@ class Executor(LocalExecutor):
                     decision = Stop(f"state {state.folder} is in use by {writer}")
                 if not isinstance(decision, Resubmit):
                     reason = f"Training {resumable.training} stopped: {decision.reason}"
-                    print(with_code("JW204", reason), file=sys.stderr, flush=True)
+                    report(with_code("JW204", reason))
                     raise
                 line = f"Training {resumable.training}: resuming from step {decision.step}."
-                print(line, file=sys.stderr, flush=True)
+                report(line)
 
     def _state_of(self, training: ResumableJob) -> TrainingState | None:
         try:

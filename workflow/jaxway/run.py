@@ -24,6 +24,7 @@ from jaxway.launch import Launch, Words
 from jaxway.slurm import accounting
 from jaxway.slurm.cancellation import report_open
 from jaxway.slurm.journal import RUN_ID, Journal
+from jaxway.slurm.outage import report
 
 # Some functions import what they need: that takes a while, and Snakemake in jobs does without.
 
@@ -87,7 +88,7 @@ class Run:
         except UserError as error:
             sys.exit(error.line())
         except KeyboardInterrupt:
-            print(UserError("JW212", "interrupted; nothing was submitted").line(), file=sys.stderr)
+            report(UserError("JW212", "interrupted; nothing was submitted").line())
             report_open(Journal())
             sys.exit(1)
         self._background.enter_context(
@@ -99,7 +100,7 @@ class Run:
         self._background.close()
         if not success:
             self._compare_finished_nodes()
-            print("Rerun the same command to resume.", file=sys.stderr, flush=True)
+            report("Rerun the same command to resume.")
         if self.launch.site.launcher:
             interrupt.requested.clear()  # that of the jobs; another Ctrl-C ends the waiting
             with contextlib.suppress(KeyboardInterrupt):
@@ -130,7 +131,7 @@ class Run:
         )
         findings = plan.run_preflight(whole)
         for line in plan.summary(whole, findings, complete):
-            print(line, file=sys.stderr, flush=True)
+            report(line)
         if launch.config.preflight:
             plan.require_success(findings)
 
@@ -174,7 +175,7 @@ class Run:
 
     def _restore(self, what: str, words: Words) -> None:
         """Make again what is missing."""
-        print(f"{what} is missing: rebuilding it", file=sys.stderr, flush=True)
+        report(f"{what} is missing: rebuilding it")
         if subprocess.run([*self.jaxway, *words]).returncode:
             raise UserError("JW209", f"{what} could not be restored, see the error above")
 
@@ -193,11 +194,11 @@ class Run:
             submissions = [each for each in Journal().read().values() if each.run == RUN_ID]
             usages = accounting.wait_for_accounting(submissions, Path(self.launch.site.scratch))
         except UserError as error:
-            print(error.line(), file=sys.stderr, flush=True)
+            report(error.line())
             return
         if usages:
             text = accounting.summary(usages, self.launch.site.cores_per_node)
-            print(text, file=sys.stderr, flush=True)
+            report(text)
 
 
 def check_at_exit_of_dry_run(run: Run, workflow: Any, rules: Any) -> None:

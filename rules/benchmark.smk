@@ -23,7 +23,7 @@ rule benchmark_run:
     wildcard_constraints:
         name="[^/]+",
     container:
-        no_container
+        jax_sif
     threads: JOBS.threads_of(CONFIG.allocations)
     resources:
         **JOBS.resources_of(CONFIG.allocations),

@@ -8,7 +8,7 @@ from snakemake.settings.types import DeploymentMethod
 
 HERE = workflow.current_basedir  # not that of a workflow that has this one as a module
 if not isinstance(HERE, os.PathLike):
-    code = "JW026"  # what prints codes comes with the checkout
+    code = "JW026"  # what adds codes comes with the checkout
     sentence = f"jaxway must be checked out, since it runs programs: name its Snakefile, not {HERE}"
     with_its_code = f"{sentence} [{code}]"
     sys.exit(with_its_code)
@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT / "workflow"), str(ROOT / "workflow/scripts")]
 from jaxway.config.load import load, refuse_repeated_keys
 from jaxway.config.site import load_site
 from jaxway.container.verify import exists, recorded_image
-from jaxway.job_functions import JobFunctions
+from jaxway.job_functions import JobFunctions, no_container
 from jaxway.launch import Launch, command_line, prepare_environment
 from jaxway.run import Run, check_at_exit_of_dry_run
 from jaxway_shared.errors import UserError
@@ -27,9 +27,9 @@ try:
     for file in workflow.configfiles:
         refuse_repeated_keys(Path(file))
     CONFIG = load(config, SITE)
-    deployment = workflow.deployment_settings
-    CONTAINED = SITE.container or DeploymentMethod.APPTAINER in deployment.deployment_method
-    LAUNCH = Launch(ROOT, CONFIG, SITE, CONTAINED, deployment.apptainer_args)
+    STARTS_CONTAINERS = DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+    CONTAINED = SITE.container or STARTS_CONTAINERS
+    LAUNCH = Launch(ROOT, CONFIG, SITE, CONTAINED, workflow.deployment_settings.apptainer_args)
     PULLED, CONTAINER = LAUNCH.pulled, LAUNCH.container
     exists(Path(CONTAINER.output))  # another user's folder may be closed
 except UserError as error:
@@ -54,6 +54,6 @@ def outputs(container):
     return {"digest": update(container.digest) if known else container.digest, **made}
 
 
-def no_container(wildcards):
-    """Snakemake starts none: a computing job's command line does (jaxway/launch.py)."""
-    return None
+def jax_sif(wildcards):
+    """A computing step's container. Its command line starts it, so Snakemake itself must not."""
+    return CONTAINER.sif if CONTAINED and not STARTS_CONTAINERS else None

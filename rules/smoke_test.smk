@@ -9,7 +9,7 @@ rule smoke_test:
     log:
         "logs/smoke_test.log",
     container:
-        no_container
+        jax_sif
     threads: LAUNCH.threads(CONFIG.smoke_test.placement)
     resources:
         **LAUNCH.resources(CONFIG.smoke_test.placement),

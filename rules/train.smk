@@ -39,7 +39,7 @@ rule train_run:
         name="[^/]+",
     retries: 0  # the executor submits what another job can bring further
     container:
-        no_container
+        jax_sif
     threads: JOBS.threads_of(CONFIG.train)
     resources:
         **JOBS.resources_of(CONFIG.train),

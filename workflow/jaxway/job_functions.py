@@ -17,6 +17,10 @@ T = TypeVar("T")
 PerJob: TypeAlias = T | Callable[[Any], T]
 
 
+def no_container(wildcards: object) -> None:
+    """The container of a step on the login node."""
+
+
 @dataclass(frozen=True)
 class JobFunctions:
     """Functions of wildcards: jobs, and what follows from one."""

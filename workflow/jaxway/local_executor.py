@@ -9,7 +9,7 @@ from snakemake.executors.local import Executor as LocalExecutor
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.jobs import SingleJobExecutorInterface as Job
 
-from jaxway import interrupt, run_lock
+from jaxway import interrupt, log_filter, run_lock
 from jaxway.slurm.outage import report
 from jaxway.slurm.resubmission import Resubmit, ResumableJob, Stop, checkpoint_of, decide
 
@@ -21,6 +21,7 @@ class Executor(LocalExecutor):
 
     def __post_init__(self) -> None:
         self._run_lock = run_lock.hold()
+        self.logger.addFilter(log_filter.is_kept)
         interrupt.install()
         super().__post_init__()
 

@@ -8,7 +8,6 @@ are sentences.
 
 import asyncio
 import contextlib
-import logging
 import re
 import threading
 import time
@@ -27,7 +26,7 @@ from snakemake_executor_plugin_slurm.validation import validate_slurm_extra
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
-from jaxway import interrupt, run_lock
+from jaxway import interrupt, log_filter, run_lock
 from jaxway.slurm import queue, submission
 from jaxway.slurm.cancellation import cancel, report_open
 from jaxway.slurm.earlier_run import EarlierRun
@@ -59,11 +58,6 @@ KEPT_VARIABLES = (
 )
 
 
-def is_no_run_id(record: logging.LogRecord) -> bool:
-    """Drops the plugin's message with an id that names none of our jobs."""
-    return not record.getMessage().startswith("SLURM run ID:")
-
-
 class Executor(SlurmExecutor):
     """What Snakemake calls: run_jobs() from its main thread, check_active_jobs() from another."""
 
@@ -75,7 +69,7 @@ class Executor(SlurmExecutor):
 
     def __post_init__(self, test_mode: bool = False) -> None:
         self._run_lock = run_lock.hold()
-        self.logger.addFilter(is_no_run_id)
+        self.logger.addFilter(log_filter.is_kept)
         super().__post_init__(test_mode)
         interrupt.install()
         _ = self.tmpdir  # made here, since several threads would make several

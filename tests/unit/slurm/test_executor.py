@@ -3,9 +3,11 @@
 import dataclasses
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 from executor_stubs import make_job, run
+from jaxway.slurm import polling
 from jaxway.slurm.journal import JOURNAL, Journal
 from snakemake_executor_plugin_jaxway import ExecutorSettings
 from submissions import make_submission
@@ -102,6 +104,33 @@ def test_end_of_a_job_without_outputs_ends_no_other(folder: Path, start, capsys)
     executor.handle_job_success(jobs[0])
     executor.cancel()
     assert "Cancelled: 8 (two)." in capsys.readouterr().err
+
+
+def test_failed_query_ends_no_job(folder: Path, start, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(polling, "RETRY_INTERVAL_S", 0.1)
+    fails_once = "[ -e down ] && rm down && echo Unable to contact slurmctld >&2 && exit 1\n"
+    squeue = folder / "bin/squeue"
+    squeue.write_text(squeue.read_text().replace("[ -e jobs ]", f"{fails_once}[ -e jobs ]"))
+    (folder / "down").touch()
+    assert run(start(), make_job()) == ["submitted", "finished"]
+    line = "Slurm did not answer (squeue: Unable to contact slurmctld); asking again."
+    assert line in capsys.readouterr().err
+
+
+def test_ctrl_c_during_a_query_cancels_its_jobs(folder: Path, start, capsys) -> None:
+    waits = "touch asked; until [ -e cancelled ]; do sleep 0.02; done\n"
+    squeue = folder / "bin/squeue"
+    squeue.write_text(squeue.read_text().replace("[ -e jobs ]", f"{waits}[ -e jobs ]"))
+    (folder / "bin/scancel").write_text("#!/bin/sh\ntouch cancelled\n")
+    (folder / "state").write_text("RUNNING")
+    executor = start()
+    executor.run_jobs([make_job()])
+    deadline = time.monotonic() + 10
+    while not (folder / "asked").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    executor.cancel()
+    assert "Cancelled: 7 (evaluate)." in capsys.readouterr().err
 
 
 def test_jobs_that_an_error_of_snakemake_leaves_are_named(folder: Path, start, capsys) -> None:

@@ -6,25 +6,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from nodes import COMMAND, Cluster
-from pulls import ALICE, BASE, FOREVER, PROGRAMS, TRAINING, Registry, Target, processes
-
-
-def make_certificates(folder: Path) -> None:
-    """An authority (ca.crt) and its certificate for the registry (crt and key)."""
-    new = "openssl req -x509 -days 2 -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -keyout"
-    # Python 3.13 trusts no authority that does not say what its key is for.
-    authority = "-subj /CN=test-pull-CA -addext keyUsage=critical,keyCertSign"
-    names = "-addext subjectAltName=DNS:jrlogin01,DNS:localhost"
-    signed = "-addext basicConstraints=critical,CA:FALSE -CA ca.crt -CAkey ca.key"
-    for line in (
-        f"{new} ca.key -out ca.crt {authority}",
-        f"{new} key -out crt -subj /CN=jrlogin01 {names} {signed}",
-    ):
-        subprocess.run(line.split(), cwd=folder, check=True, capture_output=True)
+from pulls import ALICE, BASE, PROGRAMS, TRAINING, Registry, Target, processes
+from repositories import make_certificates
 
 
 @pytest.fixture(scope="package")
@@ -37,7 +23,7 @@ def registry(cluster: Cluster) -> Iterator[Registry]:
     shutil.copytree(COMMAND.parents[2] / "workflow", base / "workflow")
     for program in PROGRAMS:
         shutil.copy(program, folder)
-    make_certificates(folder)
+    make_certificates(folder, "DNS:jrlogin01", "DNS:localhost")
     (folder / "faults.json").write_text("[]")
     for path in (base, folder, *folder.iterdir()):
         os.chown(path, ALICE, TRAINING)
@@ -84,20 +70,6 @@ def archive(cluster: Cluster, registry: Registry) -> str:
     line = [sys.executable, PROGRAMS[1], cluster.path(name)]
     subprocess.run(line, check=True)
     return name
-
-
-@pytest.fixture(scope="package")
-def forever(registry: Registry) -> Iterator[dict[str, Target]]:
-    """Targets of pulls that have failed for a fault that stays: all at once, for they wait long."""
-    targets = {name: Target(registry, f"forever-{name}") for name in FOREVER}
-    registry.faults(*(targets[name].fault(**fault) for name, (fault, _) in FOREVER.items()))
-    pulls = {name: target.start() for name, target in targets.items()}
-    for name, pull in pulls.items():
-        pull.fail(FOREVER[name][1])
-    registry.faults()
-    yield targets
-    for target in targets.values():
-        target.close()
 
 
 @pytest.fixture

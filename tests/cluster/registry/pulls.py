@@ -16,20 +16,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from nodes import Cluster
+import repositories
+from nodes import COMMAND, Cluster
+from repositories import Json
 
 BASE = "/p/scratch/training/test_pull"
-PROGRAMS = [Path(__file__).with_name(x) for x in ("faulty_registry.py", "tiny_image.py")]
+PROGRAMS = [COMMAND.parents[1] / f"helpers/{x}.py" for x in ("faulty_registry", "tiny_image")]
 HOME = "/p/home/jusers/alice/jureca"
 ALICE, TRAINING = 1001, 1000
 SIF_FILES = {"x.sif", "x.sif.json", "x.sif.digest", "x.sif.lock"}
-# Faults that do not pass: what is wrong, and what a pull must say of it.
-FOREVER: dict[str, tuple[dict[str, Any], str]] = {
-    "error": ({"status": 500}, "status 500"),
-    "reset": ({"path": "third", "cut": 0}, "connection"),
-    "damage": ({"path": "third", "corrupt": True}, "damaged"),
-}
-Json = dict[str, Any]
 
 
 def command_lines() -> dict[int, list[bytes]]:
@@ -137,34 +132,24 @@ class Pull:
         return self.output()
 
 
-class Registry:
-    """The registry on the login node; its log and what it has."""
+class Registry(repositories.Registry):
+    """The registry on the login node."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self.cluster, self.folder = cluster, folder
-        ready = json.loads((folder / "ready.json").read_text())
-        self.port, self.proxy, self.tags = ready["port"], ready["proxy"], ready["tags"]
-        self.layers: list[str] = ready["layers"]
-        self.stored = dict(zip(ready["contents"], self.layers, strict=True))  # by its file's name
+        super().__init__(folder, cluster.login)
+        self.cluster = cluster
         [process] = processes("python3", f"{BASE}/registry/{PROGRAMS[0].name}")
         self.node = Path(f"/proc/{process}/root")  # how this machine sees the login node's files
 
-    def faults(self, *faults: Json) -> None:
-        """What goes wrong from now on, instead of what did."""
-        part = self.folder / "faults.part"
-        part.write_text(json.dumps(faults))
-        part.rename(self.folder / "faults.json")
 
-    def log(self) -> list[Json]:
-        lines = (self.folder / "log.jsonl").read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-class Target:
+class Target(repositories.Repository):
     """Where a test pulls to, and its repository."""
 
+    registry: Registry
+
     def __init__(self, registry: Registry, name: str) -> None:
-        self.registry, self.name, self.cluster = registry, name, registry.cluster
+        super().__init__(registry, name)
+        self.cluster = registry.cluster
         self.folder, self.pulls = f"{BASE}/{name}", list[Pull]()
         self.tmpdir, self.sif = f"{self.folder}/tmp", f"{self.folder}/sif/x.sif"
         for folder in (self.folder, self.tmpdir, f"{self.folder}/sif"):
@@ -176,16 +161,6 @@ class Target:
     def here(self, path: str) -> Path:
         """Where this machine has a file of the login node."""
         return self.registry.node / path.lstrip("/")
-
-    def image(self, tag: str = "latest", scheme: str = "docker") -> str:
-        separator = "@" if tag.startswith("sha256:") else ":"
-        host = f"jrlogin01:{self.registry.port}"
-        return f"{scheme}://{host}/{self.name}/tiny{separator}{tag}"
-
-    def fault(self, path: str = "", **fault: Any) -> Json:
-        """A fault of this repository; `path` may be "third" for the large layer."""
-        layer = f"/blobs/{self.registry.layers[-1]}"
-        return fault | {"path": f"/{self.name}/tiny{layer if path == 'third' else path}"}
 
     def start(
         self,
@@ -208,16 +183,6 @@ class Target:
         """Ends what a failed test left running."""
         for pull in self.pulls:
             pull.close()
-
-    def log(self) -> list[Json]:
-        """The answers to requests for this repository."""
-        lines = self.registry.log()
-        return [x for x in lines if f"/{self.name}/" in x.get("path", "") and "status" in x]
-
-    def gets(self) -> list[Json]:
-        """The answers that sent a layer or the rest of one."""
-        wanted = tuple(self.registry.layers)
-        return [x for x in self.log() if x["path"].endswith(wanted) and x["status"] in (200, 206)]
 
     def is_held(self) -> bool:
         return any(f"/{self.name}/" in line.get("held", "") for line in self.registry.log())

@@ -1,4 +1,4 @@
-"""A container registry that misbehaves on request, and a proxy: a program on a node, for tests.
+"""A container registry that misbehaves on request, and a proxy: a program on a node, or in a test.
 
     python3 faulty_registry.py FOLDER   # which holds the certificate: crt and key
 
@@ -79,10 +79,11 @@ class Registry(ThreadingHTTPServer):
         """In the request's own thread, so nobody waits for another's TLS handshake."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.folder / "crt", self.folder / "key")
-        with contextlib.suppress(OSError):  # who goes away or does not trust the certificate
-            secure = context.wrap_socket(request, server_side=True)
+        with (
+            contextlib.suppress(OSError),  # who goes away or does not trust the certificate
+            context.wrap_socket(request, server_side=True) as secure,
+        ):
             super().finish_request(secure, client_address)  # type: ignore[arg-type]
-            secure.close()
 
     def fault(self, path: str, count: bool = True) -> Json:
         """All that is to go wrong with this request."""
@@ -255,13 +256,12 @@ class ProxyHandler(BaseHTTPRequestHandler):
         """Nothing on standard error."""
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    arguments.add_argument("folder", type=Path)
-    args = arguments.parse_args()
-    ProxyHandler.log = log = Log(args.folder / "log.jsonl")
-    registry, proxy = Registry(args.folder, log), ThreadingHTTPServer(("", 0), ProxyHandler)
-    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+def start(folder: Path) -> tuple[ThreadingHTTPServer, ThreadingHTTPServer]:
+    """Starts registry and proxy in threads, and says in FOLDER/ready.json where they are."""
+    ProxyHandler.log = log = Log(folder / "log.jsonl")
+    registry, proxy = Registry(folder, log), ThreadingHTTPServer(("", 0), ProxyHandler)
+    for server in (registry, proxy):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
     ready = {
         "port": registry.server_port,
         "proxy": proxy.server_port,
@@ -269,9 +269,16 @@ def main() -> None:
         "layers": [x["digest"] for x in registry.content.layers],
         "contents": [sha256(layer) for layer in layers()],
     }
-    (args.folder / "ready.part").write_text(json.dumps(ready))
-    (args.folder / "ready.part").rename(args.folder / "ready.json")
-    registry.serve_forever()
+    (folder / "ready.part").write_text(json.dumps(ready))
+    (folder / "ready.part").rename(folder / "ready.json")
+    return registry, proxy
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    arguments.add_argument("folder", type=Path)
+    start(arguments.parse_args().folder)
+    threading.Event().wait()
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import yaml
 from jaxway.container import verify
 from jaxway_shared.container_record import ContainerRecord
@@ -57,15 +57,10 @@ class Plan:
 
     def snakemake(self, *arguments: str, profile: str = "jureca", check: bool = True):
         """Run Snakemake; returns the completed process, standard error in ``stderr``."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", self.snakefile]
-        command += ["--profile", self.profiles / profile]
-        command += ["--configfile=config.yaml"]  # with a space it would swallow targets
-        result = subprocess.run(
-            [*map(str, command), *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
+        words = ["--snakefile", str(self.snakefile), "--profile", str(self.profiles / profile)]
+        words += ["--configfile=config.yaml"]  # with a space it would swallow targets
+        result = forked.snakemake(
+            *words, *arguments, folder=self.folder, environment=self.environment
         )
         if check:
             assert result.returncode == 0, result.stderr

@@ -43,6 +43,15 @@ CHAIN: dict[str, dict[str, Any]] = {
     },
 }
 ALLOCATIONS = ("1x4", "2x4", "1x4-dc-gpu")
+# What a shell may have of proxies, modules, conda and Spack; PYTHONHOME would end Snakemake, too.
+NONSENSE = (
+    *("http_proxy", "https_proxy", "ALL_PROXY", "grpc_proxy", "PYTHONPATH", "PYTHONSTARTUP"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "APPTAINER_BINDPATH", "APPTAINER_CLEANENV", "BASH_ENV"),
+    *("SINGULARITY_BIND", "APPTAINERENV_JAX_PLATFORMS", "JAX_PLATFORMS", "JAX_ENABLE_X64"),
+    *("XLA_FLAGS", "NCCL_SOCKET_IFNAME", "CONDA_PREFIX", "SPACK_ROOT", "MODULEPATH"),
+    *("EBROOTPYTHON", "CPATH", "TMPDIR", "OMPI_MCA_btl", "SRUN_CPUS_PER_TASK", "SLURM_NTASKS"),
+    "SBATCH_EXPORT",
+)
 Json = dict[str, Any]
 
 pytestmark = pytest.mark.usefixtures("repaired")
@@ -69,14 +78,29 @@ def last_checkpoint_step(cluster: Cluster, training: str) -> int:
 
 @pytest.fixture(scope="module")
 def alice(cluster: Cluster, pull: object) -> Checkout:
-    """The checkout in which the whole chain has run once, after the pull."""
+    """The checkout in which the whole chain has run once, after the pull, from a shell full of
+    nonsense."""
     checkout = Checkout(cluster)
-    checkout.run(checkout.configure("chain", CHAIN), timeout=900)
+    shell = dict.fromkeys(NONSENSE, "/nonsense")
+    with checkout.start(checkout.configure("chain", CHAIN), **shell) as snakemake:
+        code, output = snakemake.wait(900)
+    assert code == 0, output
     return checkout
 
 
 def result(checkout: Checkout, name: str) -> Json:
     return json.loads(checkout.path(f"results/{name}.json").read_text())
+
+
+def provenances(checkout: Checkout) -> dict[str, Json]:
+    """Those of all results of the chain."""
+    names = ("smoke_test", "train/one_node/summary", "train/two_nodes/summary")
+    seen = {name: result(checkout, name)["provenance"] for name in names}
+    for allocation in ALLOCATIONS:
+        for benchmark in result(checkout, f"benchmark/{allocation}")["benchmarks"]:
+            seen[f"{allocation} {benchmark['name']}"] = benchmark["provenance"]
+    assert len(seen) == 3 + len(DEFAULT["benchmark"]) + 2 + 1
+    return seen
 
 
 # ------------------------------------------------------------------------------------- the chain
@@ -88,13 +112,7 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
     head = cluster.run(f"curl --fail -sIH 'Accept: {kind}' {url}").stdout
     digest = re.search(r"(?i)docker-content-digest: (\S+)", head)
     assert digest
-    seen = {}
-    for name in ("smoke_test", "train/one_node/summary", "train/two_nodes/summary"):
-        seen[name] = result(alice, name)["provenance"]
-    for allocation in ALLOCATIONS:
-        for benchmark in result(alice, f"benchmark/{allocation}")["benchmarks"]:
-            seen[f"{allocation} {benchmark['name']}"] = benchmark["provenance"]
-    assert len(seen) == 3 + len(DEFAULT["benchmark"]) + 2 + 1
+    seen = provenances(alice)
     for name, provenance in seen.items():
         assert provenance["container"]["digest"] == digest[1]
         both = name == "train/two_nodes/summary" or name.startswith("2x4 ")
@@ -115,6 +133,15 @@ def test_eight_processes_on_two_nodes_learn_what_one_learns(alice: Checkout) -> 
     one, eight = losses(alice, "one_node"), losses(alice, "two_nodes")
     assert len(one) == 4
     assert one == pytest.approx(eight, rel=1e-3)
+
+
+def test_a_shell_full_of_nonsense_changes_nothing(alice: Checkout) -> None:
+    for found in provenances(alice).values():
+        assert found["job"] and found["commit"]
+        assert found["environment"]["NCCL_SOCKET_IFNAME"] == "ib0"
+        assert "/nonsense" not in found["environment"].values()
+    alice.run(alice.configure("clean", {"train": {"clean": SMALL | SCORED}}), "train", timeout=300)
+    assert losses(alice, "clean") == losses(alice, "one_node")
 
 
 def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice: Checkout) -> None:

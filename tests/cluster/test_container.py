@@ -94,36 +94,7 @@ def test_shell_on_a_terminal(cluster: Cluster, checkout: Checkout) -> None:
     assert "jrc010" in done.stdout
 
 
-# ------------------------------------------------------------------------- the user's shell
-
-# What a shell may have of proxies, modules, conda and Spack; PYTHONHOME would end Snakemake, too.
-NONSENSE = (
-    *("http_proxy", "https_proxy", "ALL_PROXY", "grpc_proxy", "PYTHONPATH", "PYTHONSTARTUP"),
-    *("LD_LIBRARY_PATH", "LD_PRELOAD", "APPTAINER_BINDPATH", "APPTAINER_CLEANENV", "BASH_ENV"),
-    *("SINGULARITY_BIND", "APPTAINERENV_JAX_PLATFORMS", "JAX_PLATFORMS", "JAX_ENABLE_X64"),
-    *(
-        "XLA_FLAGS",
-        "NCCL_SOCKET_IFNAME",
-        "CONDA_PREFIX",
-        "SPACK_ROOT",
-        "MODULEPATH",
-        "EBROOTPYTHON",
-    ),
-    *("CPATH", "TMPDIR", "OMPI_MCA_btl", "SRUN_CPUS_PER_TASK", "SLURM_NTASKS", "SBATCH_EXPORT"),
-)
-
-
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_a_shell_full_of_nonsense_changes_nothing(checkout: Checkout, nodes: int) -> None:
-    config = checkout.configure("nonsense", {"smoke_test": {"nodes": nodes}})
-    shell = dict.fromkeys(NONSENSE, "/nonsense")
-    with checkout.start(config, "smoke_test", "--forcerun=smoke_test", **shell) as snakemake:
-        code, output = snakemake.wait(300)
-    assert code == 0, output
-    found = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
-    assert found["job"] and found["commit"] and found["processes"] == nodes
-    assert found["environment"]["NCCL_SOCKET_IFNAME"] == "ib0"
-    assert "/nonsense" not in found["environment"].values()
+# ------------------------------------------------------------------------- what goes wrong early
 
 
 def test_why_a_container_does_not_start_is_in_the_jobs_log(checkout: Checkout) -> None:

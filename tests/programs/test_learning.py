@@ -6,6 +6,7 @@ in the other. First both start from the same parameters, which compares every de
 are drawn; then each from its own.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -163,7 +164,7 @@ def record(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def logged(record, tmp_path_factory):
-    """Lines of metrics that the program writes, of each seed."""
+    """Function that trains with a seed, once; lines of metrics that the program writes."""
     folder = tmp_path_factory.mktemp("logged")
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
     cache = {
@@ -176,28 +177,29 @@ def logged(record, tmp_path_factory):
         "learning_rate": LEARNING_RATE, "warmup_steps": WARMUP, "weight_decay": WEIGHT_DECAY,
         "log_every": 1, "checkpoint_minutes": 60,
     }  # fmt: skip
-    found = []
-    for seed in SEEDS:
+
+    @functools.cache
+    def train_with(seed):
         state = folder / str(seed)
         own = {"seed": seed, "state": state, "out": state / "out/summary.json"}
         flags = [f"--{name.replace('_', '-')}={x}" for name, x in {**options, **own}.items()]
-        command = [sys.executable, train.__file__, *flags]
-        subprocess.run(command, env={**outer, **cache}, check=True)
+        subprocess.run([sys.executable, train.__file__, *flags], env={**outer, **cache}, check=True)
         lines = (state / "out/metrics.jsonl").read_text().splitlines()
-        found.append([json.loads(line) for line in lines])
-    return found
+        return [json.loads(line) for line in lines]
+
+    return train_with
 
 
 @pytest.fixture(scope="module")
 def batches(record):
-    """Batches SxBx(T+1) of each seed's training."""
+    """Function that makes the batches SxBx(T+1) of a seed's training."""
     text = dataset.load(record)
 
     def batch(seed, step):
         offsets = dataset.window_offsets(text, seed, step, BATCH, CONTEXT)
         return dataset.windows(text, offsets, CONTEXT)
 
-    return [np.stack([batch(seed, step) for step in range(1, STEPS + 1)]) for seed in SEEDS]
+    return lambda seed: np.stack([batch(seed, step) for step in range(1, STEPS + 1)])
 
 
 def losses(lines):
@@ -222,9 +224,9 @@ def test_same_parameters_give_the_same_steps(logged, batches, seed):
     One detail done otherwise changed some loss by 1e-2 and more: no norm or another turn of q and
     k, another b2, epsilon or schedule of AdamW, no weight decay (8e-3, the least) or no clipping.
     """
-    loss, size = learn(model_parameters(seed), batches[seed])
-    np.testing.assert_allclose(losses(logged[seed]), loss, rtol=1e-4)
-    np.testing.assert_allclose([line["gradient_norm"] for line in logged[seed]], size, rtol=1e-3)
+    loss, size = learn(model_parameters(seed), batches(seed))
+    np.testing.assert_allclose(losses(logged(seed)), loss, rtol=1e-4)
+    np.testing.assert_allclose([line["gradient_norm"] for line in logged(seed)], size, rtol=1e-3)
 
 
 def test_initial_parameters_have_the_same_spread():
@@ -247,7 +249,8 @@ def test_other_parameters_give_the_same_final_loss(logged, batches):
     the three: it notices, for instance, that there are no positions (seven standard errors), that
     the activation is not squared (five), or a head that starts ten times as large (eight).
     """
-    flax_losses = [learn(flax_parameters(seed), batches[seed])[0] for seed in SEEDS]
-    difference = np.mean(flax_losses, axis=0) - np.mean([losses(lines) for lines in logged], axis=0)
+    flax_losses = [learn(flax_parameters(seed), batches(seed))[0] for seed in SEEDS]
+    our_losses = [losses(logged(seed)) for seed in SEEDS]
+    difference = np.mean(flax_losses, axis=0) - np.mean(our_losses, axis=0)
     assert abs(difference[-LAST:].mean()) < 4 * SPREAD / np.sqrt(len(SEEDS))
     assert np.abs(difference[WARMUP:]).max() < 5 * STEP_SPREAD / np.sqrt(len(SEEDS))

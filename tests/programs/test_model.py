@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 
 import jax
@@ -12,7 +13,15 @@ apply = jax.jit(model.logits, static_argnums=0)
 loss = jax.jit(model.loss, static_argnums=0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """To compile is most of the time here, and other tests compute long enough to gain by it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
 def params():
     """Parameters in which no block is switched off, unlike those at the start of training."""
     params = model.init(CONFIG, jax.random.key(0))
@@ -22,7 +31,7 @@ def params():
     return jax.tree.unflatten(tree, [p + n for p, n in zip(leaves, noise, strict=True)])
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokens():
     return np.random.default_rng(0).integers(0, 256, (3, 17)).astype(np.uint8)
 
@@ -59,18 +68,24 @@ def plain_loss(config, params, tokens, weights):
     return jnp.sum(weights * jnp.take_along_axis(nats, tokens[:, 1:, None].astype(int), 2)[..., 0])
 
 
+@pytest.fixture(scope="module")
+def whole(params, tokens):
+    """Loss and gradient by the whole softmax, and the weights of the tokens."""
+    weights = jax.random.uniform(jax.random.key(0), (3, 16))
+    with_gradient = jax.value_and_grad(functools.partial(plain_loss, CONFIG))
+    return *jax.jit(with_gradient)(params, tokens, weights), weights
+
+
 @pytest.mark.parametrize("held", [2**28, 3 * 4 * 256, 1])  # in one, in 4, in 16 chunks
-def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, held, monkeypatch):
+def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, whole, held, monkeypatch):
     monkeypatch.setattr(model, "MAX_LOGITS", held)
     jax.clear_caches()
-    weights = jax.random.uniform(jax.random.key(0), (3, 16))
-    chunked, plain = (
-        jax.jit(jax.value_and_grad(functools.partial(f, CONFIG)))(params, tokens, weights)
-        for f in (model.loss, plain_loss)
-    )
+    *plain, weights = whole
+    with_gradient = jax.value_and_grad(functools.partial(model.loss, CONFIG))
+    chunked = jax.jit(with_gradient)(params, tokens, weights)
     # float32 rounds at 6e-8; the largest sums here have some hundred terms of either sign.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), chunked, plain
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), chunked, (*plain,)
     )
     assert float(chunked[0]) > 1
     mean = float(model.loss(CONFIG, params, tokens))
@@ -82,14 +97,17 @@ def test_untrained_model_costs_about_8_bits_a_byte(tokens):
     assert float(cost) == pytest.approx(np.log(256), abs=0.1)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_no_gradient(params, tokens, remat):
-    other = model.Config(2, 32, 2, ngram=3, remat=remat)
-    gradients = [
-        jax.jit(jax.grad(functools.partial(model.loss, config)))(params, tokens)
-        for config in (CONFIG, other)
-    ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
+def test_remat_changes_no_gradient(params, tokens):
+    plain, *others = (
+        jax.jit(jax.grad(functools.partial(model.loss, dataclasses.replace(CONFIG, remat=remat))))(
+            params, tokens
+        )
+        for remat in (CONFIG.remat, "dots", "full")
+    )
+    for other in others:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, other
+        )
 
 
 def test_arrays_are_sharded_as_their_names_say():

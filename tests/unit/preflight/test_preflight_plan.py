@@ -71,6 +71,23 @@ def test_folder_of_the_container_matters_only_where_one_is_made(planned, site) -
     assert plan.folder_of_new_container(there) == Path(site.sif).parent
 
 
+def test_container_is_looked_into_where_it_is_there_and_whole(planned, site, monkeypatch) -> None:
+    monkeypatch.setattr(plan, "check_visible", lambda start, used: [passed(" ".join(start))])
+
+    def looked(checked: plan.Plan) -> bool:
+        return (PASS, "files") in subjects(checked)
+
+    checked = replace(planned({"train.a": TRAINING}), start=("start",))
+    assert looked(checked)
+    assert not looked(replace(checked, start=()))
+    assert not looked(replace(checked, jobs={}))
+    assert not looked(replace(checked, pulls=True))
+    Path(site.sif).write_text("another container")
+    assert not looked(checked)
+    Path(site.sif).unlink()
+    assert not looked(checked)
+
+
 def test_queue_is_not_asked_about_what_is_refused_already(planned, machine) -> None:
     machine["sbatch --test-only"] = "!Invalid account"
     jobs = {"train.a": TRAINING}

@@ -30,6 +30,16 @@ def test_reason_of_a_job_that_never_ran_is_in_its_log(folder: Path, start) -> No
     assert log.startswith("evaluate: job 7 ended in state NODE_FAIL on jrc0101; see logs/")
 
 
+def test_reason_of_a_failure_is_printed_without_advice(folder: Path, start) -> None:
+    (folder / "state").write_text("FAILED")
+    job, printed = make_job(), []
+    job.log_error = lambda message, **_: printed.append(message)
+    assert run(start(), job) == ["submitted", "failed"]
+    log = folder / ".snakemake/slurm_logs/rule_evaluate/7.log"
+    logs = f"logs/evaluate.log and {log}"
+    assert printed == [f"evaluate: job 7 ended in state FAILED on jrc0101; see {logs} [JW205]"]
+
+
 def test_failed_node_is_excluded_when_its_job_is_submitted_again(folder: Path, start) -> None:
     """Once, and for no other job: later Slurm knows itself whether the node is back."""
     executor = start()

@@ -16,6 +16,7 @@ rule prepare_data:
     params:
         jaxway=jaxway,
         arguments=lambda w: command_line(LAUNCH.prepare_data(CONFIG.data[w.data])),
+        files=JOBS.data_files,
     message:
         "Prepare data"
     shell:
@@ -23,13 +24,13 @@ rule prepare_data:
 
 
 # Training state is no output: Snakemake deletes outputs before each attempt. It survives in a
-# folder that the configuration's hash names, from which the training's next job resumes. The
-# executors submit that one; two resources tell them of a training (jaxway/slurm/resubmission.py).
+# folder that its identity names, from which the training's next job resumes. The executors submit
+# that one; two resources tell them of a training (jaxway/slurm/resubmission.py).
 rule train_run:
     input:
         **IN_CONTAINER,
         data=JOBS.data_records(),
-        smoke_test=rules.smoke_test.output.passed,  # not the program: an edit undoes no training
+        smoke_test=rules.smoke_test.output.passed,
     output:
         summary="results/train/{name}/summary.json",
         metrics="results/train/{name}/metrics.jsonl",
@@ -43,11 +44,13 @@ rule train_run:
     threads: JOBS.threads_of(CONFIG.train)
     resources:
         **JOBS.resources_of(CONFIG.train),
-        training_state=JOBS.state_folder,
+        training_state=JOBS.state_link,
         max_jobs=JOBS.max_jobs(),
     params:
         command=JOBS.train_command,
+        program=JOBS.programs(),
     message:
         "Train {wildcards.name}"
     shell:
         "{params.command} --out={output.summary:q} > {log:q} 2>&1"
+        " && {{ cp {log:q} {resources.training_state:q}/log || true; }}"

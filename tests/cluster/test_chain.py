@@ -259,7 +259,7 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
 
     def kill_program(job: str) -> None:
         time.sleep(random.uniform(0, 0.5))  # whatever it is doing then
-        program = "[t]rain.py .*/disturbed-"
+        program = "[t]rain.py .*train/disturbed/state"
         cluster.run(["pkill", "-KILL", "-f", program], node=node_of(job), user="root")
 
     def kill_node(job: str) -> None:
@@ -379,7 +379,7 @@ def test_two_users_side_by_side(cluster: Cluster, alice: Checkout) -> None:
     assert result(alice, "smoke_test")["provenance"]["job"] != before
     trained = [result(x, "train/one_node/summary")["provenance"] for x in (alice, bob)]
     assert trained[0]["container"] == trained[1]["container"]
-    assert "/bob/" in trained[1]["arguments"]["state"]
+    assert "/bob/" in trained[1]["arguments"]["states"]
     # A smoke test run by itself makes no training and no benchmark stale.
     output = alice.run("chain.yaml", "--dry-run", timeout=60)
     assert "report" in output

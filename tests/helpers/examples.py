@@ -51,5 +51,4 @@ def make_training(
         options={**short, **sizes, **options},
         data=jobs.DataOptions(data, tokenizer, 1000),
         max_jobs=max_jobs,
-        id="0123",
     )

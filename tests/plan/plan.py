@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,13 +56,27 @@ class Plan:
         """Write the configuration file."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
 
+    def words(self, profile: str) -> list[str]:
+        """Arguments of Snakemake."""
+        words = ["--snakefile", str(self.snakefile), "--profile", str(self.profiles / profile)]
+        return [*words, "--configfile=config.yaml"]  # with a space it would swallow targets
+
+    def start(self, *arguments: str, profile: str = "jureca") -> subprocess.Popen[str]:
+        """Start Snakemake in a process group of its own; all that it prints is in ``stdout``."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "snakemake", *self.words(profile), *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
     def snakemake(self, *arguments: str, profile: str = "jureca", check: bool = True):
         """Run Snakemake; returns the completed process, standard error in ``stderr``."""
-        words = ["--snakefile", str(self.snakefile), "--profile", str(self.profiles / profile)]
-        words += ["--configfile=config.yaml"]  # with a space it would swallow targets
-        result = forked.snakemake(
-            *words, *arguments, folder=self.folder, environment=self.environment
-        )
+        words = [*self.words(profile), *arguments]
+        result = forked.snakemake(*words, folder=self.folder, environment=self.environment)
         if check:
             assert result.returncode == 0, result.stderr
         return result

@@ -4,6 +4,9 @@ The training is a real `program: command`, which counts its starts and records i
 """
 
 import json
+import os
+import signal
+import time
 
 import pytest
 from plan import Plan
@@ -74,6 +77,48 @@ def test_stopped_chain_resumes_when_run_again(chain):
     starts = [(10, 75), (10, 75), (20, 75), (30, 0)]
     assert chain.run(*starts)[::2] == (1, 2)
     assert chain.run(*starts)[::2] == (0, 4)
+
+
+def test_edit_between_two_jobs_stops_the_chain_with_a_question(chain):
+    edited = SCRIPT.replace("os.kill(", 'open("script.py", "a").write("#")\nos.kill(')
+    (chain.plan.folder / "script.py").write_text(edited)
+    code, output, count = chain.run((10, 75))
+    assert (code, count) == (1, 1)
+    sentence = " ".join(output.split())
+    assert "was made with script.py " in sentence and " to start over [JW302]" in sentence, output
+    assert "[JW204]" not in sentence
+
+
+INTERRUPTED = """
+import os, pathlib, signal, sys
+state = pathlib.Path(os.environ["JAXWAY_STATE"])
+signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
+(state / "starts").write_text("1")
+(state / "last_checkpoint_step").write_text("10")
+pathlib.Path("ready").touch()
+while True:
+    signal.pause()
+"""
+
+
+def test_ctrl_c_is_one_sentence(chain):
+    plan = chain.plan
+    (plan.folder / "script.py").write_text(INTERRUPTED)
+    plan.configure(train={"mine": {"program": "command", "command": "python3 script.py"}})
+    running = plan.start("train", "--cores=1", profile="local")
+    try:
+        while not (plan.folder / "ready").exists():
+            assert running.poll() is None, running.communicate()
+            time.sleep(0.05)
+        os.killpg(running.pid, signal.SIGINT)
+        output, _ = running.communicate(timeout=60)
+    finally:
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 1
+    assert "Rerun the same command to resume." in output
+    for word in ("Exception", "Error in", "Traceback", "exit status"):
+        assert word not in output, output
 
 
 ORPHAN = """

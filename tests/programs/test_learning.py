@@ -105,10 +105,10 @@ def mean_loss(params, tokens_BxT1):
 
 
 def learning_rate(step):
-    """Of a step counted from 1, the first of which has none."""
+    """Of a step counted from 1."""
     done = step - 1
     cosine = (1 + jnp.cos(jnp.pi * (done - WARMUP) / (STEPS - WARMUP))) / 2
-    return LEARNING_RATE * jnp.where(done < WARMUP, done / WARMUP, cosine)
+    return LEARNING_RATE * jnp.where(done < WARMUP, step / (WARMUP + 1), cosine)
 
 
 def update(state, batch):
@@ -157,7 +157,7 @@ def record(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     library = sysconfig.get_paths()["stdlib"]
     command = ["--data", *(f"{library}/{name}/*.py" for name in ("asyncio", "email", "json"))]
-    command += ["--validation-bytes=4096", f"--folder={folder}", f"--out={folder / 'record.json'}"]
+    command += ["--validation-bytes=4096", f"--store={folder}", f"--out={folder / 'record.json'}"]
     subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
     return folder / "record.json"
 

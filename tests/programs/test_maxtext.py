@@ -1,3 +1,4 @@
+import argparse
 import json
 import math
 import os
@@ -40,7 +41,8 @@ for step in range(first, int(settings["steps"])):
             time.sleep(0.005)
     if str(step) == os.environ.get("STUB_FAIL"):
         sys.exit(3)
-    if rank == "0" and (step % int(settings["checkpoint_period"]) == 0 or preempted):
+    period = os.environ.get("STUB_PERIOD", settings["checkpoint_period"])
+    if rank == "0" and (step % int(period) == 0 or preempted):
         part = checkpoints / f"{step}.orbax-checkpoint-tmp"
         part.mkdir()
         part.rename(checkpoints / str(step))
@@ -151,8 +153,9 @@ def test_run_that_finishes(start, stub, tmp_path):
     summary = json.loads((tmp_path / "out/s").read_text())
     assert (summary["program"], summary["steps"], summary["loss"]) == ("maxtext", STEPS, 8.1)
     assert summary["tokens_per_second"] == 513
-    assert (tmp_path / "state/last_checkpoint_step").read_text() == "9\n"
-    again = wait(start(devices=2, **stub))
+    assert (tmp_path / "state/last_checkpoint_step").read_text() == f"{STEPS}\n"
+    assert log.count("words ") == 2  # the second one saves the last step
+    again = wait(start("--settings=learning_rate=1e-4", devices=2, **stub))
     assert "words" not in again
 
 
@@ -167,7 +170,29 @@ def test_maxtext_is_stopped_before_the_deadline_and_resumes(start, stub, tmp_pat
         *range(1, STEPS + 1)
     ]
     segments = json.loads((tmp_path / "state/segments.json").read_text())["segments"]
-    assert [(s["first_step"], s["last_step"]) for s in segments] == [(1, saved), (saved + 1, 9)]
+    assert [(s["first_step"], s["last_step"]) for s in segments] == [(1, saved), (saved + 1, STEPS)]
+
+
+def test_the_end_is_saved_with_the_default_period(start, stub, tmp_path):
+    log = wait(start("--checkpoint-period=100", **stub))
+    assert log.count("words ") == 1
+    checkpoints = {path.name for path in (tmp_path / "state/run/checkpoints").iterdir()}
+    assert checkpoints == {"0", str(STEPS - 1)}
+    assert json.loads((tmp_path / "out/s").read_text())["steps"] == STEPS
+
+
+def test_steps_are_those_that_are_saved(start, stub, tmp_path):
+    wait(start(**stub, STUB_PERIOD="4"))  # as if it did not do what it is told
+    assert json.loads((tmp_path / "out/s").read_text())["steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("steps", "period", "saved", "expected"),
+    [(100, 100, 0, 99), (100, 10, 0, 10), (100, 10, 91, 99), (1, 100, 0, 1), (101, 100, 0, 100)],
+)
+def test_checkpoint_period(steps, period, saved, expected):
+    args = argparse.Namespace(steps=steps, checkpoint_period=period)
+    assert maxtext.checkpoint_period(args, saved) == expected
 
 
 def test_sigterm_is_forwarded(start, stub, tmp_path):

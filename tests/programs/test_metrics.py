@@ -30,7 +30,7 @@ def results(tmp_path_factory):
     for number in range(9):
         (folder / f"{number}.txt").write_text(f"{number} is one of nine\n" * 30)
     out = folder / f"results/train/{TRAINING}/summary.json"
-    words = ["--data", "*.txt", "--validation-bytes=100", "--tokenizer=bytes", "--folder=data"]
+    words = ["--data", "*.txt", "--validation-bytes=100", "--tokenizer=bytes", "--store=data"]
     arguments = {
         "steps": 6, "log_every": 2, "layers": 1, "width": 16, "heads": 2, "ngram": 1, "context": 16,
         "global_batch": 2, "warmup_steps": 1, "learning_rate": 0.01, "platform": "cpu",

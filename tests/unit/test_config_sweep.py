@@ -48,14 +48,3 @@ def test_each_node_to_check_gets_the_benchmarks_of_one_node(jureca):
     only = {"benchmarks": ["compute"], "nodes": ["jrc0101"]}
     config = load({"benchmark": benchmarks, "node_check": only}, jureca)
     assert [*config.node_check_allocations] == ["1x1-jrc0101"]
-
-
-def test_id_is_what_defines_a_training_and_not_where_it_runs(jureca):
-    def identity(entry):
-        config = {"train": {"a": entry}}
-        return load(config, jureca).train["a"].id
-
-    elsewhere = {"nodes": 2, "walltime": 600, "fsdp": 4, "checkpoint_minutes": 1}
-    assert identity({}) == identity(elsewhere)
-    assert identity({}) != identity({"steps": 170})
-    assert identity({}) != identity({"validation_bytes": 1000})

@@ -55,7 +55,8 @@ def test_a_program_that_brings_its_data_needs_none_prepared() -> None:
     record = records(wildcards("own"))
     assert f"--data-record={record}" in functions.train_command(wildcards("own"))
     assert "--data-record" not in functions.train_command(wildcards("mine"))
-    assert "--state=scratch/train/mine-" in functions.train_command(wildcards("mine"))
+    command = functions.train_command(wildcards("mine"))
+    assert "--state=results/train/mine/state --states=scratch/train/mine" in command
 
 
 def test_a_job_that_is_not_there_is_one_sentence() -> None:

@@ -18,7 +18,6 @@ from jaxway.launch import (
     inherited_environment,
     option_words,
     prepare_environment,
-    state_folder,
 )
 from jaxway_shared.benchmark import BenchmarkPlan
 from jaxway_shared.environment import SHELL_RE
@@ -168,10 +167,6 @@ def test_packages_are_added_with_the_binds_of_jobs(monkeypatch) -> None:
 def test_what_needs_a_container_is_refused_without_one(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="here jobs run without"):
         make_launch(contained=False, **settings)
-
-
-def test_state_folder_is_named_by_the_training() -> None:
-    assert state_folder(make_training(), make_site(scratch="/s")) == "/s/train/a-0123"
 
 
 # -------------------------------------------------------------------------------- what jobs inherit

@@ -7,11 +7,21 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from jaxway_shared.errors import with_code
+from jaxway_shared.identity import program_content
 
 from jaxway.config.containers import digest_path
-from jaxway.config.jobs import Allocation, BenchmarkJob, SmokeTestJob, SubmittedJob, TrainJob
+from jaxway.config.jobs import (
+    BYTE_TOKENIZERS,
+    Allocation,
+    BenchmarkJob,
+    SmokeTestJob,
+    SubmittedJob,
+    TrainJob,
+    short_hash,
+)
 from jaxway.config.schema import nearest
-from jaxway.launch import Launch, command_line, state_folder
+from jaxway.data.find import fingerprint
+from jaxway.launch import Launch, command_line, state_link
 
 T = TypeVar("T")
 PerJob: TypeAlias = T | Callable[[Any], T]
@@ -51,8 +61,21 @@ class JobFunctions:
         }
         return by_name(records, [])
 
-    def state_folder(self, wildcards: Any) -> str:
-        return state_folder(self.training(wildcards), self.launch.site)
+    def state_link(self, wildcards: Any) -> str:
+        return state_link(wildcards.name)
+
+    def data_files(self, wildcards: Any) -> str:
+        """What changes with the files of data, which are many: Snakemake does not know of them."""
+        data = self.launch.config.data[wildcards.data]
+        tokenizer = [] if data.tokenizer in BYTE_TOKENIZERS else [data.tokenizer]
+        return fingerprint([*data.data, *tokenizer])
+
+    def programs(self) -> PerJob[str]:
+        """What changes with the files of a training's program."""
+        jobs = self.launch.config.train
+        commands = {name: (job.program, job.options.get("command")) for name, job in jobs.items()}
+        contents = {each: short_hash(program_content(*each)) for each in {*commands.values()}}
+        return by_name({name: contents[each] for name, each in commands.items()}, "")
 
     def max_jobs(self) -> PerJob[int]:
         """Jobs of a training, at most."""

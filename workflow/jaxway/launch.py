@@ -86,7 +86,7 @@ class Launch:
     def prepare_data(self, data: DataOptions) -> Words:
         words = ["prepare-data", f"--tokenizer={data.tokenizer}"]
         words += [f"--validation-bytes={data.validation_bytes}", "--data", *data.data]
-        return [*words, f"--folder={self.site.scratch}/data/{data.id}"]
+        return [*words, f"--store={self.site.scratch}/data"]
 
     def check_nodes(self) -> Words:
         words = ["check-nodes", f"--site={self.site.file}", f"--history={self.config.history}"]
@@ -104,7 +104,11 @@ class Launch:
     def train(self, job: TrainJob) -> Words:
         words = self.program(job, job.program)
         words += [f"--data-record={job.data.record}"] if job.data else []
-        return [*words, f"--state={state_folder(job, self.site)}"]
+        return [
+            *words,
+            f"--state={state_link(job.name)}",
+            f"--states={self.site.scratch}/train/{job.name}",
+        ]
 
     def benchmark(self, job: BenchmarkJob) -> Words:
         words = self.program(job, f"benchmark_{job.program}", sif=job.sif)
@@ -246,9 +250,9 @@ def option_words(options: Options) -> Words:
     return words
 
 
-def state_folder(job: TrainJob, site: Site) -> str:
-    """Folder of a training's state; the program adds what identifies the image."""
-    return f"{site.scratch}/train/{job.name}-{job.id}"
+def state_link(training: str) -> str:
+    """The link that a training's program makes to the folder of its state, which it names."""
+    return f"results/train/{training}/state"
 
 
 def inherited_environment(

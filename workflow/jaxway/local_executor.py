@@ -35,7 +35,9 @@ class Executor(LocalExecutor):
                 return
             except Exception:
                 starts += 1
-                if not resumable or interrupt.requested.wait(INTERRUPT_WAIT_S):
+                if interrupt.requested.wait(INTERRUPT_WAIT_S):
+                    raise KeyboardInterrupt from None  # Snakemake says no more about the job
+                if not resumable:
                     raise
                 state, max_jobs = self._state_of(resumable), resumable.max_jobs
                 decision = decide("FAILED", before, state, starts, max_jobs)
@@ -43,7 +45,7 @@ class Executor(LocalExecutor):
                     decision = Stop(f"state {state.folder} is in use by {writer}")
                 if not isinstance(decision, Resubmit):
                     reason = f"Training {resumable.training} stopped: {decision.reason}"
-                    report(with_code("JW204", reason))
+                    report(with_code(decision.code, reason))
                     raise
                 line = f"Training {resumable.training}: resuming from step {decision.step}."
                 report(line)

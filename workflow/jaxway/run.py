@@ -10,17 +10,20 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from jaxway_shared.errors import UserError
+from jaxway_shared.training import NOT_AGAIN, TrainingState
 
 from jaxway import interrupt
 from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
 from jaxway.container import verify
 from jaxway.launch import Launch, Words
+from jaxway.monitor.logs import modified, tail
 from jaxway.slurm import accounting
 from jaxway.slurm.cancellation import report_open
 from jaxway.slurm.journal import RUN_ID, Journal
@@ -44,6 +47,7 @@ class Job(Protocol):
     resources: Any
     input: Any
     output: Any
+    log: Any
 
 
 @dataclass(frozen=True)
@@ -72,16 +76,20 @@ class Run:
     jaxway: Words  # the command of this checkout
     _background: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     _node_checks: list[Job] = field(default_factory=list)
+    _trainings: list[Job] = field(default_factory=list)
+    _began: float = 0.0
 
     def start(self, workflow: Any, rules: Any) -> None:
         """Check and prepare all that the jobs need. Ends Snakemake where that fails."""
         from jaxway.monitor import reporter
 
         interrupt.install()
+        self._began = time.time()
         try:
             self._check_executor(workflow.executor_plugin.name)
             planned = Planned.of(workflow, rules)
             self._node_checks = planned.jobs["compare_nodes"]
+            self._trainings = planned.jobs["train_run"]
             self.preflight(planned, complete=bool(planned.jobs["preflight"]))
             self._restore_container(planned.jobs)
             self._restore_data(planned.jobs["train_run"])
@@ -98,9 +106,12 @@ class Run:
     def end(self, success: bool) -> None:
         """Say what the run has cost, and where it failed, how to resume."""
         self._background.close()
+        self._report_used_again()
         if not success:
             self._compare_finished_nodes()
-            report("Rerun the same command to resume.")
+            diverged = ", ".join(self._diverged())
+            again = f"Training {diverged} would diverge again: change its options, then rerun."
+            report(again if diverged else "Rerun the same command to resume.")
         if self.launch.site.launcher:
             interrupt.requested.clear()  # that of the jobs; another Ctrl-C ends the waiting
             with contextlib.suppress(KeyboardInterrupt):
@@ -178,6 +189,22 @@ class Run:
         report(f"{what} is missing: rebuilding it")
         if subprocess.run([*self.jaxway, *words]).returncode:
             raise UserError("JW209", f"{what} could not be restored, see the error above")
+
+    def _report_used_again(self) -> None:
+        """Say which trainings had finished before, as their programs did."""
+        for job in self._trainings:
+            log = Path(job.log[0])
+            last = "".join(tail(log)[-1:])
+            if last.endswith(NOT_AGAIN) and (modified(log) or 0) >= self._began:
+                report(f"Training {job.wildcards.name}: {last}.")
+
+    def _diverged(self) -> Iterator[str]:
+        """Trainings whose loss was not finite: another job would resume them, and end as well."""
+        for job in self._trainings:
+            with contextlib.suppress(OSError):
+                state = TrainingState.find(Path(job.resources.training_state))
+                if state and (state.error or "").endswith("[JW305]"):
+                    yield job.wildcards.name
 
     def _compare_finished_nodes(self) -> None:
         """Compare the nodes whose jobs left a result, when others have not."""

@@ -208,11 +208,12 @@ def expand(word: str, environment: Mapping[str, str]) -> str:
 def main() -> None:
     """Run the program, and end as it does."""
     parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
-    training_state.add_argument(parser)
+    training_state.add_arguments(parser)
     args = parser.parse_args()
     words = split_words(args.command)
     runtime.check_container(args)
-    with training_state.locked_state(args) as folder:
+    identity = training_state.identity_of(args, "command", OPTIONS)
+    with training_state.locked_state(args, identity) as folder:
         if training_state.rewrite_results(folder, args.out):
             return
         check_metrics(folder)

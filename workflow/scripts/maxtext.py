@@ -101,6 +101,16 @@ def entry_point() -> tuple[list[str], Path, Path | None]:
     return [sys.executable, "-m", "maxtext.trainers.pre_train.train", str(base)], base, None
 
 
+def checkpoint_period(args: argparse.Namespace, saved: int) -> int:
+    """Steps between checkpoints, after so many that a checkpoint holds.
+
+    MaxText saves after its step 0 and each multiple of the period; that of October 2024 not after
+    the last one. So when no more steps are left than a period has, it is the last one that counts.
+    """
+    left = args.steps - saved
+    return args.checkpoint_period if left > args.checkpoint_period else max(1, args.steps - 1)
+
+
 def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
     """All settings as ``key=value`` words; of those set here only what this MaxText knows."""
     fixed = {
@@ -118,7 +128,7 @@ def settings(args: argparse.Namespace, folder: Path, base: Path) -> list[str]:
         "ici_tensor_parallelism": args.tensor,
         "enable_checkpointing": True,
         "async_checkpointing": True,
-        "checkpoint_period": args.checkpoint_period,
+        "checkpoint_period": checkpoint_period(args, saved_steps(folder)),
         "enable_autocheckpoint": True,  # newer: save on SIGTERM; older: always does
         "max_num_checkpoints_to_keep": 2,  # newer; older: keeps all
         "enable_goodput_recording": False,  # both would write to Google Cloud
@@ -232,7 +242,7 @@ def run(args: argparse.Namespace, words: list[str], home: Path | None, log: LogR
     """Run MaxText up to its last step. Ends the program if it does not get there."""
     output = {"stdout": log.write_end, "stderr": subprocess.STDOUT, "cwd": home}
     code, terminated = command.run(words, environment(args, log.folder), log.poll, **output)
-    if terminated and log.step < args.steps:
+    if terminated and saved_steps(log.folder) < args.steps:
         training_state.exit_for_resubmission(
             f"MaxText was asked to stop and exited with code {code}"
         )
@@ -245,23 +255,27 @@ def run(args: argparse.Namespace, words: list[str], home: Path | None, log: LogR
 def main() -> None:
     """Run MaxText, and end as it does."""
     parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
-    training_state.add_argument(parser)
+    training_state.add_arguments(parser)
     args = parser.parse_args()
     runtime.check_container(args)
     start, base, home = entry_point()
-    with training_state.locked_state(args) as folder:
+    identity = training_state.identity_of(args, "maxtext", OPTIONS)
+    with training_state.locked_state(args, identity) as folder:
         if training_state.rewrite_results(folder, args.out):
             return
         log = LogReader(args, folder)
-        words = start + settings(args, folder, base)
-        if saved_steps(folder) < args.steps:
+        words, saved, before = start + settings(args, folder, base), saved_steps(folder), -1
+        while before < saved < args.steps:  # once more where the last step was not saved
+            training_state.drop_metrics_after(folder, saved)
             run(args, words, home, log)
+            saved, before = saved_steps(folder), saved
+            words = start + settings(args, folder, base)
         metrics = training.read_metrics(folder / training.METRICS)
         rates = [line.numbers["tokens_per_second"] for line in metrics]
         summary = log.progress.summary(
             "maxtext",
             words,
-            args.steps,
+            saved,
             loss=metrics[-1].numbers["loss"] if metrics else None,
             tokens_per_second=statistics.median(rates) if rates else None,
         )

@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jaxway_job import measure, model, runtime, training_state
+from jaxway_job import dataset, measure, model, runtime, training_state
 from jaxway_job.startup_timer import StartupTimer
 from jaxway_job.training_loop import Training
 from jaxway_job.training_setup import TrainingSetup
 from jaxway_shared import presets, training_rules
-from jaxway_shared.data_record import DataRecord
 from jaxway_shared.errors import fail
 
 # "affects_result" is false where a training may resume with another value.
@@ -25,7 +24,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "string",
         "enum": ["tiny", "124M", "350M", "774M", "1B", "3B", "7B"],
         "default": "tiny",
-        "description": "size of the model; those of the next six that are not null override it",
+        "description": "model, named as in GPT-2 and llm-foundry (docs/training.md); those of the "
+        "next six that are not null override it",
     },
     "layers": {
         "type": ["integer", "null"],
@@ -157,14 +157,16 @@ def main() -> None:
     """Check what can be checked at once, then train."""
     timer = StartupTimer()
     parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
-    training_state.add_argument(parser)
+    training_state.add_arguments(parser)
     parser.add_argument(
         "--data-record", type=Path, required=True, help="record of the prepared data (JSON)"
     )
     args = parser.parse_args()
     vars(args).update(presets.resolve(vars(args)))
     check(args)
-    with training_state.locked_state(args) as folder:
+    data = dataset.load(args.data_record)
+    identity = training_state.identity_of(args, "train", OPTIONS, data.record.sha256)
+    with training_state.locked_state(args, identity) as folder:
         if training_state.rewrite_results(folder, args.out):
             return
         # Before JAX 0.5 the first parameters would depend on how they are sharded.
@@ -175,8 +177,7 @@ def main() -> None:
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         timer.mark("devices")
         with measure.explain_oom(f"this training ({OOM_ADVICE})"):
-            setup = TrainingSetup(args, mesh)
-            training_state.check_settings(folder, settings(args, setup.data.record))
+            setup = TrainingSetup(args, data, mesh)
             Training(setup, folder, timer).run()
 
 
@@ -184,12 +185,6 @@ def check(args: argparse.Namespace) -> None:
     """End the program if sizes do not fit together."""
     for option, expected in training_rules.violations(vars(args), args.devices):
         fail("JW307", f"{option} must be {expected}, not {getattr(args, option)}")
-
-
-def settings(args: argparse.Namespace, record: DataRecord) -> dict[str, Any]:
-    """What determines the result of a training."""
-    options = [name for name, option in OPTIONS.items() if option.get("affects_result", True)]
-    return {name: getattr(args, name) for name in options} | {"sha256 of data": record.sha256}
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def record(tmp_path_factory):
         (folder / f"{number}.txt").write_text(text)
     file = tmp_path_factory.mktemp("data") / "data.json"
     command = ["--data", folder, "--validation-bytes=1500", "--tokenizer=bytes"]
-    command += [f"--folder={file.parent / 'shards'}", f"--out={file}"]
+    command += [f"--store={file.parent / 'shards'}", f"--out={file}"]
     subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
     return file
 

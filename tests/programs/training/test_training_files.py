@@ -1,7 +1,6 @@
 """What the login node reads of a training's state and results."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,16 +100,13 @@ def test_lock_owner() -> None:
         assert LockOwner.parse(text) is None
 
 
-def test_newest_state_of_several_images(tmp_path: Path) -> None:
-    base = tmp_path / "small-0123abcd"
-    assert TrainingState.newest(base) is None
-    for age, end in enumerate((f"-{'a' * 8}", "", f"-{'b' * 8}")):
-        (tmp_path / f"{base.name}{end}").mkdir()
-        os.utime(tmp_path / f"{base.name}{end}", (1000 - age, 1000 - age))
-    for newer in ("small-0123abce", f"{base.name}.bak", f"{base.name}-{'a' * 8}.tar"):
-        (tmp_path / newer).mkdir()
-    newest = TrainingState.newest(base)
-    assert newest is not None and newest.folder.name == f"small-0123abcd-{'a' * 8}"
+def test_state_is_found_by_its_link(tmp_path: Path) -> None:
+    link, folder = tmp_path / "state", tmp_path / "small-0123abcd"
+    assert TrainingState.find(link) is None
+    link.symlink_to(folder)
+    assert TrainingState.find(link) is None  # deleted to start over
+    folder.mkdir()
+    assert TrainingState.find(link) == TrainingState(folder, None, None)
 
 
 def test_metrics_without_the_line_that_a_kill_cut_short(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_state_is_not_resumed_with_other_settings(undisturbed, record, tmp_path,
     shutil.copytree(undisturbed / "state", tmp_path / "state")
     (tmp_path / "state/summary.json").unlink()
     command = arguments(record, tmp_path / "state", tmp_path / "out", width=64)
-    with pytest.raises(SystemExit, match="has width 32, not 64"):
+    with pytest.raises(SystemExit, match="was made with width 32, not 64"):
         in_this_process(monkeypatch, *command)
     assert not (tmp_path / "out").exists()
 

@@ -85,8 +85,10 @@ def test_bytes_and_inodes_are_compared(site, monkeypatch, free, inodes, status) 
 def test_training_that_resumes_has_its_space(site, monkeypatch) -> None:
     set_free(monkeypatch, 10**6)
     prepare_data(monkeypatch)
-    state = Path(site.scratch, "train/a-0123-feedbeef")
+    state, link = Path("train/a-feedbeef"), Path("results/train/a/state")
     state.mkdir(parents=True)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(state.absolute())
     assert statuses(site, "a") == [FAIL]
     (state / training.LAST_CHECKPOINT_STEP).write_text("4")
     assert statuses(site, "a") == []

@@ -50,11 +50,11 @@ def tokenizer(tmp_path_factory):
 def prepare(corpus, tmp_path):
     """Function that runs the command here and returns the record."""
 
-    def run(sources=(corpus,), validation_bytes=5000, folder=tmp_path / "data", **options):
+    def run(sources=(corpus,), validation_bytes=5000, store=tmp_path / "data", **options):
         out = tmp_path / "out/data.json"
         words = ["--data", *sources, f"--validation-bytes={validation_bytes}"]
         words += [f"--{name}={value}" for name, value in options.items()]
-        words += [f"--folder={folder}", f"--out={out}"]
+        words += [f"--store={store}", f"--out={out}"]
         parser = argparse.ArgumentParser()
         prepare_data.configure(parser)
         prepare_data.run(parser.parse_args([*map(str, words)]))

@@ -20,12 +20,12 @@ ROWS = b"".join(json.dumps({"text": f"row {number}"}).encode() + b"\n" for numbe
 
 
 def look(path: Path) -> UserError | None:
-    return sources.look(File(path, path.stat().st_size)).error
+    return sources.look(File(path, path.stat().st_size, 0)).error
 
 
 def outcome(path: Path) -> bytes | UserError:
     """The text that is learned of a file, or why none is."""
-    file = File(path, path.stat().st_size)
+    file = File(path, path.stat().st_size, 0)
     try:
         source = sources.scan(file, False, NO_PROGRESS)
     except UserError as error:
@@ -121,7 +121,7 @@ def test_byte_order_marks_and_compression_change_no_token(prepare, corpus, tmp_p
             lzma.compress(marked),
         )
         (stored / path.name).write_bytes(forms[number % 4])
-    record = prepare([stored], folder=tmp_path / "other")
+    record = prepare([stored], store=tmp_path / "other")
     assert record.sha256 == plain.sha256
     assert (train_tokens(record) == train_tokens(plain)).all()
     assert load(record).validation.tobytes() == load(plain).validation.tobytes()

@@ -62,7 +62,7 @@ def test_bytes_are_kept_and_no_file_is_on_both_sides(prepare, corpus, tmp_path):
     assert load(record).validation.tobytes() == b"".join(contents)[:5000]
     assert train_tokens(record).tobytes() == b"".join(contents[held:])
     count = int(sizes[-1] - sizes[held - 1])
-    folder = tmp_path / "data"
+    folder = tmp_path / "data" / record.sha256[:16]
     text = np.frombuffer(b"".join(contents[held:]), np.uint8)
     assert record == dataclasses.replace(
         record, files=40, tokenizer="bytes", tokenizer_sha256=None, vocabulary=256,
@@ -107,7 +107,7 @@ def test_no_more_is_lost_than_one_file_that_validation_could_hold(prepare, tmp_p
     texts = [str(number) * size for number, size in enumerate((100, 90, 80, 70, 60, 500, 400))]
     for asked in range(1, 500, 7):
         folder = tmp_path / f"{asked}"
-        record = prepare([files(folder, *texts)], asked, folder=tmp_path / f"data{asked}")
+        record = prepare([files(folder, *texts)], asked, store=tmp_path / f"data{asked}")
         lost = 1300 - record.train_bytes - record.validation_bytes
         assert record.validation_bytes == asked and 0 <= lost < min(asked, 500)
 
@@ -117,8 +117,8 @@ def test_of_a_compressed_file_the_end_of_its_text_is_held_out(prepare, tmp_path)
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text)
     (tmp_path / "b").mkdir()
     (tmp_path / "b/a.gz").write_bytes(gzip.compress(b"\xef\xbb\xbf" + text))
-    plain = prepare([tmp_path / "a.txt"], folder=tmp_path / "data1")
-    packed = prepare([tmp_path / "b"], folder=tmp_path / "data2")
+    plain = prepare([tmp_path / "a.txt"], store=tmp_path / "data1")
+    packed = prepare([tmp_path / "b"], store=tmp_path / "data2")
     for record in (plain, packed):
         assert load(record).validation.tobytes() == text[-record.validation_bytes :]
         assert train_tokens(record).tobytes() == text[: -record.validation_bytes]
@@ -131,7 +131,7 @@ def test_paths_and_copies_make_no_difference(prepare, corpus, tmp_path):
     files = sorted(corpus.iterdir())
     for number, path in enumerate(files + files[:7]):
         (tmp_path / f"copies/{number:03}").write_bytes(path.read_bytes())
-    second = prepare([f"{tmp_path}/copies/*"], folder=tmp_path / "other")
+    second = prepare([f"{tmp_path}/copies/*"], store=tmp_path / "other")
     assert dataclasses.replace(second, folder=first.folder) == first
     assert (train_tokens(second) == train_tokens(first)).all()
 
@@ -187,7 +187,7 @@ def test_file_that_changes_meanwhile_is_refused(
     monkeypatch.setattr(prepare_data, "scan_files", then_change)
     with pytest.raises(UserError, match=r"\.txt changed while it was read"):
         prepare([tmp_path / "changing"], tokenizer=tokenizer)
-    assert not [*(tmp_path / "data").iterdir()]
+    assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".lock"}
 
 
 def test_progress_is_reported(prepare, monkeypatch, capsys):

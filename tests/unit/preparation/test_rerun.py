@@ -5,8 +5,10 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,32 +27,42 @@ def inodes(folder):
 
 def test_same_data_are_not_written_again(prepare, tmp_path):
     record = prepare()
-    before = inodes(tmp_path / "data")
+    before = inodes(Path(record.folder))
     (tmp_path / "out/data.json").unlink()
     assert prepare() == record
-    assert inodes(tmp_path / "data") == before
+    assert inodes(Path(record.folder)) == before
 
 
-def test_other_data_replace_the_old(prepare, corpus, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+def test_other_data_are_beside_the_old(prepare, corpus, tokenizer, tmp_path, monkeypatch):
     first = prepare()
     (tmp_path / "new.txt").write_text("new")
     changes: list[dict[str, Any]] = [
         {"sources": [corpus, tmp_path / "new.txt"]}, {"validation_bytes": 4999},
-        {"tokenizer": tokenizer}, {},
+        {"tokenizer": tokenizer}, {"tokenizer": "raw"}, {},
     ]  # fmt: skip
     records = [first, *(prepare(**change) for change in changes)]
-    assert len({record.sha256 for record in records}) == 4 and records[-1] == first
-    assert len(train_tokens(first)) == first.train_tokens
+    assert len({record.folder for record in records}) == 5 and records[-1] == first
+    assert not [record for record in records if record.find_problem()]
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+    assert prepare().folder != first.folder
     same = Tokenizer.from_file(str(tokenizer))
     same.add_tokens(["ship sails"])
     same.save(str(tmp_path / "tokenizer.json"))
     other = prepare(tokenizer=tmp_path / "tokenizer.json")
     assert other.sha256 != records[3].sha256
-    left = {path.name for path in (tmp_path / "data").iterdir()}
-    shards = {f"train-{i:05}.bin" for i in range(len(other.shards))}
-    assert len(shards) < len(first.shards)
-    assert left == {"data.json", "validation.bin", *shards}
+
+
+def test_two_clones_with_other_files_of_the_same_names(prepare, corpus, tmp_path, monkeypatch):
+    records = []
+    for clone in ("x", "y"):
+        (tmp_path / clone / "mydata").mkdir(parents=True)
+        monkeypatch.chdir(tmp_path / clone)
+        for file in corpus.iterdir():
+            Path("mydata", file.name).write_text(f"{clone} {file.read_text()}")
+        records.append(prepare(["mydata/*.txt"]))
+    x, y = records
+    assert x.folder != y.folder and not x.find_problem() and not y.find_problem()
+    assert x.files == y.files and x.sha256 != y.sha256
 
 
 def problem(record):
@@ -66,7 +78,7 @@ def problem(record):
 def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypatch, name, damage):
     monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
     record = prepare()
-    tokens, file = train_tokens(record), tmp_path / "data" / name
+    tokens, file = train_tokens(record), Path(record.folder, name)
     if damage == "missing":
         file.unlink()
     elif name == "data.json":
@@ -85,13 +97,14 @@ def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypat
 def test_missing_folder_is_refused(prepare, tmp_path):
     record = prepare()
     (tmp_path / "data").rename(tmp_path / "elsewhere")
-    assert problem(record).startswith(f"{tmp_path}/data/data.json: No such file")
+    assert problem(record).startswith(f"{record.folder}/data.json: No such file")
 
 
 @pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
 def test_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, tmp_path, signal):
     expected = prepare()
-    tokens, folder, out = train_tokens(expected), tmp_path / "killed", tmp_path / "killed.json"
+    tokens, store, out = train_tokens(expected), tmp_path / "killed", tmp_path / "killed.json"
+    name = Path(expected.folder).name
     lines = [
         "import os, signal",
         "from jaxway import cli",
@@ -99,23 +112,24 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, tmp
         f"prepare.gzip_bits = lambda text: os.kill(os.getpid(), signal.{signal})",
         "cli.main()",
     ]
-    words = [f"--data={corpus}", "--validation-bytes=5000", f"--folder={folder}", f"--out={out}"]
+    words = [f"--data={corpus}", "--validation-bytes=5000", f"--store={store}", f"--out={out}"]
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines), "prepare-data", *words],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
     )
-    left = {path.name for path in folder.iterdir()}
+    left = {path.name for path in store.iterdir()} - {f"{name}.lock"}
     if signal == "SIGKILL":
-        assert left == {"validation.bin", "train-00000.bin"}
+        assert left == {f"{name}.part"}
     else:
         assert not left
         assert done.returncode == 1
         assert done.stderr.startswith("jaxway prepare-data: ended by SIGTERM")
     assert not out.exists()
-    record = prepare(folder=folder)
+    record = prepare(store=store)
     assert dataclasses.replace(record, folder=expected.folder) == expected
+    assert {path.name for path in store.iterdir()} == {name, f"{name}.lock"}
     np.testing.assert_array_equal(train_tokens(record), tokens)
 
 
@@ -123,7 +137,7 @@ def test_full_disk_is_one_sentence(prepare, tmp_path, monkeypatch):
     monkeypatch.setattr(data_record, "shard", lambda number: "/dev/full")
     with pytest.raises(UserError, match=f"^{tmp_path}/data is full: free some space"):
         prepare()
-    assert not [*(tmp_path / "data").iterdir()]
+    assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".lock"}
     assert not (tmp_path / "out").exists()
 
 
@@ -135,11 +149,12 @@ def test_full_disk_under_the_result_is_one_sentence(prepare, tmp_path):
     assert not any((tmp_path / "out").iterdir())
 
 
-def test_second_preparation_waits_and_reuses(corpus, tmp_path):
-    folder = tmp_path / "data"
-    folder.mkdir()
-    words = [f"--data={corpus}", "--validation-bytes=5000", f"--folder={folder}"]
-    with (tmp_path / "data.lock").open("w") as lock:
+def test_second_preparation_waits_and_reuses(prepare, corpus, tmp_path):
+    store = tmp_path / "data"
+    folder = Path(prepare().folder)
+    shutil.rmtree(folder)
+    words = [f"--data={corpus}", "--validation-bytes=5000", f"--store={store}"]
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         both = [
             subprocess.Popen(
@@ -158,7 +173,7 @@ def test_second_preparation_waits_and_reuses(corpus, tmp_path):
         ]
         for process in both:
             assert process.stdout and "locked by another process" in process.stdout.readline()
-        assert not [*folder.iterdir()]
+        assert not folder.exists()
     outputs = sorted(process.communicate(timeout=60)[0] for process in both)
     made = rf"{folder}: [\d,]+ tokens to train on, 5,000 for validation\n"
     assert re.fullmatch(made, outputs[1]) and outputs[0] == f"{folder} holds these data already\n"

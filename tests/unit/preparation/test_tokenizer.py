@@ -51,7 +51,7 @@ def test_long_files_are_cut_at_line_ends(prepare, corpus, tokenizer, monkeypatch
     pieces = [text for each in documents for _, text, _ in tokenizer_module.chunk_text(each)]
     assert len(pieces) > 200 and max(map(len, pieces)) <= 400
     assert sum(piece.endswith("\n") for piece in pieces) > 100
-    record = prepare(tokenizer=tokenizer, folder=corpus.parent / f"cut{batch}")
+    record = prepare(tokenizer=tokenizer, store=corpus.parent / f"cut{batch}")
     tokens = train_tokens(record).tolist()
     same = Tokenizer.from_file(str(tokenizer))
     assert same.decode(tokens, skip_special_tokens=False) == same.decode(

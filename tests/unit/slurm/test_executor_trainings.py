@@ -34,16 +34,16 @@ def test_training_goes_on_after_its_state_could_not_be_read(
     folder: Path, start, monkeypatch, capsys
 ) -> None:
     errors = [OSError(errno.ESTALE, "Stale file handle")] * 2
-    newest = TrainingState.newest
+    find = TrainingState.find
 
-    def flaky(base: Path) -> TrainingState | None:
+    def flaky(link: Path) -> TrainingState | None:
         if (folder / "jobs").exists():  # the first one began without a state
             write_state(10)
             if errors:
                 raise errors.pop()
-        return newest(base)
+        return find(link)
 
-    monkeypatch.setattr(TrainingState, "newest", flaky)
+    monkeypatch.setattr(TrainingState, "find", flaky)
     monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
     (folder / "state").write_text("TIMEOUT")
     executor = start()
@@ -57,11 +57,11 @@ def test_training_goes_on_after_its_state_could_not_be_read(
 def test_training_whose_state_stays_unreadable_stops(
     folder: Path, start, monkeypatch, capsys
 ) -> None:
-    def broken(base: Path) -> TrainingState | None:
+    def broken(link: Path) -> TrainingState | None:
         raise OSError(errno.EIO, "Input/output error")
 
     executor = start()
-    monkeypatch.setattr(TrainingState, "newest", broken)
+    monkeypatch.setattr(TrainingState, "find", broken)
     monkeypatch.setattr(resubmission, "POLL_INTERVAL_S", 0.01)
     assert run(executor, make_training()) == ["failed"]
     reason = "its state cannot be read: state-small: Input/output error"

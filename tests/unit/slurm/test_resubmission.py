@@ -38,6 +38,7 @@ def state(step: int | None, error: str | None = None, folder: str = "s") -> Trai
         ("FAILED", 10, state(None, folder="s-new"), 1, Stop("no progress past step 0")),
         # It got further, but no job is wanted.
         ("FAILED", 0, state(10, "the loss is nan."), 1, Stop("the loss is nan")),
+        ("FAILED", 0, state(10, "x.py: it is nan [JW305]"), 1, Stop("x.py: it is nan", "JW305")),
         ("CANCELLED", 0, state(10), 1, Stop("its job was cancelled")),
         ("CANCELLED", 0, state(10, "disk full"), 1, Stop("disk full")),
         ("TIMEOUT", 0, state(10), 10, Stop("reached max_jobs=10; last checkpoint: step 10")),

@@ -58,6 +58,41 @@ def test_ctrl_c_after_one_that_ended_the_jobs_ends_the_wait_for_accounting(
     assert capsys.readouterr().err == "Rerun the same command to resume.\n"
 
 
+def end_with(folder: Path, error: str, log: str) -> None:
+    """End a run that failed, whose training has left this error and log."""
+    state = folder / "state"
+    state.mkdir()
+    (state / "error").write_text(error)
+    (folder / "log").write_text(log)
+    launch: Any = SimpleNamespace(site=SimpleNamespace(launcher=None))
+    ended = run.Run(launch, [])
+    job: Any = SimpleNamespace(
+        wildcards=SimpleNamespace(name="small"),
+        resources=SimpleNamespace(training_state=str(state)),
+        log=[str(folder / "log")],
+    )
+    ended._trainings = [job]
+    ended.end(success=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        ("loss nan at step 2 [JW305]", "Training small would diverge again: change its options"),
+        ("disk full [JW384]", "Rerun the same command to resume."),
+    ],
+)
+def test_what_to_do_after_a_failure(tmp_path: Path, capsys, error: str, advice: str) -> None:
+    end_with(tmp_path, error, "step 1\n")
+    assert capsys.readouterr().err.startswith(advice)
+
+
+def test_training_that_had_finished_before_is_named(tmp_path: Path, capsys) -> None:
+    line = "/s/small-0123abcd: finished by job 7 of 2026; nothing is trained again"
+    end_with(tmp_path, "", f"step 1\n{line}\n")
+    assert capsys.readouterr().err.startswith(f"Training small: {line}.\n")
+
+
 def test_jobs_are_checked_with_what_snakemake_asks_for() -> None:
     config = make_config(make_site(partitions={"train": "gpu"}), train={"a": {}, "b": {}})
     usual = {"nodes": 1, "gres": "gpu:4", "runtime": 30, "slurm_partition": "gpu"}

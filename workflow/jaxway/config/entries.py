@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from jaxway_shared import presets, training_rules
@@ -18,7 +17,6 @@ from jaxway.config.jobs import (
     Placement,
     SmokeTestJob,
     TrainJob,
-    short_hash,
 )
 from jaxway.config.options import benchmark_programs, data_options, options_of, program_options
 from jaxway.config.schema import (
@@ -65,7 +63,6 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
     properties = {**definition("placement"), **definition("training"), **options, **data}
     for job_name, values in combinations(entry, properties, name, path):
         text = data_of(values, path) if data else None
-        defining = {key: values[key] for key, s in options.items() if s.get("affects_result", True)}
         job = TrainJob(
             name=job_name,
             placement=placement(values, "train", path, site),
@@ -73,7 +70,6 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
             options={key: values[key] for key in options},
             data=text,
             max_jobs=values["max_jobs"],
-            id=short_hash([program, defining, asdict(text) if text else {}]),
         )
         if program == "train":
             check_sizes(job, path)

@@ -12,12 +12,9 @@ RAW = "raw"
 BYTE_TOKENIZERS = ("bytes", RAW)  # tokens are bytes: of text, or of files of any kind
 
 
-ID_DIGITS = 8  # hexadecimal, of a job's settings
-
-
 def short_hash(value: Any) -> str:
     """A name for a value that JSON can express, the same on every machine."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:ID_DIGITS]
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class DataOptions:
 
     @cached_property
     def id(self) -> str:
-        """Name of what is prepared with these options."""
+        """Name of these options, not of what the files hold."""
         return short_hash(asdict(self))
 
     @property
@@ -78,7 +75,6 @@ class TrainJob:
     options: Options
     data: DataOptions | None  # None: the program brings its own
     max_jobs: int
-    id: str  # a hash of what defines the training
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ as globs do.
 """
 
 import glob
+import hashlib
 import os
 import stat
 import sysconfig
@@ -20,6 +21,7 @@ class File(NamedTuple):
 
     path: Path
     bytes: int
+    mtime_ns: int
 
 
 class Found(NamedTuple):
@@ -38,13 +40,19 @@ def find_files(entries: Iterable[str]) -> Found:
         search = Search()
         found = False
         for path, status in search.files(entry):
-            files.setdefault((status.st_dev, status.st_ino), File(path, status.st_size))
+            file = File(path, status.st_size, status.st_mtime_ns)
+            files.setdefault((status.st_dev, status.st_ino), file)
             found = True
         problems |= dict.fromkeys(search.problems)
         if not found and not search.problems:
             problems[f"{entry} matches no file"] = None
         loops |= dict.fromkeys(search.loops)
     return Found([*files.values()], [*problems], [*loops])
+
+
+def fingerprint(entries: Iterable[str]) -> str:
+    """What changes when a file that entries name is added, removed or written; none is read."""
+    return hashlib.sha256(repr(sorted(find_files(entries).files)).encode()).hexdigest()[:16]
 
 
 class Search:

@@ -1,8 +1,8 @@
 """Turn text into shards of tokens, once, for all trainings that read it.
 
-Files in ``--folder``: ``train-00000.bin`` and so on, of SHARD_TOKENS each but for the last;
-``validation.bin``; and ``data.json``, the record, which comes last and of which ``--out`` is a
-copy. A folder that holds what the same files give is left as it is.
+Files in a folder of ``--store`` that their content names: ``train-00000.bin`` and so on, of
+SHARD_TOKENS each but for the last; ``validation.bin``; and ``data.json``, the record, of which
+``--out`` is a copy. The folder appears whole, and one that is there is left as it is.
 
 In the order of the sha256 of their text, as good as random and the same on every machine, files go
 to validation until it is full, the others to training. So no file is on both sides (the rest of the
@@ -18,6 +18,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from jaxway_shared.errors import UserError
 from jaxway.config.jobs import BYTE_TOKENIZERS, RAW
 from jaxway.data.sources import ProgressReporter, Source, cut_offset, read_verified, scan_files
 from jaxway.data.tokenizer import Encoder, RoundTrip, Tokens, encode, load_tokenizer, round_trip
-from jaxway.files import atomic_replace, exclusive_lock, log
+from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "data": {
@@ -53,6 +54,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 SHARD_TOKENS = 2**28  # in a file of 256 MB to 1 GB
+FOLDER_DIGITS = 16  # hexadecimal, of the content, in a folder's name
 
 
 class Part(NamedTuple):
@@ -65,9 +67,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared: texts, how they become tokens, and the folder for these."""
+    """What is to be prepared: texts, how they become tokens, and where the folders of these are."""
 
-    folder: Path
+    store: Path
     held_out: list[Part]
     training: list[Part]
     validation_bytes: int
@@ -84,13 +86,19 @@ class Preparation:
         """All sources, in that order."""
         return list(dict.fromkeys(part.source for part in self.parts))
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of all that the tokens depend on; the sources' digests stand for their content."""
-        tokenizer_sha256 = self.encoder.sha256 if self.encoder else None
-        settings = f"{self.validation_bytes} {SHARD_TOKENS} {tokenizer_sha256}\n".encode()
+        tokenizer = self.encoder.sha256 if self.encoder else self.tokenizer
+        version = data_record.SCHEMA_VERSION
+        settings = f"{version} {tokenizer} {self.validation_bytes} {SHARD_TOKENS}\n".encode()
         digests = b"".join(source.digest for source in self.sources)
         return hashlib.sha256(settings + digests).hexdigest()
+
+    @property
+    def folder(self) -> Path:
+        """Where the tokens are when all are written."""
+        return self.store / self.sha256[:FOLDER_DIGITS]
 
 
 def split(sources: list[Source], validation_bytes: int) -> tuple[list[Part], list[Part]]:
@@ -171,7 +179,7 @@ def write_shards(folder: Path, arrays: Iterable[Tokens]) -> list[int]:
     return counts
 
 
-def write(data: Preparation) -> DataRecord:
+def write(data: Preparation, folder: Path) -> DataRecord:
     """Write all tokens and measure them; returns their record, which is not written yet."""
     vocabulary, dtype_name = 256, "uint8"
     if data.encoder:
@@ -184,7 +192,7 @@ def write(data: Preparation) -> DataRecord:
     validation = b"".join(texts)
     documents = [[text] for text in texts]
     tokens = np.concatenate([np.empty(0, dtype), *encode(documents, data.encoder, dtype)])
-    (data.folder / data_record.VALIDATION).write_bytes(tokens.data)
+    (folder / data_record.VALIDATION).write_bytes(tokens.data)
 
     counts_256 = np.zeros(256, np.int64)
 
@@ -193,7 +201,7 @@ def write(data: Preparation) -> DataRecord:
             counts_256[:] += np.bincount(np.frombuffer(chunk, np.uint8), minlength=256)
             yield chunk
 
-    shards = write_shards(data.folder, encode(map(counted, data.training), data.encoder, dtype))
+    shards = write_shards(folder, encode(map(counted, data.training), data.encoder, dtype))
     trip = RoundTrip(len(tokens), 0, True)
     if data.encoder:
         trip = round_trip(documents, data.encoder)
@@ -244,37 +252,33 @@ def text_of(record: DataRecord) -> str:
     return json.dumps(record.to_json(), indent=1) + "\n"
 
 
-def clear(folder: Path) -> None:
-    """Delete what a preparation writes, the record first."""
-    names = (data_record.RECORD, data_record.VALIDATION)
-    for file in (*(folder / name for name in names), *folder.glob("train-*.bin")):
-        file.unlink(missing_ok=True)
-
-
 def prepare(data: Preparation) -> DataRecord:
-    """Fill the folder, unless it holds these data already, and return its record."""
-    with exclusive_lock(data.folder):
-        data.folder.mkdir(exist_ok=True)
-        present = data_record.read_prepared(data.folder / data_record.RECORD)
+    """Make the folder, unless it holds these data already, and return its record."""
+    folder = data.folder
+    with exclusive_lock(folder):
+        present = data_record.read_prepared(folder / data_record.RECORD)
         if present and present.sha256 == data.sha256:
-            log(f"{data.folder} holds these data already")
+            log(f"{folder} holds these data already")
             return present
-        clear(data.folder)
+        part = folder.with_name(f"{folder.name}.part")
+        remove(folder, part)  # damaged, or left by a kill
         try:
-            record = write(data)
-            atomic_replace({data.folder / data_record.RECORD: text_of(record)})
+            part.mkdir()
+            record = write(data, part)
+            (part / data_record.RECORD).write_text(text_of(record))
+            part.rename(folder)
         except BaseException:
-            clear(data.folder)
+            remove(part)
             raise
     log(
-        f"{data.folder}: {record.train_tokens:,} tokens to train on, "
+        f"{folder}: {record.train_tokens:,} tokens to train on, "
         f"{record.validation_tokens:,} for validation"
     )
     return record
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--folder", type=Path, required=True, help="folder of the shards")
+    parser.add_argument("--store", type=Path, required=True, help="folder for that of the shards")
     parser.add_argument("--out", type=Path, required=True, help="result file to write (JSON)")
     for name, option in OPTIONS.items():
         parser.add_argument(
@@ -290,9 +294,9 @@ def run(args: argparse.Namespace) -> None:
     encoder = None if args.tokenizer in BYTE_TOKENIZERS else load_tokenizer(args.tokenizer)
     sources = scan_files(args.data, raw=args.tokenizer == RAW)
     held_out, training = split(sources, args.validation_bytes)
-    folder, length = args.folder.absolute(), args.validation_bytes
-    with disk_full_as_error(folder):
-        record = prepare(Preparation(folder, held_out, training, length, args.tokenizer, encoder))
+    store, length = args.store.absolute(), args.validation_bytes
+    with disk_full_as_error(store):
+        record = prepare(Preparation(store, held_out, training, length, args.tokenizer, encoder))
     with disk_full_as_error(args.out.parent):
         args.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_replace({args.out: text_of(record)})

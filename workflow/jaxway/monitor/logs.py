@@ -8,14 +8,13 @@ import statistics
 import time
 from pathlib import Path
 
+from jaxway_shared import identity
 from jaxway_shared.training import LOCK, METRICS, LockOwner, MetricsLine
-
-from jaxway.config.jobs import ID_DIGITS
 
 STALE_AFTER_S = 60  # without output; then the line says for how long
 TAIL_BYTES = 65536
 PACE_LINES = 10  # lines of metrics from which the time left is estimated
-ID = "[0-9a-f]" * ID_DIGITS  # in a state's name; `a` is not `a-b`
+ID = "[0-9a-f]" * identity.DIGITS  # in a state's name; `a` is not `a-b`
 CONTROL_RE = re.compile(r"\x1b\[[\d;?]*[a-zA-Z]")
 
 
@@ -56,7 +55,7 @@ def modified(file: Path) -> float | None:
 
 def running_state(scratch: str, name: str, job: str) -> Path | None:
     """The state that a training's job writes. Without Slurm (``job``: "") its process runs here."""
-    for lock in Path(scratch, "train").glob(f"{name}-{ID}*/{LOCK}"):
+    for lock in Path(scratch, "train").glob(f"{name}-{ID}/{LOCK}"):
         owner = LockOwner.parse("\n".join(tail(lock)))
         if owner and (owner.job == job if job else is_alive(owner)):
             return lock.parent

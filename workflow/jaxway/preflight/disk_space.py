@@ -12,7 +12,7 @@ from jaxway.config.jobs import TrainJob
 from jaxway.config.site import Site
 from jaxway.container import work_folder
 from jaxway.container.work_folder import Space
-from jaxway.launch import state_folder
+from jaxway.launch import state_link
 from jaxway.preflight.data import found_files, record_of, vocabulary_size
 from jaxway.preflight.finding import Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
@@ -96,7 +96,7 @@ def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterat
     """Space for checkpoints of trainings that have none yet."""
     scratch = Path(site.scratch)
     for job in trainings:
-        state = TrainingState.newest(Path(state_folder(job, site)))
+        state = TrainingState.find(Path(state_link(job.name)))
         if state is None or state.last_checkpoint_step is None:
             kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
             inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes

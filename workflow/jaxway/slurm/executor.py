@@ -301,7 +301,7 @@ class Executor(SlurmExecutor):
                 self._submit(job, ended.number + 1)
             else:
                 sentence = f"{training} stopped: {decision.reason} ({reason}); see {logs}"
-                self._fail(info, with_code("JW204", sentence), ended.log_file)
+                self._fail(info, with_code(decision.code, sentence), ended.log_file)
 
     def _state_of(self, training: ResumableJob) -> TrainingState | None:
         return training.state(self._latency_wait, self._closing)

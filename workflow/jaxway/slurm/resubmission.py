@@ -1,5 +1,6 @@
 """Whether a training's next job follows when one has ended before the training was finished."""
 
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from jaxway.slurm.outage import StoppedError
 
 LOCK_WAIT_S = 120  # after a job: a file system takes a while to notice that a node is lost
 POLL_INTERVAL_S = 0.5
+ERROR_RE = re.compile(r"(.*?)\.? \[(JW\d+)\]", re.DOTALL)  # as jaxway_shared.errors.fail() has it
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Stop:
     """No further job."""
 
     reason: str
+    code: str = "JW204"  # or that of the training's own error
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,17 @@ class ResumableJob:
     """A job of a training, which another one can resume: its rule sets two resources."""
 
     training: str  # its name
-    base: Path  # resource `training_state`; an image's digest may be appended
+    link: Path  # resource `training_state`: leads to its state
     max_jobs: int  # resource `max_jobs`
 
     @classmethod
     def of(cls, job: JobExecutorInterface) -> "ResumableJob | None":
         """Of a job of Snakemake; None where none can resume it."""
-        base, max_jobs = (job.resources.get(key) for key in ("training_state", "max_jobs"))
-        return cls(job.wildcards.name, Path(base), max_jobs) if base and max_jobs else None
+        link, max_jobs = (job.resources.get(key) for key in ("training_state", "max_jobs"))
+        return cls(job.wildcards.name, Path(link), max_jobs) if link and max_jobs else None
 
     def state(self, timeout_s: float, closing: threading.Event) -> TrainingState | None:
-        """Its state, of the image used last; None, there is none.
+        """The state that its last job used; None, there is none.
 
         A parallel file system may refuse a file for a moment (ESTALE, EIO). UserError where it
         does so for longer; StoppedError, if Ctrl-C comes before.
@@ -60,10 +63,10 @@ class ResumableJob:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                return TrainingState.newest(self.base)
+                return TrainingState.find(self.link)
             except OSError as error:
                 if time.monotonic() > deadline:
-                    reason = f"its state cannot be read: {self.base}: {error.strerror}"
+                    reason = f"its state cannot be read: {self.link}: {error.strerror}"
                     raise UserError(
                         "JW204", f"Training {self.training} stopped: {reason}"
                     ) from None
@@ -85,11 +88,12 @@ def decide(
     that of the training now.
     """
     if state and state.error is not None:
-        return Stop(state.error.rstrip("."))
+        found = ERROR_RE.fullmatch(state.error)
+        return Stop(found[1], found[2]) if found else Stop(state.error.rstrip("."))
     if end == "CANCELLED":
         return Stop("its job was cancelled")
     now = checkpoint_of(state)
-    # Another image has another folder, in which a training begins at step 0.
+    # What has changed since has another folder, in which a training begins at step 0.
     step_before = before.step if now.folder == before.folder else 0
     if now.step <= step_before:
         return Stop(f"no progress past step {step_before}")

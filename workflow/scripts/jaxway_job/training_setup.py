@@ -17,9 +17,8 @@ from jaxway_job.optimization import Tree, make_optimizer, train_step
 class TrainingSetup:
     """Data, model and optimizer of a training, given by its options and devices."""
 
-    def __init__(self, args: argparse.Namespace, mesh: Mesh) -> None:
-        self.args = args
-        self.data = dataset.load(args.data_record)
+    def __init__(self, args: argparse.Namespace, data: dataset.Data, mesh: Mesh) -> None:
+        self.args, self.data = args, data
         device = mesh.devices.flat[0]
         self.config = model.Config(
             layers=args.layers,
@@ -31,8 +30,9 @@ class TrainingSetup:
             remat=args.remat,
             mesh=mesh,
         )
+        first = args.learning_rate / (args.warmup_steps + 1)  # not 0: each step learns
         self.schedule = optax.warmup_cosine_decay_schedule(
-            0.0, args.learning_rate, args.warmup_steps, args.steps
+            first, args.learning_rate, args.warmup_steps, args.steps
         )
         self.optimizer = make_optimizer(self.schedule, args.weight_decay)
         self.by_batch = NamedSharding(mesh, model.BATCH)

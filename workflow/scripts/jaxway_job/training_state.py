@@ -16,19 +16,45 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxway_shared import training
+from jaxway_shared import identity, training
 from jaxway_shared.errors import UserError, fail
+from jaxway_shared.identity import Identity
 from jaxway_shared.provenance import Provenance
-from jaxway_shared.training import LockOwner, MetricsLine, Segment, Segments, TrainingSummary
+from jaxway_shared.training import (
+    LockOwner,
+    MetricsLine,
+    Segment,
+    Segments,
+    TrainingState,
+    TrainingSummary,
+)
 
 from jaxway_job import runtime
 
 EXIT_RESUBMIT = 75  # all is saved, the next job resumes (EX_TEMPFAIL of sysexits.h)
 
 
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """The argument that programs with a state have."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that programs with a state have."""
     parser.add_argument("--state", type=Path, required=True, help="folder of the training state")
+    parser.add_argument(
+        "--states",
+        type=Path,
+        help="how names of states begin that their identity ends; --state becomes a link to one",
+    )
+
+
+def identity_of(
+    args: argparse.Namespace,
+    program: str,
+    options: Mapping[str, Mapping[str, Any]],
+    data: str | None = None,
+) -> Identity:
+    """What this training is: its ``OPTIONS`` as they are set, sha256 of its data, and the rest."""
+    affecting = [name for name, option in options.items() if option.get("affects_result", True)]
+    values = {name: getattr(args, name) for name in affecting}
+    content = identity.program_content(program, values.get("command"))
+    return Identity(values, data, content, runtime.container_digest(args))
 
 
 def deadline() -> float | None:
@@ -36,16 +62,31 @@ def deadline() -> float | None:
     return float(os.environ["JAXWAY_DEADLINE"]) if os.environ.get("JAXWAY_DEADLINE") else None
 
 
-@contextmanager
-def locked_state(args: argparse.Namespace) -> Iterator[Path]:
-    """The folder of ``--state``, for this job alone. Ends the program when another one writes it.
+def find_folder(args: argparse.Namespace, this: Identity) -> Path:
+    """The folder of this training's state.
 
-    In a container the folder's name ends in the image's digest: another image is another training.
+    If the program was edited since the last job of this run, that job's, unless this one's has a
+    checkpoint: what was computed is not to be thrown away unasked, see check_identity().
+    """
+    if not args.states:
+        return args.state.absolute()
+    own = this.folder(args.states.absolute())
+    last = TrainingState.find(args.state)
+    if last and last.last_checkpoint_step and not (last.folder / training.SUMMARY).exists():
+        before = read_identity(last.folder)
+        edited = before and before != this and before.same_but_program(this)
+        if edited and not TrainingState.read(own).last_checkpoint_step:
+            return last.folder
+    return own
+
+
+@contextmanager
+def locked_state(args: argparse.Namespace, this: Identity) -> Iterator[Path]:
+    """The folder of the state, for this job alone. Ends the program when another one writes it.
+
     A sentence with which the program ends stays there as the training's error.
     """
-    folder: Path = args.state.absolute()
-    if digest := runtime.container_digest(args):
-        folder = folder.with_name(training.state_name(folder.name, digest))
+    folder = find_folder(args, this)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / training.LOCK).open("a+")
@@ -68,9 +109,12 @@ def locked_state(args: argparse.Namespace) -> Iterator[Path]:
             file.write(str(LockOwner(socket.gethostname(), os.getpid(), job)))
             file.flush()
             (folder / training.ERROR).unlink(missing_ok=True)
+            if args.states:
+                link_to(folder, args.state)
         try:
             with recorded_error(folder):
                 check_version(folder)
+                check_identity(folder, this, args.states)
                 yield folder
         finally:  # also for what the program has left behind, which inherited the lock
             if runtime.first_process():
@@ -102,21 +146,58 @@ def check_version(folder: Path) -> None:
         )
 
 
-def check_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Record what a state is made with, or end the program when it was made with something else."""
-    path = folder / "settings.json"
+def link_to(folder: Path, link: Path) -> None:
+    """Have a link lead to a state, by which others find it."""
+    part = link.with_name(f"{link.name}.part")
     try:
-        before = json.loads(path.read_text()) if path.exists() else settings
-    except (OSError, ValueError) as error:
-        fail("JW302", f"{path} cannot be read ({error}); delete {folder} to start over")
-    for name, value in settings.items():
-        if before.get(name) != value:
-            fail(
-                "JW302",
-                f"state {folder} has {name} {before.get(name)}, not {value}; "
-                "delete that folder to start over",
-            )
-    runtime.write_json(path, dict(settings))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.symlink_to(folder)
+        part.replace(link)
+    except OSError as error:
+        fail("JW301", f"link {link} cannot be made: {error.strerror}")
+
+
+def check_identity(folder: Path, this: Identity, states: Path | None) -> None:
+    """Record what a state is of. Ends the program when that is something else.
+
+    An unfinished state of another program is resumed where the user says so: who gives it the name
+    that is due to this program, or names it in ``--state``.
+    """
+    before = read_identity(folder)
+    own = this.folder(states.absolute()) if states else folder
+    if before and before != this:
+        made = f"state {folder} was made with {', '.join(before.differences(this))}"
+        unfinished = this.same_but_program(before) and not (folder / training.SUMMARY).exists()
+        if folder != own or not unfinished:
+            rename = f", `mv {folder} {own}` to resume with what is there now," * (folder != own)
+            advice = f"restore that to resume{rename} or `rm -r {folder}` to start over"
+            fail("JW302", f"{made}: {advice}")
+        if runtime.first_process():
+            print(f"{made}, and is resumed with what is there now", flush=True)
+    if states and not before and runtime.first_process():
+        compare_beside(this, own)
+    runtime.write_json(folder / identity.FILE, this.to_json())
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """What a state is of; None, it is new."""
+    try:
+        return Identity.read(folder)
+    except FileNotFoundError:
+        return None
+
+
+def compare_beside(this: Identity, own: Path) -> None:
+    """Print how a new training differs from the one that is most like it."""
+    others = identity.states_beside(own)
+    found = [(this.differences(other), folder) for folder, other in others]
+    if found:
+        differences, folder = min(found, key=lambda each: len(each[0]))
+        finished = (folder / training.SUMMARY).exists()
+        step = TrainingState.read(folder).last_checkpoint_step or 0
+        other = f"{folder}, which {'is finished' if finished else f'has got to step {step}'}"
+        print(f"starting at step 0: {', '.join(differences)} as in {other}", flush=True)
 
 
 def exit_for_resubmission(reason: str) -> NoReturn:
@@ -204,10 +285,16 @@ class SegmentLog:
 
 
 def rewrite_results(folder: Path, out: Path) -> bool:
-    """Whether the training has finished before; if so, write its results once more."""
+    """Whether the training has finished before; if so, write its results once more, and its log."""
     finished = (folder / training.SUMMARY).exists()
     if finished:
-        write_results(folder, out, training.read_summary(folder / training.SUMMARY))
+        summary = training.read_summary(folder / training.SUMMARY)
+        write_results(folder, out, summary)
+        if runtime.first_process():
+            log, last = folder / training.LOG, summary.provenance
+            sys.stdout.write(log.read_text(errors="replace") if log.exists() else "")
+            job = f"job {last.job} of {last.time}" if last.job else f"a run of {last.time}"
+            print(f"{folder}: finished by {job} on {last.nodes}; {training.NOT_AGAIN}", flush=True)
     return finished
 
 

@@ -15,8 +15,9 @@ class Preset(NamedTuple):
     learning_rate: float
 
 
-# Sizes are those of GPT-2 (Radford et al. 2019) and, from 1B on, of llm-foundry, so that speeds can
-# be compared; learning rates are about those of GPT-3 (Brown et al. 2020, table 2.1).
+# Sizes and names are those of GPT-2 (Radford et al. 2019) and, from 1B on, of llm-foundry, so that
+# speeds can be compared; their head is tied to the embeddings, here it has parameters of its own.
+# Learning rates are about those of GPT-3 (Brown et al. 2020, table 2.1).
 PRESETS = {
     "tiny": Preset(2, 128, 2, 128, 4, 1e-2),
     "124M": Preset(12, 768, 12, 1024, 1, 6e-4),

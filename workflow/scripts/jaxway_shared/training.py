@@ -29,13 +29,9 @@ LOCK = "lock"
 SEGMENTS = "segments.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-DIGEST_DIGITS = 8  # as many as are in a state's name
+LOG = "log"  # of the last job, of a finished training
+NOT_AGAIN = "nothing is trained again"
 LOCK_OWNER_RE = re.compile(r"host (.+), process (\d+), job (.+)")
-
-
-def state_name(base: str, digest: str) -> str:
-    """Name of the state of a training given ``--state base``, in an image with this digest."""
-    return f"{base}-{digest[:DIGEST_DIGITS]}"
 
 
 @dataclass(frozen=True)
@@ -78,14 +74,12 @@ class TrainingState:
         )
 
     @classmethod
-    def newest(cls, base: Path) -> "TrainingState | None":
-        """The state of a training given ``--state base``, to which programs append an image's
-        digest; of several images, the one used last. None where there is none. A copy or an archive
-        beside it, which a user has made, is none."""
-        of_images = f"{base.name}-{'[0-9a-f]' * DIGEST_DIGITS}"  # see state_name()
-        folders = [*base.parent.glob(base.name), *base.parent.glob(of_images)]
-        folders.sort(key=lambda folder: folder.stat().st_mtime)
-        return cls.read(folders[-1]) if folders else None
+    def find(cls, link: Path) -> "TrainingState | None":
+        """The state to which a link leads that a program has made; None where there is none."""
+        try:
+            return cls.read(link.resolve(strict=True))
+        except FileNotFoundError:
+            return None
 
     def writer(self) -> str | None:
         """Who writes it now, on whatever node, by its lock; None: nobody, or it cannot be known."""

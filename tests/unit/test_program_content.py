@@ -1,0 +1,108 @@
+"""Which files a training's program is."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from jaxway_shared import identity
+from jaxway_shared.identity import OWN_FILES, SCRIPTS, program_content, with_modules
+
+# What train.py imports beside OWN_FILES: it saves, measures, checks and reports. A new module is to
+# be here or there.
+COMPUTES_NOTHING = {
+    *("checkpoints", "flops", "measure", "nccl_log", "nvml", "runtime", "startup_timer"),
+    *("training_metrics", "training_state", "watchdog"),
+    *("benchmark", "container_record", "data_record", "environment", "errors", "hostlist"),
+    *("identity", "provenance", "training", "training_rules", "versioned", "__init__"),
+}
+
+
+def test_every_module_of_our_program_is_known_to_compute_or_not() -> None:
+    imported = {
+        str(path.relative_to(SCRIPTS)) for path in with_modules(SCRIPTS / "train.py", SCRIPTS, ())
+    }
+    assert {*OWN_FILES["train"]} <= imported
+    assert {Path(name).stem for name in imported - {*OWN_FILES["train"]}} <= COMPUTES_NOTHING
+    assert all((SCRIPTS / name).is_file() for names in OWN_FILES.values() for name in names)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with a script and modules, each of which imports the next."""
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "script.py": "import jax, below.a\n",
+        "below/a.py": "from . import b\n",  # no __init__.py
+        "below/b.py": "from package.sub import c\nfrom package import no_module\n",
+        "package/__init__.py": "",
+        "package/sub/__init__.py": "from .. import d",
+        "package/sub/c.py": "from ......... import above",
+        "package/d.py": "this is no Python",
+        "package/unused.py": "",
+        "run.sh": "python3 script.py",
+        "conf.yaml": "a: 1",
+        "out.log": "",
+        "out.json": "",
+        "binary": "",
+        "a file.py": "",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary").chmod(0o755)
+    return tmp_path
+
+
+MODULES = {
+    *("below/a.py", "below/b.py", "package/__init__.py", "package/sub/__init__.py"),
+    *("package/sub/c.py", "package/d.py"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "files"),
+    [
+        ("python3 script.py --steps 10", {"script.py", *MODULES}),
+        ("bash -c 'cd . && python3 script.py | tee out.log'", {"script.py", *MODULES}),
+        ("./binary --config=conf.yaml --out=out.json", {"binary", "conf.yaml"}),
+        ("sh run.sh > out.log", {"run.sh"}),
+        ("python3 -m below.a", MODULES),
+        ("python3 -m package.missing missing.py", set()),
+        ("python3 'a file.py' /dev/null . package", {"a file.py"}),
+        ("python3 'x", set()),
+        (None, set()),
+        ("x" * 5000 + " \0.py", set()),
+    ],
+)
+def test_files_of_a_command(folder: Path, command: str | None, files: set[str]) -> None:
+    assert {*program_content("command", command)} == files
+
+
+@pytest.mark.parametrize("name", ["script.py", *sorted(MODULES)])
+def test_content_and_nothing_else_counts(folder: Path, name: str) -> None:
+    before = program_content("command", "python3 script.py")
+    later = time.time() + 60
+    os.utime(name, (later, later))
+    assert program_content("command", "python3 script.py") == before
+    with Path(name).open("a") as file:
+        file.write("# more\n")
+    after = program_content("command", "python3 script.py")
+    assert {each for each in before if before[each] != after[each]} == {name}
+
+
+def test_a_large_file_is_known_by_size_and_time(folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity, "MAX_HASHED_BYTES", 3)
+    before = program_content("command", "sh run.sh")
+    assert program_content("command", "sh run.sh") == before
+    os.utime("run.sh", (1, 1))
+    assert program_content("command", "sh run.sh") != before
+
+
+def test_a_closed_file_is_no_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", closed)
+    content = program_content("command", "python3 script.py")
+    assert content == {"script.py": "Permission denied"}

@@ -1,0 +1,178 @@
+"""What a training's result is of: options, data, program and image, each by its content.
+
+A state's folder is named by it, so no result is ever taken for that of another training.
+"""
+
+import ast
+import functools
+import hashlib
+import itertools
+import json
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jaxway_shared import versioned
+
+SCHEMA_VERSION = 1
+FILE = "identity.json"  # in a state
+DIGITS = 8  # hexadecimal, in a state's name
+SCRIPTS = Path(__file__).parents[1]
+# Files of a program of ours that determine what it computes. The others save, measure and report,
+# and an edit of those undoes no training.
+OWN_FILES: dict[str, tuple[str, ...]] = {
+    "train": (
+        "train.py",
+        "jaxway_job/dataset.py",
+        "jaxway_job/evaluation.py",
+        "jaxway_job/model.py",
+        "jaxway_job/optimization.py",
+        "jaxway_job/training_loop.py",
+        "jaxway_job/training_setup.py",
+        "jaxway_shared/presets.py",
+    ),
+    "maxtext": ("maxtext.py",),
+    "command": (),
+}
+# In a command: what is code or settings by its name. A log or a result, which changes, is not.
+CODE_RE = re.compile(r".*\.(py|sh|bash|ya?ml|toml)")
+SEPARATORS_RE = re.compile(r"[\s;&|<>()=]+")
+MAX_HASHED_BYTES = 1 << 26  # a larger file, such as a container, is known by size and time
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that determines the result of a training."""
+
+    options: dict[str, Any]
+    data: str | None  # sha256 of the prepared data; None, the program brings its own
+    program: dict[str, str]  # sha256 of each of its files
+    image: str  # digest; empty outside a container
+
+    @classmethod
+    def read(cls, state: Path) -> "Identity":
+        """That of a state. UserError where it cannot be read; OSError, no file."""
+        return versioned.read_as(cls, state / FILE, "training's identity", SCHEMA_VERSION)
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of the file."""
+        return versioned.encode(self, SCHEMA_VERSION)
+
+    def folder(self, states: Path) -> Path:
+        """The state, of those whose names begin as ``states``."""
+        text = json.dumps(asdict(self), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        return states.with_name(f"{states.name}-{digest[:DIGITS]}")
+
+    def same_but_program(self, other: "Identity") -> bool:
+        """Whether nothing but the program may be another one."""
+        return replace(other, program=self.program) == self
+
+    def differences(self, other: "Identity") -> list[str]:
+        """What is another one here: ``steps 120, not 60``."""
+        here, there = self._values(), other._values()
+        names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+        return [f"{name} {short(here.get(name))}, not {short(there.get(name))}" for name in names]
+
+    def _values(self) -> dict[str, Any]:
+        return {**self.options, "data": self.data, **self.program, "image": self.image or None}
+
+
+def short(value: Any) -> str:
+    """A value in a sentence; of a hash its beginning."""
+    text = "none" if value is None else str(value)
+    return text[:DIGITS] if re.fullmatch("[0-9a-f]{64}", text) else text
+
+
+def states_beside(own: Path) -> list[tuple[Path, Identity]]:
+    """Other states with the name of a state up to its identity, the newest first."""
+    name = own.name.rpartition("-")[0]
+    name_re = re.compile(f"{re.escape(name)}-[0-9a-f]{{{DIGITS}}}")
+    found = []
+    for folder in own.parent.iterdir() if own.parent.is_dir() else ():
+        if folder != own and name_re.fullmatch(folder.name):
+            with suppress(Exception):  # of another version, or being deleted
+                found.append((folder.stat().st_mtime, folder, Identity.read(folder)))
+    return [(folder, identity) for _, folder, identity in sorted(found, key=lambda x: -x[0])]
+
+
+# ------------------------------------------------------------------------------ a program's content
+
+
+def program_content(program: str, command: str | None) -> dict[str, str]:
+    """sha256 of each file of a training's program, here and now. ``command``: of a user's own."""
+    files = {name: SCRIPTS / name for name in OWN_FILES[program]}
+    if program == "command":
+        files = {str(path): path for path in command_files(command or "")}
+    return {name: sha256(path, key(path)) for name, path in sorted(files.items())}
+
+
+def command_files(command: str) -> Iterator[Path]:
+    """Code and settings that a command names, and the modules beside its scripts."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        return
+    pieces = [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
+    modules = [name.replace(".", "/") for flag, name in itertools.pairwise(pieces) if flag == "-m"]
+    for module in modules:
+        for path in (Path(f"{module}.py"), Path(module, "__main__.py")):
+            if path.is_file():
+                yield from with_modules(path, Path(), key(path))
+    for path in map(Path, dict.fromkeys(pieces)):
+        with suppress(OSError, ValueError):  # a word that can be no name of a file
+            if path.is_file() and (CODE_RE.fullmatch(path.name) or os.access(path, os.X_OK)):
+                python = path.suffix == ".py"
+                yield from with_modules(path, path.parent, key(path)) if python else [path]
+
+
+def key(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@functools.cache  # a sweep asks for each of its jobs
+def with_modules(script: Path, root: Path, key: tuple[int, ...]) -> list[Path]:
+    """A script, and what it and those import of the files below a folder."""
+    found = {script: None}
+    left = [script]
+    while left:
+        new = [path for path in imported(left.pop(), root) if path not in found]
+        found |= dict.fromkeys(new)
+        left += new
+    return list(found)
+
+
+def imported(file: Path, root: Path) -> Iterator[Path]:
+    """Files below a folder that a file of Python imports."""
+    # Of a newer Python, or none; it will say so when it runs.
+    with suppress(OSError, SyntaxError, ValueError, IndexError, RecursionError):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            names, base = list[str](), root
+            if isinstance(node, ast.Import):
+                names = [each.name for each in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                names = [f"{node.module or ''}.{each.name}".strip(".") for each in node.names]
+                base = file.parents[node.level - 1] if node.level else root
+            for parts in (name.split(".") for name in names):
+                for count in range(1, len(parts) + 1):
+                    path = base.joinpath(*parts[:count])
+                    files = Path(f"{path}.py"), path / "__init__.py"
+                    yield from (each for each in files if each.is_file())
+
+
+@functools.cache
+def sha256(path: Path, key: tuple[int, ...]) -> str:
+    """Hash of a file's content; of a large one, of its size and time of writing."""
+    if path.stat().st_size > MAX_HASHED_BYTES:
+        return hashlib.sha256(repr(key[2:]).encode()).hexdigest()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        return str(error.strerror)

@@ -33,11 +33,13 @@ SCORED = {"validation_bytes": 20000, "max_jobs": 1}  # enough for many batches
 CHAIN: dict[str, dict[str, Any]] = {
     "train": {
         "one_node": SMALL | SCORED,
-        "two_nodes": SMALL | SCORED | {"nodes": 2, "processes_per_node": 4, "fsdp": 2, "tensor": 2},
+        "two_nodes": SMALL | SCORED | {"nodes": 2, "processes_per_node": 2, "fsdp": 2, "tensor": 2},
     },
-    # The whole default suite on one node, and on two what sends between them.
+    # The whole default suite on one node, small, and on two what sends between them.
     "benchmark": {
         **{name: {"rounds": 1} for name in DEFAULT["benchmark"]},
+        "compute": {"rounds": 1, "shapes": ["64x64x64"]},
+        **{name: {"rounds": 1, "megabytes": 1} for name in ("io", "memory")},
         **{name: {"nodes": [1, 2], "rounds": 1} for name in ("collective", "train")},
         "elsewhere": {"program": "memory", "megabytes": 1, "rounds": 1, "partition": "dc-gpu"},
     },
@@ -118,7 +120,7 @@ def test_every_result_records_image_and_node(cluster: Cluster, alice: Checkout) 
         both = name == "train/two_nodes/summary" or name.startswith("2x4 ")
         assert re.fullmatch(r"jrc\[0101-0102\]" if both else "jrc010[12]", provenance["nodes"])
         assert provenance["devices"] == (8 if both else 4)
-    assert seen["train/two_nodes/summary"]["processes"] == 8
+    assert seen["train/two_nodes/summary"]["processes"] == 4
     assert digest[1] in alice.path("results/report.html").read_text()
 
 
@@ -128,11 +130,11 @@ def losses(checkout: Checkout, training: str) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_eight_processes_on_two_nodes_learn_what_one_learns(alice: Checkout) -> None:
+def test_four_processes_on_two_nodes_learn_what_one_learns(alice: Checkout) -> None:
     """Split by data, fsdp and tensor: the same sums in another order. float32 rounds at 6e-8."""
-    one, eight = losses(alice, "one_node"), losses(alice, "two_nodes")
+    one, four = losses(alice, "one_node"), losses(alice, "two_nodes")
     assert len(one) == 4
-    assert one == pytest.approx(eight, rel=1e-3)
+    assert one == pytest.approx(four, rel=1e-3)
 
 
 def test_a_shell_full_of_nonsense_changes_nothing(alice: Checkout) -> None:
@@ -145,9 +147,12 @@ def test_a_shell_full_of_nonsense_changes_nothing(alice: Checkout) -> None:
 
 
 def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice: Checkout) -> None:
-    """With its old JAX and orbax; pytest is the nodes', and so is what prepares data. Without the
-    tests of what other tests here do in the container: kills and several processes."""
+    """With its old JAX and orbax; pytest is the nodes', and so is what prepares data. Without what
+    does not depend on these, and what other tests here do in the container: kills, ends of time and
+    several processes."""
     tests = "training/test_training_re*.py test_learning.py test_model.py"
+    without = ["killed", "finite", "deadline", "fit", "final_loss"]
+    without += ["stops[10]", "stops[2]", "steps[1]", "steps[2]", "softmax[3072]"]
     lib = f"{SCRATCH}/pytest"
     lent = "pytest pytest_timeout* _pytest py.py pluggy iniconfig packaging pygments tokenizers"
     workflow = f"{alice.folder}/workflow"
@@ -158,12 +163,12 @@ def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice:
         f"cd {alice.folder}/tests/programs; export PYTHONPATH={lib}:{workflow}:{workflow}/scripts; "
         "srun -N1 -t 15 "
         f"apptainer exec --bind $SCRATCH,/p/project1 {SIF} python3 -m pytest -p no:cacheprovider "
-        f"--quiet -k 'not killed' {tests}",
+        f"--quiet -k 'not ({' or '.join(without)})' {tests}",
         check=False,
         timeout=900,
     )
     assert done.returncode == 0, done.stdout
-    assert re.search(r"^\d+ passed, 1 deselected in", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^\d+ passed, 15 deselected in", done.stdout, re.MULTILINE), done.stdout
     cluster.run(["rm", "-r", lib])
 
 

@@ -29,6 +29,7 @@ def interrupt(chain: Chain, snakemake: Snakemake, times: int = 1) -> str:
 
 
 def test_during_a_slow_squeue(chain: Chain) -> None:
+    chain.skip_smoke_test()
     config = chain.configure(STEPS_PER_JOB, 60)
     folder = chain.fault("squeue", slow_before="8")
     with chain.start(config, folder.name) as snakemake:
@@ -51,6 +52,7 @@ def test_during_a_submission(chain: Chain, moment: str) -> None:
 
 
 def test_twice_is_one_sentence_more(chain: Chain) -> None:
+    chain.skip_smoke_test()
     config = chain.configure(STEPS_PER_JOB, 60)
     folder = chain.fault("squeue", slow_before="5")
     with chain.start(config, folder.name) as snakemake:

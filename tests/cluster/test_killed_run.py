@@ -90,6 +90,7 @@ def test_job_that_sbatch_submits_after_the_kill_is_found(chain: Chain) -> None:
 
 def test_end_that_nobody_saw_counts(chain: Chain) -> None:
     """The training ends while no Snakemake runs, with more to do."""
+    chain.skip_smoke_test()
     config = chain.configure(2 * STEPS_PER_JOB, 1)
     with chain.start(config) as snakemake:
         chain.cluster.wait_for(chain.starts, 180, "the training")
@@ -105,6 +106,7 @@ def test_end_that_nobody_saw_counts(chain: Chain) -> None:
 
 
 def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
+    chain.skip_smoke_test()
     config = chain.configure(STEPS_PER_JOB, 20)
     with chain.start(config) as snakemake:
         chain.cluster.wait_for(chain.starts, 180, "the training")
@@ -131,7 +133,8 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
 
 
 def test_second_run_is_refused_while_the_first_lives(chain: Chain) -> None:
-    config = chain.configure(STEPS_PER_JOB, 5)
+    chain.skip_smoke_test()
+    config = chain.configure(STEPS_PER_JOB, 60)
     with chain.start(config) as first:
         chain.cluster.wait_for(chain.queue, 120, "a job")
         with chain.start(config) as second:

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.usefixtures("repaired")
 
 def test_services_that_are_down(chain: Chain) -> None:
     """The training's first job ends meanwhile, and its second one is submitted afterwards."""
+    chain.skip_smoke_test()
     config = chain.configure(2 * STEPS_PER_JOB, 4)
     with chain.start(config) as snakemake:
         chain.cluster.wait_for(chain.starts, 180, "the training")
@@ -29,6 +30,7 @@ def test_services_that_are_down(chain: Chain) -> None:
 
 
 def test_failing_squeue(chain: Chain) -> None:
+    chain.skip_smoke_test()
     config = chain.configure(2 * STEPS_PER_JOB, 3)
     folder = chain.fault("squeue")
     with chain.start(config, folder.name) as snakemake:

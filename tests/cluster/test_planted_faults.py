@@ -49,6 +49,8 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
     assert "WARN" not in text
     for subject in ("apptainer", "image", "account", "partition", "queue", "nodes", "folders"):
         assert f"PASS {subject} " in text
+    assert "PASS account training by `jutil user cpuquota`: " in text
+    assert "GB and 74,653 inodes left of the project's quota" in text
     for subject in ("disk space", "data", "shared", "home"):
         assert f"PASS {subject} " in text
     assert "GB to pull" in text
@@ -141,6 +143,22 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
     finally:
         cluster.run(limit.format(-1), user="root")
     assert re.search("FAIL account training has -?[0-9,]+ CPU-h left: its jobs would", text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ("3925347", "4399990", "FAIL disk space /p/scratch/training: "),
+        ('"budget-accounts": "training"', '"budget-accounts": "-"', "WARN account "),
+        ("project-dir", "directory", "WARN disk space `jutil project dataquota "),
+    ],
+)
+def test_what_jutil_says(cluster: Cluster, alice: Checkout, old, new, finding) -> None:
+    folder = f"{alice.folder}/other-jutil"
+    copy = f"sed 's/{old}/{new}/' /usr/local/bin/jutil > {folder}/jutil"
+    cluster.run(f"mkdir -p {folder} && {copy} && chmod +x {folder}/jutil")
+    path = f"{folder}:/usr/local/bin:/usr/bin:/bin"
+    assert finding in output(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=path)
 
 
 def test_real_run_is_refused(alice: Checkout) -> None:

@@ -43,6 +43,7 @@ class Site:
     partitions: Mapping[str, str]
     account_variables: Sequence[str]
     budget_command: str | None
+    jutil: bool
     transports: Sequence[str] | None
     references: Sequence[Mapping[str, Any]]
     required_variables: Mapping[str, str]

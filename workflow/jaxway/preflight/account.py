@@ -4,6 +4,7 @@ import getpass
 import re
 
 from jaxway.config.site import Site
+from jaxway.preflight import jutil
 from jaxway.preflight.finding import Finding, Findings, failure, passed, warning
 from jaxway.slurm.commands import error_message, run_query
 
@@ -14,16 +15,40 @@ def check_account(name: str, node_hours: float, site: Site) -> Findings:
     query = ("show", "associations", user, "format=account")
     result = run_query("sacctmgr", "--noheader", "--parsable2", *query)
     accounts = sorted({*result.stdout.split()})
-    if result.returncode or not accounts:
+    reported = bool(accounts) and not result.returncode
+    if not reported:
         yield warning(f"{name}: Slurm did not report it ({error_message(result)})")
     elif name.lower() not in accounts:  # Slurm keeps them in lower case
-        yield failure(
-            "JW501",
-            f"you may not charge account {name!r}: set `account` or $SBATCH_ACCOUNT to one of "
-            + ", ".join(accounts),
-        )
+        yield refusal(name, accounts)
+        return
     else:
         yield compare_budget(name, node_hours * (site.cores_per_node or 1), site.budget_command)
+    if site.jutil:
+        yield from check_budgets(name, decides=not reported)
+
+
+def refusal(name: str, accounts: list[str]) -> Finding:
+    advice = f"set `account` or $SBATCH_ACCOUNT to one of {', '.join(accounts)}"
+    return failure("JW501", f"you may not charge account {name!r}: {advice}")
+
+
+def check_budgets(name: str, decides: bool) -> Findings:
+    """What JSC's accounting says. ``decides``: Slurm says nothing."""
+    try:
+        budgets = sorted({each for project in jutil.projects() for each in project.budgets})
+        if name.lower() not in map(str.lower, budgets):
+            names = ", ".join(budgets) or "none"
+            message = f"`jutil user projects` names {names}, not {name}, which Slurm accepts"
+            yield refusal(name, budgets) if decides else warning(message)
+            return
+        quota = jutil.cpu_quota(name)
+    except jutil.UnrecognizedError as error:
+        yield warning(str(error))
+    else:
+        yield passed(
+            f"{name} by `jutil user cpuquota`: {quota} (jobs that are queued before new quota "
+            "arrives keep their low priority: submit them again)"
+        )
 
 
 def compare_budget(name: str, core_hours: float, budget_command: str | None) -> Finding:

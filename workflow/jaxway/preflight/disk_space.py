@@ -1,7 +1,7 @@
 """Disk space: whether there is enough for image, checkpoints and data, in bytes and inodes."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from jaxway.config.site import Site
 from jaxway.container import work_folder
 from jaxway.container.work_folder import Space
 from jaxway.launch import state_link
+from jaxway.preflight import jutil
 from jaxway.preflight.data import found_files, record_of, vocabulary_size
-from jaxway.preflight.finding import Findings, failure, passed, warning
+from jaxway.preflight.finding import Finding, Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
 
 FILES_OF_A_PULL = 5  # SIF, record, digest, and what stands beside them for a while
@@ -56,24 +57,51 @@ def check_disk_space(
         disks.setdefault(nearest_existing_parent(each.folder).stat().st_dev, []).append(each)
     for each_disk in disks.values():
         yield from check_disk(each_disk)
+    if site.jutil and required:
+        try:
+            yield from check_quotas(required)
+        except jutil.UnrecognizedError as error:
+            yield warning(str(error))
 
 
 def check_disk(required: list[Requirement]) -> Findings:
     """Whether one file system has space for all that is going to be written there."""
     folder = nearest_existing_parent(required[0].folder)
-    needed_bytes = sum(each.bytes for each in required)
-    needed_inodes = sum(each.inodes for each in required)
+    needed = total(required)
     status = os.statvfs(folder)
     free, inodes = status.f_bavail * status.f_frsize, status.f_favail
-    message = (
-        f"{folder}: {free / 1e9:,.1f} GB and {inodes:,} inodes free, "
-        f"{needed_bytes / 1e9:,.1f} GB and {needed_inodes:,} inodes required"
-    )
+    message = f"{folder}: {in_words(Space(free, inodes))} free, {in_words(needed)} required"
     # A file system without inodes has no number of them.
-    if free < needed_bytes or (status.f_files and inodes < needed_inodes):
+    if free < needed.bytes or (status.f_files and inodes < needed.inodes):
         yield failure("JW510", f"{message}: free some space there")
     else:
         yield passed(message)
+
+
+def check_quotas(required: Sequence[Requirement]) -> Findings:
+    """Whether quotas leave that much. A project's name is a part of its folders' paths."""
+    parts = {part for each in required for part in each.folder.parts}
+    names = [project.name for project in jutil.projects() if project.name in parts]
+    quotas = [quota for name in names for quota in jutil.data_quotas(name)]
+    findings = []
+    for quota in quotas:
+        below = [each for each in required if each.folder.is_relative_to(quota.folder)]
+        if below:
+            findings.append(compare_quota(quota, total(below)))
+    yield from findings or [warning(f"jutil names no quota of {required[0].folder}")]
+
+
+def compare_quota(quota: jutil.Quota, needed: Space) -> Finding:
+    soft, hard = quota.soft, quota.hard
+    message = (
+        f"{quota.folder}: {soft.bytes / 1e9:,.1f} GB and {soft.inodes:,} inodes left of the "
+        f"project's quota, last night by jutil; {in_words(needed)} required"
+    )
+    if needed.bytes > hard.bytes or needed.inodes > hard.inodes:
+        return failure("JW510", f"{message}, more than its hard limit: free some space there")
+    if needed.bytes > soft.bytes or needed.inodes > soft.inodes:
+        return warning(f"{message}: beyond it, nothing can be written after 14 days")
+    return passed(message)
 
 
 def check_work_folder(download: Download) -> Findings:
@@ -86,6 +114,10 @@ def check_work_folder(download: Download) -> Findings:
     if not any(space.exceeds(needed) for space in spaces):
         where = ", ".join(str(folder.parent) for folder in folders)
         yield warning(f"{where}: none has {in_words(needed)} for the pull; set `tmpdir`")
+
+
+def total(required: Sequence[Requirement]) -> Space:
+    return Space(sum(each.bytes for each in required), sum(each.inodes for each in required))
 
 
 def in_words(space: Space) -> str:

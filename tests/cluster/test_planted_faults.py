@@ -66,6 +66,7 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
             "nowhere": SMALL | {"partition": "dc-none"},
             "wide": SMALL | {"nodes": 3, "global_batch": 12},
             "long": SMALL | {"walltime": 24 * 60 + 1},
+            "half_a_day": SMALL | {"walltime": 12 * 60 + 1, "partition": "booster"},
             "short": SMALL | {"validation_bytes": 10**9},
         },
     }
@@ -77,6 +78,7 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
         "FAIL partition train.nowhere.partition: Partition dc-none not found; open are ",
         "FAIL partition train.wide.nodes: dc-gpu gives at most 2 to a job, not 3",
         "FAIL partition train.long.walltime: dc-gpu allows 1440 minutes, not 1441",
+        "FAIL partition train.half_a_day.walltime: QoS part_booster allows 720 minutes, not 721",
         "FAIL data train.short.data: ",
         "WARN home $HF_HOME is in $HOME",
     ):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from examples import make_site
 from jaxway.config.site import Site
-from jaxway.preflight import account, data, nodes, partition, queue
+from jaxway.preflight import account, data, nodes, partition, qos, queue
 
 UP = "PartitionName=gpu State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00"
 
@@ -35,11 +35,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
             "sinfo --noheader --format=%a": "up gpu\nup other\ninact closed",
             "sinfo --noheader --format=%P": "other\ngpu*",
             "sinfo --noheader --partition": "2 gpu:a100:no_consume:4(S:0)\n1 gpu:2\n1 (null)",
+            "sacctmgr --noheader --parsable2 show qos": "normal||||",
             "sacctmgr --noheader --parsable2 show": "training\nother",
             "sbatch --test-only": "",
         }
     )
-    for module in (account, nodes, partition, queue):
+    for module in (account, nodes, partition, qos, queue):
         monkeypatch.setattr(module, "run_query", answers.run_query)
     return answers
 

@@ -1,11 +1,14 @@
 """Checks that ask Slurm: account, partition, queue, nodes. The cluster's tests ask a real one."""
 
+from typing import Any
+
 import pytest
 from examples import make_job, make_site
 from jaxway.preflight.account import check_account
 from jaxway.preflight.finding import FAIL, PASS, WARN, Finding, failure, passed, warning
 from jaxway.preflight.nodes import check_nodes
-from jaxway.preflight.partition import check_partition, parse_minutes
+from jaxway.preflight.partition import check_partition
+from jaxway.preflight.qos import parse_minutes
 from jaxway.preflight.queue import check_queue
 from jaxway.slurm.commands import EXIT_NOT_FOUND, EXIT_TIMEOUT
 
@@ -16,7 +19,7 @@ JOB = make_job()
 
 
 def partition(**placement: int) -> list[Finding]:
-    return [*check_partition("gpu", {"train.big": make_job(**placement)})]
+    return [*check_partition("gpu", {"train.big": make_job(**placement)}, "training")]
 
 
 def test_healthy_partition_passes(machine) -> None:
@@ -67,10 +70,10 @@ def test_controller_that_does_not_answer_is_a_warning(machine) -> None:
 
 
 def test_partition_without_a_name_is_the_default_one(machine) -> None:
-    (finding,) = check_partition(None, {"train.big": make_job(nodes=3)})
+    (finding,) = check_partition(None, {"train.big": make_job(nodes=3)}, None)
     assert "gpu gives at most 2 to a job" in finding.message
     machine["sinfo --noheader --format=%P"] = "gpu\nother"
-    assert not [*check_partition(None, {"train.big": JOB})]
+    assert not [*check_partition(None, {"train.big": JOB}, None)]
 
 
 def test_unknown_partition_fails_and_names_open_ones(machine) -> None:
@@ -81,7 +84,7 @@ def test_unknown_partition_fails_and_names_open_ones(machine) -> None:
 
 def test_many_jobs_with_one_problem_are_one_line(machine) -> None:
     jobs = {f"train.{k}": make_job(nodes=3) for k in range(1000)}
-    (finding,) = check_partition("gpu", jobs)
+    (finding,) = check_partition("gpu", jobs, None)
     assert finding.message.startswith("train.0.nodes: gpu gives at most 2 to a job, not 3 (and 999")
 
 
@@ -91,6 +94,79 @@ def test_many_jobs_with_one_problem_are_one_line(machine) -> None:
 )
 def test_time_limit_in_minutes(limit, minutes) -> None:
     assert parse_minutes(limit) == minutes
+
+
+# -------------------------------------------------------------------------------------------- QoS
+
+QOS = "sacctmgr --noheader --parsable2 show qos format=Name,Flags,MaxWall,MaxTRES,MaxSubmitJobs"
+OWN = "sacctmgr --noheader --parsable2 show associations user=alice account=training format=Default"
+
+
+@pytest.fixture
+def with_qos(machine, monkeypatch) -> Any:
+    """A partition with a QoS of its own, and a user who has another one."""
+    monkeypatch.setattr("getpass.getuser", lambda: "alice")
+    monkeypatch.delenv("SBATCH_QOS", raising=False)
+    machine[SHOW] = f"{machine[SHOW]} QoS=part_gpu"
+    for words in ("show qos", "show"):
+        del machine[f"sacctmgr --noheader --parsable2 {words}"]
+    machine[QOS] = (
+        "normal||||\npart_gpu|DenyOnLimit|12:00:00||\nwide||1-00:00:00|cpu=9,node=1,gres/gpu=2|2\n"
+        "first|OverPartQOS|00:10:00||"
+    )
+    machine[OWN] = ""
+    return machine
+
+
+def test_partition_says_the_time_of_its_qos(with_qos) -> None:
+    assert partition(walltime=720) == [
+        passed("gpu: 4 nodes with 4 GPUs, at most 12 h (QoS part_gpu)")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "placement", "messages"),
+    [
+        ("", {"walltime": 721}, ["walltime: QoS part_gpu allows 720 minutes, not 721"]),
+        ("normal", {"walltime": 721}, ["walltime: QoS part_gpu allows 720 minutes, not 721"]),
+        ("first", {"walltime": 11}, ["walltime: QoS first allows 10 minutes, not 11"]),
+        (  # the partition's time, and its own nodes and GPUs, of which the partition's says nothing
+            "wide",
+            {"walltime": 721, "nodes": 2},
+            [
+                "walltime: QoS part_gpu allows 720 minutes, not 721",
+                "nodes: QoS wide allows 1 nodes, not 2",
+                "nodes: QoS wide allows 2 GPUs, not 8",
+            ],
+        ),
+    ],
+)
+def test_job_over_a_limit_of_a_qos_fails(with_qos, own, placement, messages) -> None:
+    with_qos[OWN] = own
+    expected = [failure("JW505", f"train.big.{message}") for message in messages]
+    assert partition(**placement) == expected
+
+
+def test_qos_that_the_job_or_the_shell_names(with_qos, monkeypatch) -> None:
+    message = "train.big.walltime: QoS first allows 10 minutes, not 30"
+    assert partition(options=("--qos=first",)) == [failure("JW505", message)]
+    monkeypatch.setenv("SBATCH_QOS", "first")
+    assert partition() == [failure("JW505", message)]
+    (finding,) = partition(options=("--qos=normal",))
+    assert finding.status is PASS
+
+
+def test_more_jobs_than_a_qos_takes_at_a_time_is_a_warning(with_qos) -> None:
+    with_qos[OWN] = "wide"
+    jobs = {f"train.{k}": make_job(gpus_per_node=2) for k in range(3)}
+    _, finding = check_partition("gpu", jobs, "training")
+    message = "gpu: QoS wide lets you have 2 jobs at a time, and there are 3: add `--jobs=2`"
+    assert finding == warning(message)
+
+
+def test_qos_that_slurm_does_not_report_is_a_warning(with_qos) -> None:
+    with_qos[QOS] = "!slurmdbd is down"
+    assert warning("gpu: QoS part_gpu: slurmdbd is down") in partition()
 
 
 # ---------------------------------------------------------------------------------------- account
@@ -207,7 +283,7 @@ def test_command_that_does_not_answer_fails_no_check(machine, command, exit_code
     for key in [key for key in machine if key.startswith(command)]:
         machine[key] = f"!{command} did not answer"
     for findings in (
-        check_partition("gpu", {"train.a": JOB}),
+        check_partition("gpu", {"train.a": JOB}, None),
         check_queue({"train.a": JOB}, "training"),
         check_nodes(["n1"]) if command == "sinfo" else [],
         [account()],

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from jaxway.config.jobs import Placement, SubmittedJob
+from jaxway.preflight import qos
 from jaxway.preflight.finding import Findings, failure, passed, warning
 from jaxway.slurm.commands import error_message, run_query
 
@@ -18,6 +19,7 @@ class Limits:
     max_nodes: int | None  # None: all of them
     max_minutes: float  # inf: any time
     nodes_by_gpus: Mapping[int, int]  # how many nodes have this number of GPUs
+    qos: str | None  # whose limits hold in it, too
 
     @property
     def max_gpus(self) -> int:
@@ -30,7 +32,9 @@ class Limits:
         return count if self.max_nodes is None else min(count, self.max_nodes)
 
 
-def check_partition(name: str | None, jobs: Mapping[str, SubmittedJob]) -> Findings:
+def check_partition(
+    name: str | None, jobs: Mapping[str, SubmittedJob], account: str | None
+) -> Findings:
     """``jobs``: those in this partition, by label. Without a name, it is Slurm's default one."""
     name = name or default_partition()
     if name is None:
@@ -47,9 +51,19 @@ def check_partition(name: str | None, jobs: Mapping[str, SubmittedJob]) -> Findi
             yield warning(f"{name}: Slurm did not report it ({error_message(result)})")
             return
     limits = parse_limits(shown.stdout, groups.stdout)
+    try:
+        known, default = qos.read_all(), qos.default_name(account)
+    except qos.NotReportedError as error:
+        known, default = {}, ""
+        yield from [warning(f"{name}: QoS {limits.qos}: {error}")] if limits.qos else []
     labels: dict[tuple[str, str], list[str]] = {}
+    time, submitted = (limits.max_minutes, ""), (math.inf, "")
     for label, job in jobs.items():
-        for problem in find_problems(name, limits, job.placement):
+        own = qos.in_order(known, limits.qos, job.placement, default)
+        time = min(time, qos.first(own, "max_minutes"))
+        submitted = min(submitted, qos.first(own, "max_submitted"))
+        problems = find_problems(name, limits, job.placement)
+        for problem in (*problems, *qos.find_problems(own, job.placement)):
             labels.setdefault(problem, []).append(label)
     for (code, message), affected in labels.items():
         more = f" (and {len(affected) - 1} more)" if affected[1:] else ""
@@ -57,7 +71,13 @@ def check_partition(name: str | None, jobs: Mapping[str, SubmittedJob]) -> Findi
     if not labels and limits.state == "DOWN":
         yield warning(f"{name} is down, and jobs wait there until it is up")
     elif not labels:
-        yield passed(f"{name}: {in_words(limits)}")
+        yield passed(f"{name}: {in_words(limits, *time)}")
+    if len(jobs) > submitted[0]:
+        most = f"{submitted[0]:g}"
+        yield warning(
+            f"{name}: QoS {submitted[1]} lets you have {most} jobs at a time, and there are "
+            f"{len(jobs)}: add `--jobs={most}`"
+        )
 
 
 def find_problems(name: str, limits: Limits, placement: Placement) -> Iterator[tuple[str, str]]:
@@ -89,23 +109,16 @@ def parse_limits(partition: str, groups: str) -> Limits:
     return Limits(
         state=fields["State"],
         max_nodes=int(max_nodes) if max_nodes.isdecimal() else None,
-        max_minutes=parse_minutes(fields["MaxTime"]),
+        max_minutes=qos.parse_minutes(fields["MaxTime"]),
         nodes_by_gpus=nodes_by_gpus,
+        qos=None if fields.get("QoS") in (None, "N/A") else fields["QoS"],
     )
 
 
-def parse_minutes(limit: str) -> float:
-    """A time as Slurm writes it, [days-]hours:minutes:seconds, in minutes."""
-    if not (match := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", limit)):
-        return math.inf  # UNLIMITED
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return (days * 24 + hours) * 60 + minutes + seconds / 60
-
-
-def in_words(limits: Limits) -> str:
+def in_words(limits: Limits, max_minutes: float, source: str) -> str:
     nodes = sum(limits.nodes_by_gpus.values())
-    hours = f"at most {limits.max_minutes / 60:g} h"
-    time = "without a time limit" if limits.max_minutes == math.inf else hours
+    hours = f"at most {max_minutes / 60:g} h" + (f" (QoS {source})" if source else "")
+    time = "without a time limit" if max_minutes == math.inf else hours
     return f"{nodes} nodes with {limits.max_gpus} GPUs, {time}"
 
 

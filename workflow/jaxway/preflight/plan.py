@@ -105,7 +105,7 @@ def run_slurm_checks(plan: Plan) -> list[Finding]:
     partitions = dict.fromkeys(job.placement.partition for job in plan.jobs.values())
     for name in partitions:
         jobs = {k: job for k, job in plan.jobs.items() if job.placement.partition == name}
-        found = run_check("partition", check_partition, name, jobs)
+        found = run_check("partition", check_partition, name, jobs, account)
         findings += found
         if may_charge and all(finding.status is PASS for finding in found):
             findings += run_check("queue", check_queue, jobs, account)

@@ -153,7 +153,7 @@ def test_slow_node_is_excluded(cluster: Cluster, alice: Checkout, store: str) ->
     again = ("--jobs=1", "--forcerun", "benchmark_run")
     with throttled(cluster, "jrc0102"):
         output = alice.run(config, "node_check", *again, timeout=1200)
-    assert "--exclude=jrc0102" in output
+    assert "exclude: [jrc0102]" in output
     found = json.loads(alice.path("results/node_check.json").read_text())
     assert found["nodes"]["jrc0101"] == []
     (problem,) = found["nodes"]["jrc0102"]

@@ -32,13 +32,16 @@ def checkout(cluster: Cluster, pull: Pull) -> Iterator[Checkout]:
 
 def make_packages(checkout: Checkout) -> None:
     """A wheel and a Debian package in the checkout, and a site that may build containers."""
-    info = "Metadata-Version: 2.1\nName: hello-jaxway\nVersion: 1.0\nRequires-Dist: numpy\n"
-    with zipfile.ZipFile(checkout.path("hello_jaxway-1.0-py3-none-any.whl"), "w") as wheel:
-        wheel.writestr("hello_jaxway.py", "GREETING = 'hello'\n")
-        folder = "hello_jaxway-1.0.dist-info"
-        wheel.writestr(f"{folder}/METADATA", info)
-        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
-        wheel.writestr(f"{folder}/RECORD", "")
+    for name, needed in (("hello", "numpy"), ("newer", "jax>=99")):
+        info = (
+            f"Metadata-Version: 2.1\nName: {name}-jaxway\nVersion: 1.0\nRequires-Dist: {needed}\n"
+        )
+        with zipfile.ZipFile(checkout.path(f"{name}_jaxway-1.0-py3-none-any.whl"), "w") as wheel:
+            wheel.writestr(f"{name}_jaxway.py", f"GREETING = '{name}'\n")
+            folder = f"{name}_jaxway-1.0.dist-info"
+            wheel.writestr(f"{folder}/METADATA", info)
+            wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+            wheel.writestr(f"{folder}/RECORD", "")
     control = (
         "Package: hello-debian\nVersion: 2.0\nArchitecture: all\nMaintainer: a\nDescription: b\n"
     )
@@ -140,9 +143,12 @@ def test_packages_in_a_folder(cluster: Cluster, checkout: Checkout) -> None:
     (folder,) = cluster.path(CONTAINERS).glob("jax-????????")
     assert (folder / "hello_jaxway.py").exists()
     assert not (folder / "numpy").exists()  # which it needs, but the image has
-    show = "import hello_jaxway, numpy; print(hello_jaxway.GREETING, hello_jaxway.__file__)"
+    show = "import hello_jaxway; print(hello_jaxway.GREETING, hello_jaxway.__file__)"
     done = in_container(checkout, "python3", "-c", show, config=config)
     assert done.stdout.split() == ["hello", f"{CONTAINERS}/{folder.name}/hello_jaxway.py"]
+    show = "import jax, numpy; print(jax.__version__, jax.__file__, numpy.__file__)"
+    with_packages = in_container(checkout, "python3", "-c", show, config=config).stdout
+    assert with_packages == in_container(checkout, "python3", "-c", show).stdout != ""
     touch = in_container(checkout, "touch", f"{CONTAINERS}/{folder.name}/new", config=config)
     assert "Read-only file system" in touch.stderr
     assert "Nothing to be done" in checkout.run(config, "smoke_test", "--dry-run", timeout=60)
@@ -164,6 +170,23 @@ def test_packages_in_a_sif_of_their_own(cluster: Cluster, checkout: Checkout) ->
     assert "dist-packages/hello_jaxway.py" in done.stdout, done.stderr
     done = in_container(checkout, "ls", "/usr/share/hello-debian", profile=OTHER, config=config)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("profile", ["profiles/jureca", OTHER])
+def test_package_that_wants_another_jax_is_refused(
+    cluster: Cluster, checkout: Checkout, profile: str
+) -> None:
+    wheel = "/p/scratch/training/newer_jaxway-1.0-py3-none-any.whl"
+    cluster.run(f"cp {checkout.folder}/{Path(wheel).name} {wheel}")
+    config = checkout.configure("newer", {"packages": {"python": [wheel]}})
+    # Without internet, pip would ask an index for long.
+    variables = "SBATCH_ACCOUNT=training PIP_NO_INDEX=1"
+    snakemake = f"{variables} .venv/bin/snakemake --profile={profile} --configfile={config}"
+    done = cluster.run(f"cd {checkout.folder}; {snakemake} smoke_test", check=False)
+    output = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == 1
+    assert "newer-jaxway 1.0 depends on jax>=99, but the image has jax==0.4.33: choose" in output
+    assert not [*cluster.path(CONTAINERS).glob(".*.part")]
 
 
 def test_missing_package_is_one_sentence(checkout: Checkout) -> None:

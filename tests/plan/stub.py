@@ -94,6 +94,8 @@ elif name == "scontrol" and "partition" in arguments:
     print("State=UP AllowAccounts=ALL MaxNodes=UNLIMITED MaxTime=1-00:00:00")
 elif name == "scontrol":
     print("MinJobAge = 300 sec")
+elif name == "sacctmgr" and "qos" in arguments:
+    print("normal||||")
 elif name == "sacctmgr":
     print("training")
 elif name == "sshare":

@@ -74,9 +74,8 @@ BY_HAND = {
         *(".venv/bin/python benchmarks/start.py", ".venv/bin/python benchmarks/pull.py 3"),
     ),
     "needs an NVIDIA GPU": ("nvidia-smi -L", "nvidia-smi topo -m"),
-    "JSC's own; the test cluster only sets its variables": (
+    "JSC's own; the test cluster only sets the variables that it sets": (
         *("jutil env activate -p <project>", "jutil env activate"),
-        *("jutil project dataquota -p <project>", "jutil user cpuquota"),
     ),
     "asks for a password": ("apptainer registry login docker://<host>",),
     "a line of the SIF's own script": ('export X="${X:-"value"}"',),
@@ -87,6 +86,7 @@ BY_HAND = {
             "sbatch --dependency",
             "sbatch --dependency=afterok",
             "scontrol show partition",
+            "sacctmgr show qos",
         ),
     ),
 }

@@ -270,3 +270,16 @@ def test_section_without_entries_has_no_jobs(jureca) -> None:
     """As YAML reads one whose entries are all comments."""
     config = load({"train": None, "benchmark": None}, jureca)
     assert not config.train and not config.benchmark
+
+
+def test_no_job_may_use_an_excluded_node() -> None:
+    """Only a check of a node by its name goes there."""
+    settings: dict[str, Any] = {"train": {"a": {}}, "benchmark": {"memory": {}}}
+    settings["node_check"] = {"nodes": ["n1"]}
+    config = make_config(**settings, exclude=["n1", "n[3-4]"])
+    placements = [config.smoke_test.placement, config.train["a"].placement]
+    placements += [each.placement for each in config.benchmark_allocations.values()]
+    assert {placement.options for placement in placements} == {("--exclude=n1,n[3-4]",)}
+    (check,) = config.node_check_allocations.values()
+    assert (check.placement.node, check.placement.options) == ("n1", ())
+    assert make_config(**settings).train["a"].placement.options == ()

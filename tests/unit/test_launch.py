@@ -133,6 +133,7 @@ def test_plan_of_an_allocation_is_not_changed_by_its_walltime_or_partition() -> 
             32,
             {"nodes": 2, "tasks_per_node": 4, "slurm_extra": "--nodelist=n7"},
         ),
+        ({"options": ("--exclude=n1,n[3-4]",)}, 128, {"slurm_extra": "--exclude=n1,n[3-4]"}),
     ],
 )
 def test_what_slurm_is_asked_for(placement, threads, resources) -> None:
@@ -223,6 +224,15 @@ def test_packages_in_a_folder_are_bound_and_come_first() -> None:
     assert f"PYTHONPATH={folder}:/own" in words
     assert words[words.index("/c/jax.sif") - 2 :][:2] == ["--bind", f"{folder}:{folder}:ro"]
     assert not any(word.endswith(":ro") for word in launch.add_packages())  # it is not there yet
+
+
+def test_a_job_dumps_no_core() -> None:
+    """But what a command of the user's wants, it can have."""
+    clean = ["bash", str(WORKFLOW / "scripts/clean_environment.sh"), "^$", "", "bash", "-c"]
+    show = "ulimit -c; ulimit -S -c hard && echo as before"
+    before = ["bash", "-c", 'ulimit -S -c hard; exec "$@"', "bash"]
+    result = subprocess.run([*before, *clean, show], capture_output=True, text=True)
+    assert result.stdout == "0\nas before\n"
 
 
 def test_a_jobs_deadline_is_kept_before_slurms_variables_are_dropped() -> None:

@@ -78,7 +78,7 @@ def test_names_are_text(results):
         name="<b>&",
     )
     value = NodeValue(evil, case, evil, evil, True, {evil: 1.0}, [], 1.0)
-    check = NodeCheck({evil: [Problem(evil, case, failed=evil)]}, [value], evil)
+    check = NodeCheck({evil: [Problem(evil, case, failed=evil)]}, [value], [evil])
     results.more = [f"--node-check={write(results.folder / 'node_check.json', check)}"]
     text = results.report()
     assert "<b>$" not in text
@@ -120,7 +120,7 @@ def test_damaged_result_gives_a_sentence(results, kind, result):
     results.add(benchmark("compute", [measurement(FLOAT32)]))
     node_check = results.folder / "node_check.json"
     results.more = [f"--node-check={node_check}"]
-    write(node_check, NodeCheck({}, [], ""))
+    write(node_check, NodeCheck({}, [], []))
     files = {"train": results.train[0], "benchmark": results.benchmark[0]}
     file = (files | {"smoke test": results.smoke_test, "node check": node_check})[result]
     file.write_text(DAMAGES[kind], encoding="latin-1")

@@ -80,7 +80,7 @@ def test_nodes(results):
     check = NodeCheck(
         nodes={"jrc0101": [], "jrc0102": [slow, failed], "jrc0103": [failed]},
         values=[value],
-        exclude="--exclude=jrc0102,jrc0103",
+        exclude=["jrc0102", "jrc0103"],
     )
     file = write(results.folder / "node_check.json", check)
     results.more = [f"--node-check={file}"]
@@ -94,8 +94,8 @@ def test_nodes(results):
     assert '<td class="n bad">50.0' in part
     assert '<td class="n good">102.0' in part
     assert '<td class="n ">\N{EM DASH}' in part
-    assert re.search(r"<pre[^>]*>--exclude=jrc0102,jrc0103</pre>", part)
-    write(file, replace(check, nodes={"jrc0101": []}, exclude=""))
+    assert re.search(r"<pre[^>]*>exclude: \[jrc0102, jrc0103\]</pre>", part)
+    write(file, replace(check, nodes={"jrc0101": []}, exclude=[]))
     assert "<pre" not in section(results.report(), "<h3>Nodes")
 
 

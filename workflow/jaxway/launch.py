@@ -216,6 +216,7 @@ class Launch:
         """Whole nodes, their GPUs, and time."""
         if not self.site.launcher:
             return {"nodes": 1}
+        nodelist = [f"--nodelist={placement.node}"] if placement.node else []
         return {
             "nodes": placement.nodes,
             "tasks_per_node": placement.processes_per_node,
@@ -223,7 +224,7 @@ class Launch:
             "runtime": placement.walltime,
             "slurm_partition": placement.partition,
             "slurm_account": self.config.account,
-            "slurm_extra": f"--nodelist={placement.node}" if placement.node else "",
+            "slurm_extra": " ".join([*placement.options, *nodelist]),
             "mem_mb": 0,  # else Snakemake asks for little; without it a whole node has all of its
         }
 

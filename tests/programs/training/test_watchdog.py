@@ -11,7 +11,7 @@ from jaxway_job import watchdog
 from jaxway_job.runtime import ProcessTopology
 from jaxway_job.watchdog import CONTINUE, SAVE, STOP, Watchdog
 
-ALONE = ProcessTopology(1, 0, [0], "")
+ALONE = ProcessTopology(1, 0, ["here"], [0], "")
 HANG_S = 0.8
 # Steps of 0.3 s until the file `end` exists or, once `hang` exists, one that does not end.
 STEPS = f"""
@@ -20,7 +20,7 @@ from jaxway_job import watchdog
 from jaxway_job.runtime import ProcessTopology
 watchdog.HANG_REPORT_WAIT_S = 0
 folder = pathlib.Path(sys.argv[1])
-topology = ProcessTopology(1, 0, [0], "")
+topology = ProcessTopology(1, 0, ["here"], [0], "")
 dog = watchdog.Watchdog(folder, topology, save_minutes=1, hang_minutes={HANG_S / 60})
 dog.start()
 step = 0
@@ -103,9 +103,11 @@ def test_saves_when_the_last_checkpoint_is_old(tmp_path, monkeypatch):
 
 
 def test_processes_that_are_behind_or_do_not_respond_are_suspects(tmp_path):
-    topology = ProcessTopology(4, 0, [0], "")
+    topology = ProcessTopology(4, 0, ["jrc0101", "jrc0102"], [0, 1], "")
     dog = Watchdog(tmp_path, topology, save_minutes=1, hang_minutes=1)
     dog.hang_dir.mkdir()
-    for process, report in ((0, "7 jrc0101"), (1, "6 jrc0102"), (3, "7 jrc0104")):
+    for process, report in ((0, "7 jrc0101"), (1, "6 jrc0101"), (3, "7 jrc0102")):
         dog.report(process).write_text(report)
-    assert dog.suspects() == ("process 1 on jrc0102 is at step 6, process 2 is not responding")
+    assert dog.suspects() == (
+        "process 1 on jrc0101 is at step 6, process 2 on jrc0102 is not responding"
+    )

@@ -18,7 +18,7 @@ JOB = make_job()
 # -------------------------------------------------------------------------------------- partition
 
 
-def partition(**placement: int) -> list[Finding]:
+def partition(**placement: Any) -> list[Finding]:
     return [*check_partition("gpu", {"train.big": make_job(**placement)}, "training")]
 
 
@@ -165,8 +165,12 @@ def test_more_jobs_than_a_qos_takes_at_a_time_is_a_warning(with_qos) -> None:
 
 
 def test_qos_that_slurm_does_not_report_is_a_warning(with_qos) -> None:
-    with_qos[QOS] = "!slurmdbd is down"
-    assert warning("gpu: QoS part_gpu: slurmdbd is down") in partition()
+    for answer, message in (
+        ("!slurmdbd is down", "slurmdbd is down"),
+        ("normal", "sacctmgr printed 'normal'"),
+    ):
+        with_qos[QOS] = answer
+        assert warning(f"gpu: QoS part_gpu: {message}") in partition()
 
 
 # ---------------------------------------------------------------------------------------- account

@@ -55,6 +55,19 @@ def test_failed_node_is_excluded_when_its_job_is_submitted_again(folder: Path, s
     assert ["--exclude=jrc0101" in call for call in calls] == [False, False, True, False]
 
 
+def test_failed_node_is_excluded_beside_the_configured_ones(folder: Path, start) -> None:
+    executor, job = start(), make_job()
+    job.resources.slurm_extra = "--exclude=jrc0200,jrc[0300-0301]"
+    job.resources["slurm_extra"] = job.resources.slurm_extra
+    (folder / "state").write_text("NODE_FAIL")
+    for _ in range(2):
+        executor.workflow.scheduler.ended.clear()
+        run(executor, job)
+    calls = (folder / "sbatch.called").read_text().splitlines()
+    last = [call.split("--exclude=")[-1].split()[0] for call in calls]
+    assert last == ["jrc0200,jrc[0300-0301]", "jrc0200,jrc[0300-0301],jrc0101"]
+
+
 def test_job_begins_when_one_with_other_settings_has_ended(folder: Path, start) -> None:
     earlier = make_submission("earlier", id="5", label="evaluate", work="other", outputs=("o",))
     Journal().begin(earlier)

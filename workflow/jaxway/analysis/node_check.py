@@ -1,4 +1,4 @@
-"""Which nodes are slower than the others? Prints a table and the `--exclude=` line for Slurm.
+"""Which nodes are slower than the others? Prints a table, and `exclude` for the configuration.
 
 Compares every value of a node with those of the other nodes, with earlier ones in the history of
 the same image on the same devices, and with the site's references.
@@ -20,7 +20,7 @@ from jaxway import files
 from jaxway.analysis import history, references, stats
 from jaxway.analysis.references import SiteReferences, Verdict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MIN_DIFFERENCE = 0.05  # as a share; nobody excludes a node for less
 MIN_VALUES = 3  # the median of fewer does not show which one is slow
 
@@ -51,11 +51,11 @@ class NodeValue:
 
 @dataclass(frozen=True)
 class NodeCheck:
-    """Each node's problems, the values that were compared, and the option that excludes nodes."""
+    """Each node's problems, the values that were compared, and the nodes to exclude."""
 
     nodes: dict[str, list[Problem]]
     values: list[NodeValue]
-    exclude: str
+    exclude: list[str]
 
     @classmethod
     def read(cls, path: Path) -> "NodeCheck":
@@ -121,11 +121,11 @@ def check_nodes(
                 problem = Problem(each.benchmark.name, each.case, failed=reason)
                 problems[result.allocation.node or ""].append(problem)
     bad = sorted(node for node, found in problems.items() if found)
-    return NodeCheck(problems, values, f"--exclude={','.join(bad)}" if bad else "")
+    return NodeCheck(problems, values, bad)
 
 
 def table(check: NodeCheck) -> Iterator[str]:
-    """Lines for a person: what is wrong with each node, and the line for Slurm."""
+    """Lines for a person: what is wrong with each node, and the line for the configuration."""
     for node, problems in check.nodes.items():
         for problem in problems:
             name = references.case_name(problem.benchmark, problem.case)
@@ -141,7 +141,12 @@ def table(check: NodeCheck) -> Iterator[str]:
             "nodes, or these again later, when the history has more values."
         )
     if check.exclude or fewest >= MIN_VALUES:
-        yield check.exclude or "No node to exclude."
+        yield exclude_line(check) or "No node to exclude."
+
+
+def exclude_line(check: NodeCheck) -> str:
+    """What keeps jobs off the bad nodes, for the configuration; nothing, if none is bad."""
+    return f"exclude: [{', '.join(check.exclude)}]" if check.exclude else ""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

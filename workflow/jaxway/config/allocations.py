@@ -65,7 +65,9 @@ def node_check_allocations(
     templates = shared_allocations({name: benchmarks[name] for name in names}, site)
     return {
         f"{name}-{node}": Allocation(
-            f"{name}-{node}", replace(template.placement, node=node), template.benchmarks
+            f"{name}-{node}",
+            replace(template.placement, node=node, options=()),  # it may be excluded elsewhere
+            template.benchmarks,
         )
         for node in dict.fromkeys(node for each in hosts for node in nodes_of(each))
         for name, template in templates.items()

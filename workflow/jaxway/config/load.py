@@ -4,14 +4,15 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 import yte
 
 from jaxway.config import allocations, entries
-from jaxway.config.jobs import Config
+from jaxway.config.jobs import BenchmarkJob, Config, SmokeTestJob, TrainJob
 from jaxway.config.schema import (
     WORKFLOW,
     ConfigurationError,
@@ -36,7 +37,8 @@ def load(settings: Any, site: Site) -> Config:
             "image: a user or password does not belong in the image's name; set "
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD",
         )
-    benchmark = jobs_by_name("benchmark", values["benchmark"], entries.benchmarks, site)
+    options = (f"--exclude={','.join(values['exclude'])}",) if values["exclude"] else ()
+    benchmark = jobs_by_name("benchmark", values["benchmark"], entries.benchmarks, site, options)
     check_nodes = values["node_check"]
     return Config(
         image=expand(values["image"], "image"),
@@ -49,8 +51,8 @@ def load(settings: Any, site: Site) -> Config:
         account=values["account"] or account_of(site, schema["properties"]["account"]),
         platform=values["platform"] or site.platform,
         environment={**site.environment, **values["environment"]},
-        smoke_test=entries.smoke_test(values["smoke_test"], site),
-        train=jobs_by_name("train", values["train"], entries.trainings, site),
+        smoke_test=with_options(entries.smoke_test(values["smoke_test"], site), options),
+        train=jobs_by_name("train", values["train"], entries.trainings, site, options),
         benchmark=benchmark,
         history=expand(values["history"], "history"),
         benchmark_allocations=allocations.shared_allocations(benchmark, site),
@@ -82,12 +84,13 @@ def account_of(site: Site, schema: Schema) -> str | None:
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class HasName(Protocol):
-    @property
-    def name(self) -> str: ...
+Job = TypeVar("Job", SmokeTestJob, TrainJob, BenchmarkJob)
+NamedJob = TypeVar("NamedJob", TrainJob, BenchmarkJob)
 
 
-NamedJob = TypeVar("NamedJob", bound=HasName)
+def with_options(job: Job, options: tuple[str, ...]) -> Job:
+    """A job with these options of sbatch."""
+    return replace(job, placement=replace(job.placement, options=options)) if options else job
 
 
 def jobs_by_name(
@@ -95,8 +98,9 @@ def jobs_by_name(
     values: Mapping[str, Values | None] | None,
     jobs_of: Callable[[str, Values, Site], Iterable[NamedJob]],
     site: Site,
+    options: tuple[str, ...],
 ) -> dict[str, NamedJob]:
-    """Jobs of a section by name."""
+    """Jobs of a section by name, with these options of sbatch."""
     jobs: dict[str, NamedJob] = {}
     for name, entry in (values or {}).items():  # one without entries is none in YAML
         for job in jobs_of(name, entry or {}, site):
@@ -104,7 +108,7 @@ def jobs_by_name(
                 raise ConfigurationError(
                     "JW008", f"{section}.{name}: there are two jobs named {job.name}"
                 )
-            jobs[job.name] = job
+            jobs[job.name] = with_options(job, options)
     return jobs
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxway_shared.errors import UserError
@@ -57,6 +58,8 @@ def apptainer(*arguments: str | Path, work: Path) -> None:
     if process.returncode:
         for line in lines[-LAST_LINES:]:
             log(line)
+        if conflict := pip_conflict(lines):
+            raise UserError("JW114", conflict)
         raise UserError("JW113", f"apptainer {arguments[0]} failed: {failure(lines, work)}")
 
 
@@ -69,6 +72,18 @@ def wait(process: subprocess.Popen[bytes], work: Path) -> None:
         except subprocess.TimeoutExpired:
             free = shutil.disk_usage(work).free
             log(f"... {time.monotonic() - began:.0f} s, {free / 1e9:,.1f} GB free in {work}")
+
+
+def pip_conflict(lines: Sequence[str]) -> str | None:
+    """What pip does not install since it wants another version of what the image has."""
+    kept = "The user requested (constraint) "
+    wants = [x for x in lines if " depends on " in x or x.startswith("The user requested ")]
+    names = [x.removeprefix(kept) for x in wants if x.startswith(kept)]
+    wants = [x for x in wants if not x.startswith(kept)]
+    if not wants or not names:
+        return None
+    wanted = wants[0].replace("The user requested", "packages.python:")
+    return f"{wanted}, but the image has {names[0]}: choose another version of it, or another image"
 
 
 def failure(lines: list[str], work: Path) -> str:

@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -24,15 +25,22 @@ from jaxway.container.registry import sha256_digest
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
 PIP = ("python3", "-m", "pip", "--disable-pip-version-check", "--no-cache-dir")
+IMAGES_OWN = "--env=PYTHONNOUSERSITE=1"  # without what the user has in ~/.local
+ANYWHERE = "--env=PIP_BREAK_SYSTEM_PACKAGES=1"  # also beside Debian's packages
+# pip lists also what Debian calls by versions that are none in Python.
+CONSTRAINT_RE = re.compile(
+    r"[\w.-]+==(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.post\d+)?(\.dev\d+)?(\+[a-z\d.]+)?", re.ASCII
+)
 COPIED = "/opt/jaxway-packages"  # where a build has the packages that are files on the host
 
 
-def definition(base: Path, packages: Packages) -> str:
+def definition(base: Path, packages: Packages, constraints: Path) -> str:
     """What `apptainer build` is to do; packages that are files on the host are copied in first."""
-    local = [x for x in packages.python + packages.debian if "/" in x and Path(x).is_file()]
+    local = [x for x in packages.python + packages.debian if is_file(x)]
     copies = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in enumerate(local)}
     lines = ["Bootstrap: localimage", f"From: {base}", "%files"]
     lines += [f"{Path(name).absolute()} {copy}" for name, copy in copies.items()]
+    lines += [f"{constraints} {COPIED}/{constraints.name}"]
     lines += ["%post", "export DEBIAN_FRONTEND=noninteractive PIP_BREAK_SYSTEM_PACKAGES=1"]
     if packages.debian:
         install = ["apt-get", "install", "--yes", "--no-install-recommends"]
@@ -40,9 +48,25 @@ def definition(base: Path, packages: Packages) -> str:
         lines += ["apt-get update", shlex.join([*install, *names])]
     if packages.python:
         names = (copies.get(x, x) for x in packages.python)
-        lines += [shlex.join([*PIP, "install", *names])]
+        lines += [
+            shlex.join([*PIP, "install", f"--constraint={COPIED}/{constraints.name}", *names])
+        ]
     lines += [f"rm -rf {COPIED} /var/lib/apt/lists/*"]
     return "\n".join(lines) + "\n"
+
+
+def is_file(package: str) -> bool:
+    """Whether a package is a file of this host."""
+    return "/" in package and Path(package).is_file()
+
+
+def write_constraints(base: Path, arguments: Sequence[str], work: Path) -> Path:
+    """The image's packages with their versions, which pip is to keep."""
+    line = ["apptainer", "exec", *arguments, IMAGES_OWN, str(base), *PIP, "list", "--format=freeze"]
+    lines = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    file = work / "constraints.txt"
+    file.write_text("".join(f"{each}\n" for each in lines if CONSTRAINT_RE.fullmatch(each)))
+    return file
 
 
 def installed(sif: Path, arguments: Sequence[str], folder: Path | None = None) -> set[str]:
@@ -50,14 +74,23 @@ def installed(sif: Path, arguments: Sequence[str], folder: Path | None = None) -
     list_all = shlex.join([*PIP, "freeze", "--all"])
     list_all += "; dpkg-query --show --showformat '${Package}=${Version}\\n' 2> /dev/null || true"
     variables = [f"--env=PYTHONPATH={folder}"] if folder else []
-    line = ["apptainer", "exec", *arguments, *variables, str(sif), "sh", "-c", list_all]
+    line = ["apptainer", "exec", *arguments, IMAGES_OWN, *variables, str(sif), "sh", "-c", list_all]
     return set(subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
-def build_sif(base: Path, packages: Packages, part: Path, work: Path) -> None:
+def build_sif(
+    base: Path, packages: Packages, arguments: Sequence[str], part: Path, work: Path
+) -> None:
     """Make a SIF with the packages in it."""
+    constraints = write_constraints(base, arguments, work)
+    if packages.python:  # a build that fails takes long
+        folders = {str(Path(name).absolute().parent) for name in packages.python if is_file(name)}
+        binds = [word for folder in (str(work), *folders) for word in ("--bind", folder)]
+        trial = [*PIP, "install", "--dry-run", f"--constraint={constraints}", *packages.python]
+        variables = (IMAGES_OWN, ANYWHERE)
+        apptainer("exec", *arguments, *binds, *variables, base, *trial, work=work)
     recipe = work / "container.def"
-    recipe.write_text(definition(base, packages))
+    recipe.write_text(definition(base, packages, constraints))
     apptainer("build", *compression(work), part, recipe, work=work)
 
 
@@ -67,8 +100,9 @@ def install_to_folder(
     """Make a folder with the Python packages that the container does not have."""
     # As a user's own packages: pip takes what the image has for installed, and leaves it.
     user = work / "user"
-    variables = (f"--env=PYTHONUSERBASE={user}", "--env=PIP_BREAK_SYSTEM_PACKAGES=1")
-    install = [*PIP, "install", "--user", *packages.python]
+    variables = (f"--env=PYTHONUSERBASE={user}", ANYWHERE)
+    constraint = f"--constraint={write_constraints(base, arguments, work)}"
+    install = [*PIP, "install", "--user", constraint, *packages.python]
     apptainer("exec", *arguments, "--bind", work, *variables, base, *install, work=work)
     for site_packages in user.glob("lib/python*/site-packages"):
         shutil.copytree(site_packages, part, symlinks=True)
@@ -91,7 +125,7 @@ def add(
     work = work_folder.choose(out, tmpdir, needed)
     try:
         if out.suffix == ".sif":
-            build_sif(base, packages, part, work)
+            build_sif(base, packages, arguments, part, work)
             after = installed(part, arguments)
         else:
             install_to_folder(base, packages, arguments, part, work)

@@ -28,7 +28,8 @@ def check_account(name: str, node_hours: float, site: Site) -> Findings:
 
 
 def refusal(name: str, accounts: list[str]) -> Finding:
-    advice = f"set `account` or $SBATCH_ACCOUNT to one of {', '.join(accounts)}"
+    names = ", ".join(accounts) or "those you have (none is known)"
+    advice = f"set `account` or $SBATCH_ACCOUNT to one of {names}"
     return failure("JW501", f"you may not charge account {name!r}: {advice}")
 
 

@@ -29,7 +29,10 @@ class Qos:
     @classmethod
     def of(cls, line: str) -> "Qos":
         """From a line of sacctmgr."""
-        name, flags, wall, tres, submitted = line.split("|")
+        try:
+            name, flags, wall, tres, submitted = line.split("|")
+        except ValueError:
+            raise NotReportedError(f"sacctmgr printed {line!r}") from None
         nodes, gpus = (re.search(rf"\b{key}=(\d+)", tres) for key in ("node", "gres/gpu"))
         return cls(
             name,

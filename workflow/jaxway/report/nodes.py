@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from jaxway.analysis import references
-from jaxway.analysis.node_check import NodeCheck, Problem
+from jaxway.analysis.node_check import NodeCheck, Problem, exclude_line
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def node_table(check: NodeCheck) -> NodeTable:
     """The table of a comparison of nodes."""
     columns = [references.case_name(value.benchmark, value.case) for value in check.values]
     rows = [node_row(check, node, problems) for node, problems in check.nodes.items()]
-    return NodeTable(columns, rows, check.exclude)
+    return NodeTable(columns, rows, exclude_line(check))
 
 
 def node_row(check: NodeCheck, node: str, problems: list[Problem]) -> NodeRow:

@@ -188,6 +188,9 @@ class Executor(SlurmExecutor):
         call = get_submit_command(job, options, settings, excluded)
         if tasks := job.resources.get("tasks_per_node"):  # ignored by the plugin for a job on GPUs
             call += f" --ntasks-per-node={tasks}"
+        configured = re.findall(r"--exclude=(\S+)", job.resources.get("slurm_extra") or "")
+        if configured and excluded:  # of several such options sbatch takes the last one
+            call += f" --exclude={','.join([*configured, *sorted(excluded)])}"
         return f"{call}{set_gres_string(job)}"
 
     def _sbatch(self, call: str, command: str, new: Submission) -> Submission | None:

@@ -86,14 +86,19 @@ def converter(schema: dict[str, Any]) -> Callable[[str], Any]:
 class ProcessTopology:
     """This process among those of its Slurm step; the only one outside a step of several tasks.
 
-    ``local_devices`` are its devices among those of its node, ``coordinator`` the address at which
-    the first process waits for the others.
+    ``nodes`` has as many processes on each, ``local_devices`` are this one's among those of its
+    node, and at the address ``coordinator`` the first process waits for the others.
     """
 
     processes: int
     process: int
+    nodes: list[str]
     local_devices: list[int]
     coordinator: str
+
+    def node_of(self, process: int) -> str:
+        """Where Slurm starts a process: it fills one node after the other."""
+        return self.nodes[process * len(self.nodes) // self.processes]
 
 
 def process_topology(args: argparse.Namespace) -> ProcessTopology:
@@ -107,13 +112,14 @@ def process_topology(args: argparse.Namespace) -> ProcessTopology:
         fail("JW380", f"{args.devices} devices cannot be shared equally by {processes} processes")
     share = args.devices // processes
     if processes == 1:
-        return ProcessTopology(1, 0, list(range(share)), "")
+        return ProcessTopology(1, 0, [socket.gethostname()], list(range(share)), "")
     first = int(env["SLURM_LOCALID"]) * share
     # JAX's own choice of port is the same for all steps of a job; this one is not.
     port = 61440 + (int(env["SLURM_JOB_ID"]) * 16 + int(env["SLURM_STEP_ID"])) % 4096
-    coordinator = f"{hostlist.expand(env['SLURM_STEP_NODELIST'])[0]}{args.host_suffix}:{port}"
+    nodes = hostlist.expand(env["SLURM_STEP_NODELIST"])
+    coordinator = f"{nodes[0]}{args.host_suffix}:{port}"
     local_devices = list(range(first, first + share))
-    return ProcessTopology(processes, int(env["SLURM_PROCID"]), local_devices, coordinator)
+    return ProcessTopology(processes, int(env["SLURM_PROCID"]), nodes, local_devices, coordinator)
 
 
 def check_container(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from jaxway_shared.errors import with_code
+from jaxway_shared.errors import this_program, with_code
 
 from jaxway_job import training_state
 from jaxway_job.runtime import ProcessTopology
@@ -101,7 +101,7 @@ class Watchdog:
         time.sleep(HANG_REPORT_WAIT_S)
         suspects = self.suspects() or "all processes answer: a device or the network is stuck"
         sentence = with_code("JW306", f"{problem}; {suspects}")
-        print(f"{Path(sys.argv[0]).name}: {sentence}", file=sys.stderr, flush=True)
+        print(f"{this_program()}: {sentence}", file=sys.stderr, flush=True)
         os._exit(1)
 
     def suspects(self) -> str:
@@ -112,8 +112,9 @@ class Watchdog:
             reports[process] = file.read_text().split() if file.exists() else None
         newest = max((int(report[0]) for report in reports.values() if report), default=0)
         return ", ".join(
-            f"process {process} "
-            + (f"on {report[1]} is at step {report[0]}" if report else "is not responding")
+            f"process {process} on {report[1]} is at step {report[0]}"
+            if report
+            else f"process {process} on {self.topology.node_of(process)} is not responding"
             for process, report in reports.items()
             if not report or int(report[0]) < newest
         )

@@ -3,6 +3,8 @@
 The code stands behind the sentence wherever that is printed: ``pull: no space left [JW103]``.
 """
 
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -44,6 +46,7 @@ CODES = {
     "JW111": "Apptainer does not run",
     "JW112": "no permission to use Apptainer",
     "JW113": "Apptainer failed",
+    "JW114": "package that does not fit the image's",
     "JW120": "unauthorized at the registry",
     "JW121": "not in the registry",
     "JW122": "registry does not deliver",
@@ -177,7 +180,13 @@ def with_code(code: str, sentence: str) -> str:
 
 def fail(code: str, sentence: str) -> NoReturn:
     """End the program with exit code 1 and one sentence on standard error."""
-    sys.exit(f"{Path(sys.argv[0]).name}: {with_code(code, sentence)}")
+    sys.exit(f"{this_program()}: {with_code(code, sentence)}")
+
+
+def this_program() -> str:
+    """The program and, in a job of Slurm, its node: what other processes say is in the same log."""
+    name = Path(sys.argv[0]).name
+    return f"{name} on {socket.gethostname()}" if "SLURM_JOB_ID" in os.environ else name
 
 
 def from_exit(stop: SystemExit) -> UserError:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import pytest
 import results
 import train
@@ -66,7 +67,7 @@ class Trainings:
             **options,
         }
         self.monkeypatch.setattr(identity, "SCRIPTS", of["program"] / "scripts")
-        words = [f"--{name}={value}" for name, value in flags.items()]
+        words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *words])
         self.monkeypatch.setenv("XLA_FLAGS", "")
         count = len(self.trained)
@@ -113,6 +114,15 @@ def test_what_changed_is_trained_anew_and_nothing_else_is(trainings, changed):
 def test_where_a_training_runs_is_no_part_of_it(trainings):
     assert trainings.run()
     assert not trainings.run(**{"checkpoint-minutes": 1, "hang-minutes": 2})
+
+
+def test_outside_a_container_the_image_is_jax(trainings, monkeypatch, capsys):
+    outside = {"container-record": None}
+    assert trainings.run(**outside)
+    assert not trainings.run(**outside)
+    monkeypatch.setattr(jax, "__version__", "99")
+    assert trainings.run(**outside)
+    assert "starting at step 0: image JAX 99, not JAX " in capsys.readouterr().out
 
 
 def test_finished_state_that_is_used_again_says_so_and_keeps_its_log(trainings, capsys):

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from jaxway_shared import identity, training
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
@@ -54,7 +55,8 @@ def identity_of(
     affecting = [name for name, option in options.items() if option.get("affects_result", True)]
     values = {name: getattr(args, name) for name in affecting}
     content = identity.program_content(program, values.get("command"))
-    return Identity(values, data, content, runtime.container_digest(args))
+    image = runtime.container_digest(args) or f"JAX {jax.__version__}"
+    return Identity(values, data, content, image)
 
 
 def deadline() -> float | None:

@@ -52,7 +52,7 @@ class Identity:
     options: dict[str, Any]
     data: str | None  # sha256 of the prepared data; None, the program brings its own
     program: dict[str, str]  # sha256 of each of its files
-    image: str  # digest; empty outside a container
+    image: str  # digest; outside a container JAX's version
 
     @classmethod
     def read(cls, state: Path) -> "Identity":
@@ -80,7 +80,7 @@ class Identity:
         return [f"{name} {short(here.get(name))}, not {short(there.get(name))}" for name in names]
 
     def _values(self) -> dict[str, Any]:
-        return {**self.options, "data": self.data, **self.program, "image": self.image or None}
+        return {**self.options, "data": self.data, **self.program, "image": self.image}
 
 
 def short(value: Any) -> str:

@@ -168,7 +168,7 @@ def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice:
         timeout=900,
     )
     assert done.returncode == 0, done.stdout
-    assert re.search(r"^\d+ passed, 15 deselected in", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^[2-9]\d passed, \d+ deselected in", done.stdout, re.MULTILINE), done.stdout
     cluster.run(["rm", "-r", lib])
 
 

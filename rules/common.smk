@@ -31,7 +31,7 @@ try:
     CONTAINED = SITE.container or STARTS_CONTAINERS
     LAUNCH = Launch(ROOT, CONFIG, SITE, CONTAINED, workflow.deployment_settings.apptainer_args)
     PULLED, CONTAINER = LAUNCH.pulled, LAUNCH.container
-    exists(Path(CONTAINER.output))  # another user's folder may be closed
+    exists(Path(SITE.sif))  # another user's folder may be closed
 except UserError as error:
     sys.exit(error.line())
 prepare_environment(ROOT, CONTAINED)
@@ -47,11 +47,11 @@ def jaxway(wildcards, output):
 
 
 def outputs(container):
-    """Its digest and, while it is gone, itself: Snakemake deletes outputs before each attempt."""
-    missing, folder = not Path(container.output).exists(), container.packages
-    made = {"made": directory(folder) if folder else container.output} if missing else {}
-    known = Path(container.digest).exists()
-    return {"digest": update(container.digest) if known else container.digest, **made}
+    """Its digest and, while it is gone, a mark: no output may be a link that leads nowhere."""
+    gone = not os.path.exists(container.output)
+    mark = {"made": temp(touch(f"{container.output}.made"))} if gone else {}
+    known = os.path.exists(container.digest)
+    return {"digest": update(container.digest) if known else container.digest, **mark}
 
 
 def jax_sif(wildcards):

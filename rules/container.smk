@@ -9,9 +9,10 @@ rule pull:
     params:
         jaxway=jaxway,
         image=lambda w: recorded_image(Path(PULLED.sif), CONFIG.image),
+        shared=SITE.sif,
         arguments=lambda w, output: command_line(LAUNCH.pull()),
     message:
-        f"Pull {CONFIG.image} to {PULLED.sif}"
+        f"Pull {CONFIG.image}"
     shell:
         "{params.jaxway} {params.arguments} 2>&1 | tee {log:q}"
 

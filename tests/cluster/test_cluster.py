@@ -1,6 +1,7 @@
 """The test cluster itself: what it claims to be, what it does under faults, and that it ends."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -147,6 +148,19 @@ def test_jax_processes_on_two_nodes_add_up(
     )
     sums = [x for x in done.stdout.splitlines() if not x.startswith("[Gloo]")]
     assert sorted(sums) == [f"{version} {node} 2 3" for node in cluster.compute]
+
+
+def test_container_of_the_manual_way_is_taken_as_it_is(cluster: Cluster, seeds_sif: str) -> None:
+    """Apptainer's labels say which image it is. It still works where it was."""
+    checkout = Checkout(cluster, name="manual")
+    with checkout.start(checkout.configure("plain", {}), "smoke_test", SCRATCH=MANUAL) as snakemake:
+        code, output = snakemake.wait(300)
+    assert code == 0, output
+    assert "was a file: now it is a link to jax-24.10-maxtext-py3-" in output
+    found = json.loads(checkout.path("results/smoke_test.json").read_text())["provenance"]
+    assert (found["container"]["image"], found["container"]["digest"]) == (IMAGE, None)
+    assert len([*cluster.path(seeds_sif).parent.glob("jax-*.sif")]) == 1
+    cluster.run(f"apptainer exec {seeds_sif} true")
 
 
 # ------------------------------------------------------------------------------------- the faults

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxway.launch import PACKAGES
 from nodes import Checkout, Cluster, Pull
 
 CONTAINERS = "/p/scratch/training/jureca_containers"
@@ -27,7 +28,8 @@ def checkout(cluster: Cluster, pull: Pull) -> Iterator[Checkout]:
     (checkout.path("output")).write_text(output)
     make_packages(checkout)
     yield checkout
-    cluster.run(f"rm -rf {checkout.folder} {CONTAINERS}/jax-*", user="root")
+    added = f"{CONTAINERS}/jax-*-????????{{,.sif}}{{,.json,.digest,.runs}}"
+    cluster.run(f"rm -rf {checkout.folder} {added}", user="root")
 
 
 def make_packages(checkout: Checkout) -> None:
@@ -140,16 +142,16 @@ def test_packages_in_a_folder(cluster: Cluster, checkout: Checkout) -> None:
     (installed,) = container["installed"]
     assert installed.startswith("hello-jaxway @ file://")
     assert container["digest"] != container["base"]["digest"]
-    (folder,) = cluster.path(CONTAINERS).glob("jax-????????")
+    (folder,) = cluster.path(CONTAINERS).glob("jax-*-????????")
     assert (folder / "hello_jaxway.py").exists()
     assert not (folder / "numpy").exists()  # which it needs, but the image has
     show = "import hello_jaxway; print(hello_jaxway.GREETING, hello_jaxway.__file__)"
     done = in_container(checkout, "python3", "-c", show, config=config)
-    assert done.stdout.split() == ["hello", f"{CONTAINERS}/{folder.name}/hello_jaxway.py"]
+    assert done.stdout.split() == ["hello", f"{PACKAGES}/hello_jaxway.py"]
     show = "import jax, numpy; print(jax.__version__, jax.__file__, numpy.__file__)"
     with_packages = in_container(checkout, "python3", "-c", show, config=config).stdout
     assert with_packages == in_container(checkout, "python3", "-c", show).stdout != ""
-    touch = in_container(checkout, "touch", f"{CONTAINERS}/{folder.name}/new", config=config)
+    touch = in_container(checkout, "touch", f"{PACKAGES}/new", config=config)
     assert "Read-only file system" in touch.stderr
     assert "Nothing to be done" in checkout.run(config, "smoke_test", "--dry-run", timeout=60)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import forked
 import yaml
-from jaxway.container import verify
+from jaxway.config.containers import digest_path, record_path
+from jaxway.container import store, verify
 from jaxway_shared.container_record import ContainerRecord
 
 ROOT = Path(__file__).parents[2]
@@ -41,9 +42,9 @@ class Plan:
         self.folder, self.profiles = folder, ROOT / "profiles"
         self.snakefile = ROOT / "Snakefile"
         self.scratch = folder / "scratch"
-        self.sif = self.scratch / "jureca_containers/jax.sif"
-        self.record = self.scratch / "jureca_containers/jax.sif.json"
-        self.digest = self.scratch / "jureca_containers/jax.sif.digest"
+        self.shared = self.scratch / "jureca_containers/jax.sif"  # the site's link
+        self.sif = folder / "results/container/jax.sif"  # that of the run
+        self.record, self.digest = record_path(self.sif), digest_path(self.sif)
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(folder / "home"),
@@ -115,19 +116,22 @@ class Plan:
 
     def make_container(self) -> None:
         """Leave what pull makes."""
-        self.sif.parent.mkdir(parents=True, exist_ok=True)
-        self.sif.write_text("a container")
+        self.shared.parent.mkdir(parents=True, exist_ok=True)
+        container = store.path_of(self.shared, IMAGE, DIGEST)
+        container.write_text("a container")
         record = ContainerRecord(
             image=IMAGE,
             digest=DIGEST,
-            **verify.fingerprint(self.sif),
+            **verify.fingerprint(container),
             apptainer="1.4.5",
             date="2026-11-26T08:00:00Z",
             labels={},
             layers=(),
         )
-        self.record.write_text(json.dumps(record.to_json()))
-        self.digest.write_text(f"{DIGEST}\n")
+        for file, text in store.record_texts(container, record).items():
+            file.write_text(text)
+        store.lead(self.shared, container.name)
+        store.lock(self.sif, container, IMAGE)
 
     def calls(self, name: str) -> list[list[str]]:
         """Arguments of each call of a stub; sbatch that only looks does not count."""

@@ -72,13 +72,13 @@ def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     training = {"one": {"steps": 100, "global_batch": 8}}
     plan.configure(image="docker-archive:one.tar", train=training)
     plan.snakemake("smoke_test")
-    plan.sif.unlink()
+    plan.sif.resolve().unlink()
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
     assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
     assert "jax.sif is missing: rebuilding it" in plan.snakemake("train").stderr
     assert plan.sif.exists()
-    plan.sif.unlink()
+    plan.sif.resolve().unlink()
     plan.snakemake("smoke_test", "--forcerun=pull")
     assert plan.sif.exists()
 
@@ -98,7 +98,7 @@ def test_container_of_another_image_is_refused_before_a_job_is_queued(plan):
     result = plan.snakemake("smoke_test", check=False)
     assert result.returncode == 1
     output = " ".join(result.stderr.split())
-    assert f"jax.sif is {IMAGE}, not docker://h.org/mine" in output
+    assert f"jax.sif leads to {IMAGE}, not docker://h.org/mine" in output
     assert "--forcerun pull" in output
     assert not plan.calls("sbatch")
 
@@ -220,7 +220,7 @@ def test_exec_returns_the_exit_code_of_its_command(plan):
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda plan: plan.sif.unlink(), "does not exist: `snakemake --profile"),
+        (lambda plan: plan.sif.resolve().unlink(), "does not exist: `snakemake --profile"),
         (lambda plan: plan.configure(image="docker://h.org/mine"), "not docker://h.org/mine"),
         (flip_a_bit, "has changed since it was made"),
         (lambda plan: plan.environment.pop("SCRATCH"), "$SCRATCH is not set: run `jutil"),

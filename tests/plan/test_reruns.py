@@ -63,7 +63,7 @@ def test_touched_container_reruns_nothing(finished):
 
 
 def test_container_that_scratch_has_wiped_reruns_nothing(finished):
-    finished.sif.unlink()
+    finished.sif.resolve().unlink()
     assert finished.planned() == []
 
 

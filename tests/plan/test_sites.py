@@ -52,9 +52,6 @@ def test_key_after_the_shared_lines_replaces_one():
 
 
 def test_any_slurm_is_asked_for_one_gpu_in_its_default_partition(plan):
-    plan.sif, plan.record, plan.digest = (
-        plan.scratch / f"jaxway_containers/jax.sif{end}" for end in ("", ".json", ".digest")
-    )
     plan.configure(platform="cpu")
     plan.use_stubs()
     plan.make_container()

@@ -33,9 +33,10 @@ def make_launch(site: Site | None = None, contained: bool = True, **settings: An
     return Launch(ROOT, config, site, contained, "--nv --bind $SCRATCH")
 
 
-RECORD = ["--container-record=/c/jax.sif.json", "--image=docker://x"]
+LINK = Path("results/container/jax.sif").absolute()
+RECORD = [f"--container-record={LINK}.json", "--image=docker://x"]
 SRUN = ["srun", "--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=32"]
-APPTAINER = ["apptainer", "exec", "--home", "$PWD", "--nv", "--bind", "/s", "/c/jax.sif"]
+APPTAINER = ["apptainer", "exec", "--home", "$PWD", "--nv", "--bind", "/s", str(LINK)]
 CLEAN = ["bash", "/j/workflow/scripts/clean_environment.sh", SHELL_RE, ""]
 
 
@@ -85,7 +86,7 @@ def test_a_benchmarks_own_container_has_its_own_record_and_no_packages(monkeypat
     assert old[old.index("apptainer") :][:8] == [*APPTAINER[:-1], "/c/old.sif"]
     assert not any(word.startswith(("--image", "PYTHONPATH")) for word in old)
     assert any(word.startswith("--image") for word in usual)
-    assert any(word.startswith("PYTHONPATH=/c/jax-") for word in usual)
+    assert any(word == "PYTHONPATH=/opt/jaxway-packages" for word in usual)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +156,8 @@ def test_packages_are_added_with_the_binds_of_jobs(monkeypatch) -> None:
     monkeypatch.setenv("SCRATCH", "/s")
     launch = make_launch(packages={"python": ["einops", "x"], "debian": ["git"]}, tmpdir="/t")
     words = launch.add_packages()
-    assert words[:2] == ["add-packages", "--base=/c/jax.sif"]
-    assert words[2] == f"--out={launch.container.output}"
+    assert words[:2] == ["add-packages", f"--base={LINK}"]
+    assert words[2] == f"--link={launch.container.output}"
     python = ["--python", "einops", "x"]
     assert words[3:] == ["--tmpdir=/t", *python, "--debian", "git", "--", *APPTAINER[4:7]]
 
@@ -221,8 +222,9 @@ def test_packages_in_a_folder_are_bound_and_come_first() -> None:
     launch = make_launch(site, packages={"python": ["einops"]})
     folder = launch.container.packages
     words = launch.smoke_test()
-    assert f"PYTHONPATH={folder}:/own" in words
-    assert words[words.index("/c/jax.sif") - 2 :][:2] == ["--bind", f"{folder}:{folder}:ro"]
+    assert "PYTHONPATH=/opt/jaxway-packages:/own" in words
+    bind = ["--bind", f"{folder}:/opt/jaxway-packages:ro"]
+    assert words[words.index(str(LINK)) - 2 :][:2] == bind
     assert not any(word.endswith(":ro") for word in launch.add_packages())  # it is not there yet
 
 

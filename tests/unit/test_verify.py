@@ -70,7 +70,7 @@ def test_missing_record_is_one_sentence(sif):
 def test_other_image_is_found(sif):
     code, sentence = problem(sif, image="docker://h.org/b")
     assert code == "JW141"
-    assert sentence.startswith(f"{sif} is docker://h.org/a, not docker://h.org/b: ")
+    assert sentence.startswith(f"{sif} leads to docker://h.org/a, not docker://h.org/b: ")
     assert "snakemake pull --forcerun pull" in sentence
 
 

@@ -53,6 +53,11 @@ COMMANDS = {
         "fetch an image and make a container of it",
         "jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=jax.sif",
     ),
+    "images": Command(
+        "jaxway.container.images",
+        "list the containers that users share, and remove those that nobody uses",
+        f"jaxway images {JURECA} --prune",
+    ),
     "compare": Command(
         "jaxway.analysis.history",
         "compare the benchmarks of two images, commits or months",

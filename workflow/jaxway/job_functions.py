@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from jaxway_shared.errors import with_code
 from jaxway_shared.identity import program_content
 
-from jaxway.config.containers import digest_path
+from jaxway.config.containers import digest_path, target
 from jaxway.config.jobs import (
     BYTE_TOKENIZERS,
     Allocation,
@@ -90,7 +90,7 @@ class JobFunctions:
 
     def benchmark_digests(self, wildcards: Any) -> list[str]:
         """Of the containers that benchmarks name themselves, and which a pull leaves."""
-        sifs = {Path(job.sif) for job in self.benchmarks(wildcards) if job.sif}
+        sifs = {target(Path(job.sif)) for job in self.benchmarks(wildcards) if job.sif}
         return sorted(str(digest_path(sif)) for sif in sifs)
 
     def plan(self, wildcards: Any) -> dict[str, Any]:

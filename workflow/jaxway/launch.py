@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxway_shared.benchmark import AllocatedNodes, BenchmarkPlan, PlannedBenchmark
 from jaxway_shared.environment import SHELL_RE
 
-from jaxway.config.containers import Container, container_with, record_path
+from jaxway.config.containers import Container, container_with, record_path, target
 from jaxway.config.jobs import (
     Allocation,
     BenchmarkJob,
@@ -28,6 +28,7 @@ from jaxway.config.site import Site
 
 Words = list[str]
 WORKING_DIRECTORY = "$PWD"  # the shell's, when the job runs
+PACKAGES = "/opt/jaxway-packages"  # where the container sees those that lie in a folder
 
 
 def command_line(words: Iterable[str]) -> str:
@@ -69,11 +70,11 @@ class Launch:
     # ----------------------------------- on the login node: the command `jaxway`, without its files
 
     def pull(self) -> Words:
-        image, sif = f"--image={self.config.image}", f"--sif={self.pulled.sif}"
-        return ["pull", image, sif, *self.tmpdir()]
+        words = ["pull", f"--image={self.config.image}", f"--sif={self.site.sif}"]
+        return [*words, f"--link={self.pulled.sif}", *self.tmpdir()]
 
     def add_packages(self) -> Words:
-        words = ["add-packages", f"--base={self.pulled.sif}", f"--out={self.container.output}"]
+        words = ["add-packages", f"--base={self.pulled.sif}", f"--link={self.container.output}"]
         words += self.tmpdir()
         for kind, packages in self.config.packages.items():
             words += [f"--{kind}", *packages]
@@ -111,7 +112,8 @@ class Launch:
         ]
 
     def benchmark(self, job: BenchmarkJob) -> Words:
-        words = self.program(job, f"benchmark_{job.program}", sif=job.sif)
+        sif = str(target(Path(job.sif))) if job.sif else None
+        words = self.program(job, f"benchmark_{job.program}", sif=sif)
         return [*words, f"--scratch={self.site.scratch}"]
 
     def plan(self, allocation: Allocation) -> BenchmarkPlan:
@@ -163,7 +165,7 @@ class Launch:
         """What gives a command a job's environment: the user's shell has no say in it."""
         variables = dict(self.config.environment)
         if container and container.packages:
-            paths = [container.packages, variables.get("PYTHONPATH")]
+            paths = [PACKAGES, variables.get("PYTHONPATH")]
             variables["PYTHONPATH"] = ":".join(filter(None, paths))
         clean = str(self.root / "workflow/scripts/clean_environment.sh")
         words = ["bash", clean, SHELL_RE, " ".join(self.site.inherited_variables)]
@@ -194,7 +196,7 @@ class Launch:
         """Options of `apptainer exec`; ``container``: one whose packages lie in a folder."""
         words = shlex.split(os.path.expandvars(self.apptainer_args))
         if container and (folder := container.packages):
-            words += ["--bind", f"{folder}:{folder}:ro"]
+            words += ["--bind", f"{folder}:{PACKAGES}:ro"]
         return words
 
     def script(self, name: str) -> Path:

@@ -21,7 +21,7 @@ from jaxway_shared.training import NOT_AGAIN, TrainingState
 
 from jaxway import interrupt
 from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
-from jaxway.container import verify
+from jaxway.container import store, verify
 from jaxway.launch import Launch, Words
 from jaxway.monitor.logs import modified, tail
 from jaxway.slurm import accounting
@@ -165,14 +165,17 @@ class Run:
             return
         makers = {"pull": (launch.pulled, launch.pull)}
         if launch.config.packages:
+            if not launch.container.packages and store.is_locked(Path(launch.container.sif)):
+                makers = {}  # jobs need nothing below it
             makers["add_packages"] = (launch.container, launch.add_packages)
         for rule, (container, words) in makers.items():
             if jobs[rule] or not Path(container.digest).exists():
                 continue
-            if not Path(container.output).exists():
+            if not store.is_locked(Path(container.output)):
                 self._restore(container.output, words())
             if problem := verify.find_problem(Path(container.sif), full=False, image=image):
                 raise problem
+            store.note_run(Path(container.output))
 
     def _restore_data(self, trainings: Iterable[Job]) -> None:
         """Prepare again what a training of this run needs and its record says is there."""

@@ -24,7 +24,7 @@ BASE = "/p/scratch/training/test_pull"
 PROGRAMS = [COMMAND.parents[1] / f"helpers/{x}.py" for x in ("faulty_registry", "tiny_image")]
 HOME = "/p/home/jusers/alice/jureca"
 ALICE, TRAINING = 1001, 1000
-SIF_FILES = {"x.sif", "x.sif.json", "x.sif.digest", "x.sif.lock"}
+LOCK_RE = re.compile(r"\.x-[0-9a-f]{12}\.sif\.lock")
 
 
 def command_lines() -> dict[int, list[bytes]]:
@@ -152,6 +152,7 @@ class Target(repositories.Repository):
         self.cluster = registry.cluster
         self.folder, self.pulls = f"{BASE}/{name}", list[Pull]()
         self.tmpdir, self.sif = f"{self.folder}/tmp", f"{self.folder}/sif/x.sif"
+        self.part = f"{self.folder}/sif/.x-{registry.tags['latest'][7:19]}.sif.part"
         for folder in (self.folder, self.tmpdir, f"{self.folder}/sif"):
             path = self.cluster.path(folder)
             path.mkdir()
@@ -188,7 +189,7 @@ class Target(repositories.Repository):
         return any(f"/{self.name}/" in line.get("held", "") for line in self.registry.log())
 
     def is_building(self) -> list[int]:
-        return processes("apptainer", "build", f"{self.folder}/sif/.x.sif.part")
+        return processes("apptainer", "build", self.part)
 
     def beside(self) -> set[str]:
         return {path.name for path in self.here(self.sif).parent.iterdir()}
@@ -201,22 +202,30 @@ class Target(repositories.Repository):
 
     def check_leftovers(self) -> set[str]:
         """Digests of the layers that a failed pull left, for it must leave nothing else."""
-        assert self.beside() <= {"x.sif.lock"}
+        assert [name for name in self.beside() if not LOCK_RE.fullmatch(name)] == []
         files = [p for p in self.here(self.tmpdir).rglob("*") if p.is_file()]
         assert [p for p in files if sha256(p) != p.name] == []
         assert not self.is_building()
         return self.finished_layers()
 
-    def check_sif(self) -> Json:
-        """The record of the SIF, which must be whole and leave nothing else."""
-        assert self.beside() == SIF_FILES
+    def made(self) -> Path:
+        """The SIF to which the link leads."""
+        link = self.here(self.sif)
+        return link.with_name(os.readlink(link))
+
+    def check_sif(self, others: Collection[Path] = ()) -> Json:
+        """The record of the SIF, which must be whole, with nothing else but others beside it."""
+        made = self.made()
+        sifs = {made, *others}
+        files = {f"{sif.name}{end}" for sif in sifs for end in ("", ".json", ".digest")}
+        assert {name for name in self.beside() if not LOCK_RE.fullmatch(name)} == {"x.sif", *files}
         assert [*self.here(self.tmpdir).iterdir()] == []
-        sif = self.here(self.sif)
-        record: Json = json.loads(sif.with_name("x.sif.json").read_text())
-        status = sif.stat()
-        assert record["sha256"] == sha256(sif)
+        record: Json = json.loads(made.with_name(f"{made.name}.json").read_text())
+        status = made.stat()
+        assert record["sha256"] == sha256(made)
+        assert made.name.endswith(f"-{record['digest'][7:19]}.sif")
         assert (record["bytes"], record["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
-        assert sif.with_name("x.sif.digest").read_text() == f"{record['digest']}\n"
+        assert made.with_name(f"{made.name}.digest").read_text() == f"{record['digest']}\n"
         return record
 
     def pull_again(self, kept: set[str], **options: Any) -> None:

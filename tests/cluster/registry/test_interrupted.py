@@ -3,9 +3,10 @@
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 import pytest
-from pulls import SIF_FILES, Pull, Target, processes, sha256
+from pulls import Pull, Target, processes, sha256
 
 
 def interrupt(target: Target, moment: str, number: signal.Signals) -> Pull:
@@ -32,34 +33,36 @@ def test_interrupted_pull_leaves_only_layers(
 def test_killed_pull_is_cleaned_up_by_the_next(target: Target, moment: str) -> None:
     assert interrupt(target, moment, signal.SIGKILL).wait()
     target.cluster.wait_for(lambda: not target.is_building(), what="the end of apptainer")
-    assert target.beside() <= {"x.sif.lock", ".x.sif.part"}
+    part = Path(target.part).name
+    assert target.beside() <= {part, part.replace(".part", ".lock")}
     kept = target.finished_layers()
     assert moment == "download" or kept == {*target.registry.layers}
     target.pull_again(kept)
 
 
 def test_another_user_resumes_after_a_killed_pull(target: Target) -> None:
-    """And may replace the SIF when the image has changed."""
+    """And puts another image beside it."""
     assert interrupt(target, "build", signal.SIGKILL).wait()
     target.cluster.wait_for(lambda: not target.is_building(), what="the end of apptainer")
+    made = []
     for tag in ("latest", "index"):
         target.start(target.image(tag), user="bob").succeed()
-        assert target.beside() == SIF_FILES
-        digest = target.here(target.sif).with_name("x.sif.digest").read_text()
-        assert digest == f"{target.registry.tags[tag]}\n"
-    target.start(target.image("index")).succeed()
-    target.check_sif()
+        made.append(target.made())
+    target.start().succeed()  # removes what her killed one left
+    assert target.made() == made[0]
+    target.check_sif(made)
 
 
 def test_old_sif_survives_a_failed_pull(target: Target, good: Target) -> None:
-    target.cluster.run(f"cp --preserve {good.folder}/sif/* {target.folder}/sif")
-    record = target.here(target.sif).with_name("x.sif.json")
+    target.cluster.run(f"cp -a {good.folder}/sif/. {target.folder}/sif")
+    old = target.made()
+    record = old.with_name(f"{old.name}.json")
     record.write_text(record.read_text().replace(target.registry.tags["latest"], "sha256:old"))
-    files = [target.here(target.sif).parent / name for name in SIF_FILES]
+    files = [target.here(target.sif).parent / name for name in target.beside()]
     before = {file: (sha256(file), file.stat().st_mtime_ns) for file in files}
     interrupt(target, "build", signal.SIGTERM).fail("SIGTERM")
     assert {file: (sha256(file), file.stat().st_mtime_ns) for file in files} == before
-    assert target.beside() == SIF_FILES
+    assert target.beside() == {file.name for file in files}
     target.pull_again(target.finished_layers())
 
 

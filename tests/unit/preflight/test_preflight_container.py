@@ -32,7 +32,7 @@ def pulled(sif: Path) -> Path:
 def check(sif: Path, image: str = IMAGE, pulls: bool = False) -> Finding:
     """The finding about an image that is not in a registry."""
     files = Container(str(sif), str(sif))
-    size, finding = check_image(image, files, files, pulls)
+    size, finding = check_image(image, sif, files, files, pulls)
     assert size == 0
     return finding
 
@@ -48,7 +48,7 @@ def test_container_as_it_was_pulled_passes(pulled) -> None:
 def test_container_of_another_image_fails(pulled) -> None:
     finding = check(pulled, OTHER)
     assert finding.status is FAIL
-    assert f"is {IMAGE}, not {OTHER}" in finding.message
+    assert f"leads to {IMAGE}, not {OTHER}" in finding.message
 
 
 def test_container_that_is_pulled_anew_may_be_of_another_image(pulled) -> None:
@@ -74,14 +74,16 @@ def test_container_with_packages_is_the_one_checked(pulled, tmp_path) -> None:
     """Where it does not exist yet, the one below it; no registry is asked for that."""
     files, packages = Container(str(pulled), str(pulled)), tmp_path / "jax-0123.sif"
     with_packages = Container(str(packages), str(packages))
-    assert check_image(IMAGE, files, with_packages, pulls=False)[1].status is PASS
+    assert check_image(IMAGE, pulled, files, with_packages, pulls=False)[1].status is PASS
     packages.write_text("of nothing known")
-    assert check_image(IMAGE, files, with_packages, pulls=False)[1].status is FAIL
+    assert check_image(IMAGE, pulled, files, with_packages, pulls=False)[1].status is FAIL
 
 
 def test_unknown_registry_fails() -> None:
     """`.invalid` never has an address (RFC 2606)."""
-    size, finding = check_image("docker://registry.invalid/jax:1", NONE, NONE, pulls=True)
+    size, finding = check_image(
+        "docker://registry.invalid/jax:1", Path("/none"), NONE, NONE, pulls=True
+    )
     assert (size, finding.status) == (0, FAIL)
     assert "registry.invalid is unknown" in finding.message
 
@@ -90,7 +92,7 @@ def test_registry_that_does_not_answer_is_not_waited_for(monkeypatch) -> None:
     waiting = threading.Event()
     monkeypatch.setattr(container, "REGISTRY_TIMEOUT_S", 0.1)
     monkeypatch.setattr(registry.Repository, "image", lambda *_: waiting.wait(60))
-    found = check_image("docker://h.org/jax:1", NONE, NONE, pulls=True)
+    found = check_image("docker://h.org/jax:1", Path("/none"), NONE, NONE, pulls=True)
     waiting.set()
     assert found == (0, warning("h.org did not answer within 0.1 s"))
 

@@ -33,7 +33,8 @@ TRAINING = make_training(context=10)
 def planned(machine, site, monkeypatch) -> Any:
     """Makes the plan of these jobs; the container is there."""
     monkeypatch.setattr(container_checks, "apptainer_version", lambda: "1.4")
-    sif = Path(site.sif)
+    sif = Path(container_with({}, site).sif)
+    sif.parent.mkdir(parents=True)
     sif.write_text("a container")
     write_container_record(sif, IMAGE)
     site = replace(site, shared=["/"], small_home=True)
@@ -67,7 +68,7 @@ def test_folder_of_the_container_matters_only_where_one_is_made(planned, site) -
     there = planned({})
     assert plan.folder_of_new_container(there) is None
     assert plan.folder_of_new_container(replace(there, pulls=True)) == Path(site.sif).parent
-    Path(site.sif).unlink()
+    Path(container_with({}, site).sif).unlink()
     assert plan.folder_of_new_container(there) == Path(site.sif).parent
 
 
@@ -82,9 +83,10 @@ def test_container_is_looked_into_where_it_is_there_and_whole(planned, site, mon
     assert not looked(replace(checked, start=()))
     assert not looked(replace(checked, jobs={}))
     assert not looked(replace(checked, pulls=True))
-    Path(site.sif).write_text("another container")
+    sif = Path(container_with({}, site).sif)
+    sif.write_text("another container")
     assert not looked(checked)
-    Path(site.sif).unlink()
+    sif.unlink()
     assert not looked(checked)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import faulty_registry
 import pytest
+from jaxway.config.containers import digest_path, record_path
 from jaxway.container import image_name, pull
 from jaxway.container import registry as registry_module
 from jaxway_shared.container_record import ContainerRecord
@@ -83,22 +84,26 @@ class Target(Repository):
 
     def pull(self, image: str = "") -> ContainerRecord:
         """Pulls; the SIF's record. The SIF is whole, and nothing else is left."""
-        pull.pull(image or self.image(), self.sif, self.tmpdir)
-        assert {x.name for x in self.sif.parent.iterdir()} == {
-            *(f"x.sif{end}" for end in ("", ".json", ".digest")),
-        }
+        pull.pull(image or self.image(), self.sif, None, self.tmpdir)
+        made = self.sif.resolve()
+        files = {f"{made.name}{end}" for end in ("", ".json", ".digest")}
+        assert self.beside() == {"x.sif", *files}
         assert [*self.tmpdir.iterdir()] == []
-        record = ContainerRecord.read(self.sif.with_name("x.sif.json"))
-        assert record.sha256 == hashlib.sha256(self.sif.read_bytes()).hexdigest()
-        assert self.sif.with_name("x.sif.digest").read_text() == f"{record.digest}\n"
+        record = ContainerRecord.read(record_path(made))
+        assert record.sha256 == hashlib.sha256(made.read_bytes()).hexdigest()
+        assert digest_path(made).read_text() == f"{record.digest}\n"
         return record
+
+    def beside(self) -> set[str]:
+        """Names of the files where the SIF is, but for locks."""
+        return {x.name for x in self.sif.parent.iterdir() if x.suffix != ".lock"}
 
     def fails(self, reason: str, image: str = "") -> set[str]:
         """Pulls, which must fail for this reason; the layers that it left, and it left no more."""
-        before = {*self.sif.parent.iterdir()}
+        before = self.beside()
         with pytest.raises(UserError, match=reason):
-            pull.pull(image or self.image(), self.sif, self.tmpdir)
-        assert {*self.sif.parent.iterdir()} == before
+            pull.pull(image or self.image(), self.sif, None, self.tmpdir)
+        assert self.beside() == before
         files = [x for x in self.tmpdir.rglob("*") if x.is_file()]
         assert [x for x in files if x.name != hashlib.sha256(x.read_bytes()).hexdigest()] == []
         return {self.registry.stored[x.name] for x in files}

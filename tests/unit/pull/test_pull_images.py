@@ -38,7 +38,8 @@ def test_sif_is_taken_as_it_is(target, tmp_path):
     (target.registry.folder / "image.sif").write_bytes(made)
     (tmp_path / "one.sif").write_bytes(made)
     for image in (target.image("sif", "oras"), str(tmp_path / "one.sif")):
-        target.sif.unlink()
+        for file in target.sif.parent.iterdir():
+            file.unlink()
         target.pull(image)
         assert target.sif.read_bytes() == made
 

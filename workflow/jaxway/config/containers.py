@@ -1,5 +1,6 @@
-"""Where the files of the container lie that jobs run in."""
+"""Where a run finds the container that its jobs run in: links, which are its own."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,15 @@ from jaxway.config.jobs import short_hash
 from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import Site
 
+LOCK_FOLDER = Path("results/container")  # in the folder of a run
+
 
 @dataclass(frozen=True)
 class Container:
-    """``output`` is what is made last: the SIF, or the folder of packages on top of it."""
+    """``output`` is what is made last: the SIF, or the folder of packages on top of it.
+
+    Both are links of the run, to what users share (jaxway/container/store.py).
+    """
 
     sif: str
     output: str
@@ -40,12 +46,18 @@ def digest_path(output: Path) -> Path:
     return output.with_name(f"{output.name}.digest")
 
 
+def target(path: Path) -> Path:
+    """Where a link leads; the path itself, if it is none."""
+    return path.parent / os.readlink(path) if os.path.islink(path) else path
+
+
 def container_with(packages: Mapping[str, Sequence[str]], site: Site) -> Container:
     """The container with these packages on top of the image; as it is pulled, if there are none."""
+    # As absolute paths, which a module's prefix leaves alone.
+    sif = str((LOCK_FOLDER / Path(site.sif).name).absolute())
     if not packages:
-        return Container(site.sif, site.sif)
-    # Named by its content, so that users of one folder with other packages keep out of each other.
-    output = f"{site.sif.removesuffix('.sif')}-{short_hash(packages)}"
+        return Container(sif, sif)
+    output = f"{sif.removesuffix('.sif')}-{short_hash(packages)}"
     if site.container_build:
         return Container(f"{output}.sif", f"{output}.sif")
     if "debian" in packages:
@@ -54,4 +66,4 @@ def container_with(packages: Mapping[str, Sequence[str]], site: Site) -> Contain
             f"packages.debian: at {site.name} users cannot build containers, so only Python "
             "packages can be added",
         )
-    return Container(site.sif, output)
+    return Container(sif, output)

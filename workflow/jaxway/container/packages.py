@@ -17,10 +17,10 @@ from pathlib import Path
 
 from jaxway_shared.container_record import ContainerRecord, Packages
 
-from jaxway.config.containers import record_path
-from jaxway.container import verify, work_folder
+from jaxway.config.containers import record_path, target
+from jaxway.config.jobs import short_hash
+from jaxway.container import store, verify, work_folder
 from jaxway.container.apptainer import apptainer, compression, drop_options
-from jaxway.container.pull import record_texts
 from jaxway.container.registry import sha256_digest
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
@@ -34,10 +34,15 @@ CONSTRAINT_RE = re.compile(
 COPIED = "/opt/jaxway-packages"  # where a build has the packages that are files on the host
 
 
+def local_files(packages: Packages) -> list[str]:
+    """Packages that are files on the host."""
+    return [x for x in packages.python + packages.debian if is_file(x)]
+
+
 def definition(base: Path, packages: Packages, constraints: Path) -> str:
     """What `apptainer build` is to do; packages that are files on the host are copied in first."""
-    local = [x for x in packages.python + packages.debian if is_file(x)]
-    copies = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in enumerate(local)}
+    local = enumerate(local_files(packages))
+    copies = {name: f"{COPIED}/{i}/{Path(name).name}" for i, name in local}
     lines = ["Bootstrap: localimage", f"From: {base}", "%files"]
     lines += [f"{Path(name).absolute()} {copy}" for name, copy in copies.items()]
     lines += [f"{constraints} {COPIED}/{constraints.name}"]
@@ -110,12 +115,33 @@ def install_to_folder(
 
 
 def add(
-    base: Path, out: Path, packages: Packages, arguments: Sequence[str], tmpdir: Path | None
+    base: Path, link: Path, packages: Packages, arguments: Sequence[str], tmpdir: Path | None
 ) -> None:
-    """Make ``out`` with its record and digest; an old one stays until this one is complete."""
+    """Let a run's ``link`` lead to what has these packages on top of what its ``base`` leads to."""
     if problem := verify.find_problem(base, full=False):
         raise problem
     base_record = ContainerRecord.read(record_path(base))
+    # Named by what goes in: users of one folder share what is the same, and nothing else.
+    files = {name: verify.sha256(Path(name)) for name in local_files(packages)}
+    name = f"{store.stem(target(base))}-{short_hash([dataclasses.asdict(packages), files])}"
+    out = target(base).with_name(name + (".sif" if link.suffix == ".sif" else ""))
+    with exclusive_lock(out.with_name(f".{out.name}")):
+        if out.exists() and store.is_whole(out):
+            log(f"{out} has these packages already")
+        else:
+            make(base, base_record, out, packages, arguments, tmpdir)
+    store.lock(link, out, base_record.image)
+
+
+def make(
+    base: Path,
+    base_record: ContainerRecord,
+    out: Path,
+    packages: Packages,
+    arguments: Sequence[str],
+    tmpdir: Path | None,
+) -> None:
+    """Make ``out`` with its record and digest; an old one stays until this one is complete."""
     arguments = [*arguments, "--bind", str(out.parent)]
     part = out.with_name(f".{out.name}.part")
     remove(part)
@@ -143,7 +169,7 @@ def add(
             remove(out)  # a folder is not replaced by renaming another one
         else:
             record = dataclasses.replace(record, **verify.fingerprint(part))
-        atomic_replace(record_texts(out, record), {out: part})
+        atomic_replace(store.record_texts(out, record), {out: part})
     except BaseException:
         remove(part)
         raise
@@ -153,8 +179,10 @@ def add(
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--base", type=Path, required=True, help="SIF that pull made")
-    parser.add_argument("--out", type=Path, required=True, help="SIF to make (.sif), or folder")
+    parser.add_argument("--base", type=Path, required=True, help="a run's link to what pull made")
+    parser.add_argument(
+        "--link", type=Path, required=True, help="its link to the SIF (.sif), or folder, to make"
+    )
     parser.add_argument("--python", nargs="+", default=[], help="packages as pip takes them")
     parser.add_argument("--debian", nargs="+", default=[], help="packages as apt-get takes them")
     parser.add_argument("--tmpdir", type=Path, help="folder for unpacked files")
@@ -162,10 +190,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    base, out = args.base.absolute(), args.out.absolute()
     for variable in ("PYTHONPATH", "PIP_PREFIX", "PIP_TARGET", "PIP_USER"):
         os.environ.pop(variable, None)  # the host's would mislead pip
     drop_options()
     packages = Packages(args.python, args.debian)
-    with exclusive_lock(out):
-        add(base, out, packages, args.apptainer_arguments, args.tmpdir)
+    add(args.base, args.link, packages, args.apptainer_arguments, args.tmpdir)

@@ -1,4 +1,4 @@
-"""Pull a container image into a SIF, pinned by its digest, and record what it is.
+"""Pull a container image into a SIF that its digest names, and record what it is.
 
 Runs on a host with internet: a login node. Layers and unpacked files go to a folder on the node's
 own disk where there is space; beside the SIF there is never more than its unfinished copy. A pull
@@ -6,7 +6,6 @@ that failed leaves the complete layers, and the next one resumes from there.
 """
 
 import argparse
-import dataclasses
 import errno
 import hashlib
 import json
@@ -21,10 +20,9 @@ from pathlib import Path
 from jaxway_shared.container_record import ContainerRecord, LayerRecord
 from jaxway_shared.errors import UserError
 
-from jaxway.config.containers import digest_path, record_path
-from jaxway.container import image_name, layers, verify, work_folder
+from jaxway.container import image_name, layers, store, verify, work_folder
 from jaxway.container.apptainer import apptainer, apptainer_version, compression, drop_options
-from jaxway.container.registry import Image, Json, Repository
+from jaxway.container.registry import Image, Json, Repository, sha256_digest
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
 OCI = "application/vnd.oci.image"
@@ -73,12 +71,6 @@ def find_source(name: str, pinned: str | None) -> Source:
             "JW110", f"image: there is no file {file}; an image in a registry begins with docker://"
         )
     return Source(name, None)
-
-
-def is_current(sif: Path, record: ContainerRecord | None, digest: str | None) -> bool:
-    """Whether the SIF is what has this digest, and whole."""
-    same = bool(record and digest and record.digest == digest)
-    return same and not verify.find_problem(sif, full=False)
 
 
 # ----------------------------------------------------------------------------------------- build
@@ -159,36 +151,70 @@ def keep_complete_layers(source: Source, work: Path) -> None:
 # ------------------------------------------------------------------------------------------ pull
 
 
-def record_texts(container: Path, record: ContainerRecord) -> dict[Path, str]:
-    """The files that go with a container."""
-    return {
-        record_path(container): json.dumps(record.to_json(), indent=1) + "\n",
-        digest_path(container): f"{record.identity}\n",
-    }
+def pull(name: str, sif: Path, link: Path | None, tmpdir: Path | None) -> None:
+    """Let ``sif``, and a run's own ``link``, lead to the image's SIF, which is made if need be.
+
+    A run's first pull takes what others have pulled by this name; a later one asks what the name
+    means now, but what a run has lost is made again as it was.
+    """
+    version = apptainer_version()
+    store.make_shared(sif.parent)
+    if store.is_plain(sif):
+        with exclusive_lock(sif):
+            if store.is_plain(sif):
+                store.adopt(sif)
+    locked = verify.read_record(link) if link else None
+    found, pinned = None, None
+    if link and not locked and (found := store.find_named(sif, name)):
+        log(f"{found} is {name}, pulled before: `--forcerun pull` asks the registry again")
+    elif link and locked and locked.image == name and not store.is_locked(link):
+        found, pinned = store.find(sif, locked.identity), locked.digest
+    found = found or make(find_source(name, pinned), sif, tmpdir, version)
+    try:
+        store.lead(sif, found.name)
+    except PermissionError:
+        log(f"{sif} still leads elsewhere: you cannot write there")
+    if link:
+        store.lock(link, found, name)
 
 
-def pull(name: str, sif: Path, tmpdir: Path | None) -> None:
-    """Make the SIF and write its record and digest beside it, unless all that is there."""
-    version, began = apptainer_version(), time.monotonic()
-    record = verify.read_record(sif)
-    # A SIF that was deleted is rebuilt as it was, whatever the tag means now.
-    pinned = record.digest if record and record.image == name and not sif.exists() else None
-    source = find_source(name, pinned)
-    if record and is_current(sif, record, source.digest):
-        log(f"{sif} is {source.digest} already")
-        update_texts(sif, record, name)
-        return remove(*work_folder.candidates(sif, tmpdir))
+def make(source: Source, sif: Path, tmpdir: Path | None, version: str) -> Path:
+    """The SIF of a source, beside ``sif``: one that is there, or a new one."""
+    identity = source.digest or sha256_digest(source.name.encode())
+    # Two users may pull at once: the same image once, others side by side.
+    unfinished = store.path_of(sif, "", identity)
+    unfinished = unfinished.with_name(f".{unfinished.name}")
+    found = find(sif, source)
+    if not found:
+        with exclusive_lock(unfinished):
+            found = find(sif, source) or make_new(source, sif, unfinished, tmpdir, version)
+    remove(*work_folder.candidates(unfinished, tmpdir))
+    return found
 
-    size = source.size
-    log(f"{name} is {source.digest or 'known to Apptainer alone'}: {size / 1e6:,.0f} MB")
+
+def find(sif: Path, source: Source) -> Path | None:
+    """The SIF of a source, if somebody has made it."""
+    found = store.find(sif, source.digest) if source.digest else None
+    if found:
+        log(f"{found} is {source.digest} already")
+    return found
+
+
+def make_new(
+    source: Source, sif: Path, unfinished: Path, tmpdir: Path | None, version: str
+) -> Path:
+    """Make the SIF and write its record and digest beside it."""
+    size, began = source.size, time.monotonic()
+    log(f"{source.name} is {source.digest or 'known to Apptainer alone'}: {size / 1e6:,.0f} MB")
     free = shutil.disk_usage(sif.parent).free
     log(f"{sif.parent}: {free / 1e9:,.1f} GB free, about {size / 1e9:,.1f} GB required")
-    work = work_folder.choose(sif, tmpdir, work_folder.space_needed(size))
-    part = sif.with_name(f".{sif.name}.part")
+    work = work_folder.choose(unfinished, tmpdir, work_folder.space_needed(size))
+    part = unfinished.with_name(f"{unfinished.name}.part")
     try:
         build(source, part, work)
         record = new_record(source, part, version)
-        atomic_replace(record_texts(sif, record), {sif: part})
+        made = store.path_of(sif, source.name, record.identity)
+        atomic_replace(store.record_texts(made, record), {made: part})
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, NotASifError):
@@ -199,16 +225,8 @@ def pull(name: str, sif: Path, tmpdir: Path | None) -> None:
             hint = work_folder.disk_full_hint(work)
             raise UserError("JW130", f"{sif.parent} or {work} is full: {hint}") from None
         raise
-    remove(*work_folder.candidates(sif, tmpdir))
-    log(f"{sif}: {record.bytes / 1e6:,.0f} MB in {time.monotonic() - began:.0f} s")
-
-
-def update_texts(sif: Path, record: ContainerRecord, name: str) -> None:
-    """Let the files beside a SIF name it as it is pulled now, without touching them in vain."""
-    if not record.same_image(name):
-        record = dataclasses.replace(record, image=name)
-    texts = record_texts(sif, record)
-    atomic_replace({x: t for x, t in texts.items() if not x.exists() or x.read_text() != t})
+    log(f"{made}: {record.bytes / 1e6:,.0f} MB in {time.monotonic() - began:.0f} s")
+    return made
 
 
 def new_record(source: Source, sif: Path, version: str) -> ContainerRecord:
@@ -228,12 +246,14 @@ def new_record(source: Source, sif: Path, version: str) -> ContainerRecord:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", required=True, help="any source that apptainer pull takes")
-    parser.add_argument("--sif", type=Path, required=True, help="file to make")
+    parser.add_argument(
+        "--sif", type=Path, required=True, help="link to the SIF, which its content names"
+    )
+    parser.add_argument("--link", type=Path, help="a run's own link to it, with its record")
     parser.add_argument("--tmpdir", type=Path, help="folder for layers and unpacked files")
 
 
 def run(args: argparse.Namespace) -> None:
-    sif = args.sif.absolute()
     drop_options()
-    with exclusive_lock(sif):
-        pull(args.image, sif, args.tmpdir)
+    link = args.link.absolute() if args.link else None
+    pull(args.image, args.sif.absolute(), link, args.tmpdir)

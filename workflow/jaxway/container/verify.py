@@ -8,7 +8,7 @@ from typing import TypedDict
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.errors import UserError
 
-from jaxway.config.containers import record_path
+from jaxway.config.containers import record_path, target
 
 
 class Fingerprint(TypedDict):
@@ -49,7 +49,7 @@ def find_problem(sif: Path, full: bool, image: str = "") -> UserError | None:
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
     """
-    remedy = f"remove it (`rm {sif}`), and the next run makes it again"
+    remedy = f"remove it (`rm {target(sif)}`), and the next run makes it again"
     try:
         status, record = sif.stat(), ContainerRecord.read(record_path(sif))
         if status.st_size != record.bytes:
@@ -66,9 +66,8 @@ def find_problem(sif: Path, full: bool, image: str = "") -> UserError | None:
     if image and not record.same_image(image):
         return UserError(
             "JW141",
-            f"{sif} is {record.image}, not {image}: `snakemake pull --forcerun pull` (with your "
-            "--profile and --configfile) replaces it for all who share it; or set `sif` in the "
-            "site's site.yaml to a path of your own",
+            f"{sif} leads to {record.image}, not {image}: run `snakemake pull --forcerun pull` "
+            "(with your --profile and --configfile)",
         )
     return None
 

@@ -1,12 +1,13 @@
 """The container: whether Apptainer runs here, and the image is there or can be pulled."""
 
+import os
 import threading
 from pathlib import Path
 
 from jaxway_shared.errors import UserError
 
 from jaxway.config.containers import Container
-from jaxway.container import image_name, registry, verify
+from jaxway.container import image_name, registry, store, verify
 from jaxway.container.apptainer import apptainer_version
 from jaxway.container.image_name import ImageName
 from jaxway.preflight.finding import Finding, Findings, failure, passed, unchecked, warning
@@ -19,18 +20,20 @@ def check_apptainer() -> Findings:
 
 
 def check_image(
-    image: str, pulled: Container, container: Container, pulls: bool
+    image: str, shared: Path, pulled: Container, container: Container, pulls: bool
 ) -> tuple[int, Finding]:
     """Bytes to pull, and whether the container is there as it was pulled, or can be.
 
-    ``container``: ``pulled``, with packages on top. ``pulls``: it is going to be pulled, whether it
-    is there or not.
+    ``shared``: the site's link. ``container``: ``pulled``, with packages on top. ``pulls``: it is
+    going to be pulled, whether it is there or not.
     """
     try:
         sifs = [Path(each.sif) for each in (container, pulled) if not pulls]
         existing = next(filter(verify.exists, sifs), None)
         if existing is None:
-            return check_registry(image, pulled.sif)
+            if found := find_shared(image, shared, pulled):
+                return 0, passed(f"{found}, pulled before")
+            return check_registry(image, shared)
         if problem := verify.find_problem(existing, full=False, image=image):
             raise problem
         return 0, passed(f"{existing}, as it was pulled")
@@ -40,7 +43,18 @@ def check_image(
         return 0, unchecked(error)
 
 
-def check_registry(image: str, sif: str) -> tuple[int, Finding]:
+def find_shared(image: str, shared: Path, pulled: Container) -> Path | None:
+    """What a run's first pull is going to take, as it was pulled before."""
+    if os.path.exists(pulled.digest):
+        return None
+    if not store.is_plain(shared):
+        return store.find_named(shared, image)
+    record = verify.read_record(shared)
+    found = record.image if record else store.image_in(store.labels_of(shared) or {})
+    return shared if found == image else None
+
+
+def check_registry(image: str, sif: Path) -> tuple[int, Finding]:
     """Bytes to pull, and whether the image's registry has it."""
     name = image_name.parse(image)
     if not name:

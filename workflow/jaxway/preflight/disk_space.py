@@ -18,7 +18,7 @@ from jaxway.preflight.data import found_files, record_of, vocabulary_size
 from jaxway.preflight.finding import Finding, Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
 
-FILES_OF_A_PULL = 5  # SIF, record, digest, and what stands beside them for a while
+FILES_OF_A_PULL = 8  # SIF, record, digest, link, lock, a run's link back in its folder, and a part
 FILES_OF_DATA = 5  # shards and record
 FILES_OF_A_CHECKPOINT, FILES_OF_A_PROCESS = 20, 10  # as Orbax writes them, roughly
 BYTES_OF_A_PARAMETER = 12  # float32, and AdamW's two moments

@@ -12,7 +12,7 @@ from jaxway.config.containers import Container
 from jaxway.config.jobs import Config, SubmittedJob, TrainJob
 from jaxway.config.site import Site
 from jaxway.preflight.account import check_account
-from jaxway.preflight.container import check_apptainer, check_image
+from jaxway.preflight.container import check_apptainer, check_image, find_shared
 from jaxway.preflight.data import check_data
 from jaxway.preflight.disk_space import Download, check_disk_space
 from jaxway.preflight.finding import FAIL, PASS, Finding, Findings, failure, unchecked
@@ -72,8 +72,8 @@ def run_preflight(plan: Plan) -> list[Finding]:
     download = None
     if plan.pulled and plan.container:
         findings += run_check("apptainer", check_apptainer)
-        image = plan.config.image
-        size, finding = check_image(image, plan.pulled, plan.container, plan.pulls)
+        image, shared = plan.config.image, Path(plan.site.sif)
+        size, finding = check_image(image, shared, plan.pulled, plan.container, plan.pulls)
         findings.append(finding._replace(subject="image"))
         there = os.path.exists(plan.container.output) and not plan.pulls
         if plan.start and plan.jobs and there and finding.status is PASS:
@@ -81,7 +81,7 @@ def run_preflight(plan: Plan) -> list[Finding]:
             findings += run_check("files", check_visible, plan.start, used)
         if size:
             tmpdir = Path(plan.config.tmpdir) if plan.config.tmpdir else None
-            download = Download(Path(plan.pulled.sif), size, tmpdir)
+            download = Download(shared, size, tmpdir)
     if plan.jobs and plan.site.launcher:
         findings += run_slurm_checks(plan)
     findings += run_check("folders", check_folders, plan.site, folder_of_new_container(plan))
@@ -118,7 +118,10 @@ def folder_of_new_container(plan: Plan) -> Path | None:
     containers = [each for each in (plan.pulled, plan.container) if each]
     if all(os.path.exists(each.output) for each in containers) and not plan.pulls:
         return None
-    return Path(containers[0].sif).parent
+    shared = Path(plan.site.sif)
+    if containers[0] == containers[-1] and find_shared(plan.config.image, shared, containers[0]):
+        return None
+    return shared.parent
 
 
 def run_check(subject: str, check: Callable[..., Findings], *arguments: Any) -> list[Finding]:

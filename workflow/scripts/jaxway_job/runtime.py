@@ -128,7 +128,7 @@ def check_container(args: argparse.Namespace) -> None:
     if record and args.image and not record.same_image(args.image):
         fail(
             "JW383",
-            f"the container is {record.image}, not {args.image}: somebody else pulled it; "
+            f"the container is {record.image}, not {args.image}: the configuration has changed; "
             "run `snakemake pull --forcerun pull`",
         )
 

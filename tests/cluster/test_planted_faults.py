@@ -85,6 +85,12 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
         assert fault in text
 
 
+def test_excluded_node_that_does_not_exist(alice: Checkout) -> None:
+    settings = {"train": {"one": SMALL}, "exclude": ["jrc0101", "jrc[0900-0901]"]}
+    text = output(alice, settings, SCRATCH=SCRATCH)
+    assert "exclude: Slurm would refuse it: Invalid node name specified" in text
+
+
 def test_missing_data(alice: Checkout) -> None:
     config = alice.configure("missing", {"train": {"empty": {"data": ["/p/none/*.txt"]}}})
     with alice.start(config, "preflight") as snakemake:

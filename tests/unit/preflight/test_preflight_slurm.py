@@ -236,6 +236,17 @@ def test_queue_reports_start_or_refusal_of_each_kind_of_job(machine) -> None:
     ]
 
 
+def test_excluded_node_that_does_not_exist_is_named_by_its_key(machine) -> None:
+    del machine["sbatch --test-only"]
+    excluding = (
+        "sbatch --test-only --nodes=1 --gres=gpu:4 --time=30 --partition=gpu --exclude=n[1-2]"
+    )
+    machine[excluding] = "!allocation failure: Invalid node name specified"
+    jobs = {"train.a": make_job(options=("--exclude=n[1-2]",))}
+    message = "train.a: exclude: Slurm would refuse it: Invalid node name specified"
+    assert [*check_queue(jobs, None)] == [failure("JW506", message)]
+
+
 @pytest.mark.parametrize(
     "message",
     [

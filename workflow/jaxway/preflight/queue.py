@@ -37,7 +37,9 @@ def check_queue(jobs: Mapping[str, SubmittedJob], account: str | None) -> Findin
         if result.returncode and TEMPORARY_RE.search(message):
             yield warning(f"{who}: Slurm did not report a start: {message}")
         elif result.returncode:
-            yield failure("JW506", f"{who}: Slurm would refuse it: {message}")
+            # No job here must be on a node of this name, so it is one to leave out.
+            key = ": exclude" if "Invalid node name" in message else ""
+            yield failure("JW506", f"{who}{key}: Slurm would refuse it: {message}")
         elif start := re.search(r"to start at (\S+)", result.stderr):
             yield passed(f"{who} could start {in_words(datetime.fromisoformat(start[1]))}")
 

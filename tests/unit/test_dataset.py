@@ -16,21 +16,29 @@ def numbered(*lengths, dtype="uint16"):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
-def test_windows_lie_in_one_shard_and_each_is_as_likely(dtype):
+def test_windows_lie_in_one_shard(dtype):
     made, context = numbered(9, 3, 4, 12, 5, dtype=dtype), 4
-    ends = np.cumsum(made.record.shards)
-    valid = [p for p in range(33) if p + context < min(e for e in ends if e > p)]
-    assert len(valid) == 5 + 0 + 0 + 8 + 1
     offsets = np.concatenate(
-        [dataset.window_offsets(made, 0, step, 1000, context) for step in range(14)]
+        [dataset.window_offsets(made, 0, step, 100, context) for step in range(1, 6)]
     )
     assert offsets.dtype == np.int64
-    tokens, counts = np.unique(offsets, return_counts=True)
-    assert tokens.tolist() == valid
-    assert abs(counts - 1000).max() < 5 * 1000**0.5  # five standard deviations
+    # The first shard is two windows and a token; the fourth has three more, left out anywhere.
+    assert np.unique(offsets).tolist() == [0, 4, *range(16, 24), 28]
     rows = dataset.windows(made, offsets, context)
-    assert rows.shape == (14_000, 5) and rows.dtype == dtype
+    assert rows.shape == (500, 5) and rows.dtype == dtype
     np.testing.assert_array_equal(rows, offsets[:, None] + np.arange(5))
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 400])
+def test_an_epoch_reads_each_window_once(batch):
+    """An epoch has 31 + 25 windows; what is predicted of one is predicted of no other."""
+    made, context, total = numbered(500, 401), 16, 31 + 25
+    taken = [dataset.window_offsets(made, 3, step, batch, context) for step in range(1, 449)]
+    epochs = np.concatenate(taken)[: 8 * total].reshape(8, total)
+    for epoch in epochs:
+        targets = epoch[:, None] + np.arange(1, context + 1)
+        assert len(np.unique(targets)) == total * context
+    assert len({tuple(epoch) for epoch in epochs}) == 8
 
 
 def test_starts_depend_on_seed_and_step_only():
@@ -39,9 +47,34 @@ def test_starts_depend_on_seed_and_step_only():
     np.testing.assert_array_equal(first, dataset.window_offsets(made, 0, 1, 64, 16))
     assert (first != dataset.window_offsets(made, 0, 2, 64, 16)).any()
     assert (first != dataset.window_offsets(made, 1, 1, 64, 16)).any()
-    # As the trainings before there were shards.
-    drawn = np.random.default_rng((7, 3)).integers(0, 500 - 16, 64)
-    np.testing.assert_array_equal(dataset.window_offsets(numbered(500), 7, 3, 64, 16), drawn)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 17, 1000])
+def test_permutation_is_one(count):
+    numbers = np.arange(count)
+    permuted = dataset.permute(numbers, count, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(permuted), numbers)
+    half = dataset.permute(numbers[::2], count, np.random.default_rng(1))
+    np.testing.assert_array_equal(half, permuted[::2])  # of one number, whatever others are asked
+
+
+def test_permutation_leads_each_number_anywhere():
+    """Counts of a pair of numbers' places, and of neighbours' order, over many permutations."""
+    count, trials = 20, 4000
+    seen = np.array(
+        [dataset.permute(np.arange(2), count, np.random.default_rng(i)) for i in range(trials)]
+    )
+    for places in seen.T:
+        found = np.bincount(places, minlength=count)
+        assert abs(found - trials / count).max() < 5 * (trials / count) ** 0.5
+    ordered = (seen[:, 0] < seen[:, 1]).sum()
+    assert abs(ordered - trials / 2) < 5 * (trials / 4) ** 0.5
+
+
+def test_a_number_of_many_is_permuted_without_the_rest():
+    numbers = np.array([0, 1, 10**12 - 1])
+    permuted = dataset.permute(numbers, 10**12, np.random.default_rng(0))
+    assert len({*permuted}) == 3 and permuted.max() < 10**12
 
 
 def test_process_reads_only_its_own_rows():

@@ -2,7 +2,6 @@
 is read."""
 
 import functools
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -144,9 +143,5 @@ def check_size(
 
 
 def reads(demand: Demand, available: int) -> str:
-    """How often a token is read, in words. Windows are drawn at random, with replacement."""
-    times = demand.read / available
-    return (
-        f"the longest training reads a token {times:,.2f} times on average, "
-        f"about {math.exp(-times):.0%} of them never"
-    )
+    """How often a token is read, in words."""
+    return f"which the longest training reads {demand.read / available:,.2f} times"

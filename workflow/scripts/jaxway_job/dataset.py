@@ -41,23 +41,61 @@ def load(path: Path) -> Data:
 
 
 def window_offsets(data: Data, seed: int, step: int, global_batch: int, context: int) -> np.ndarray:
-    """Offsets N, int64, of a step's windows, given by seed and step alone.
+    """Offsets N, int64, of a step's windows (steps count from 1), given by seed and step alone.
 
-    Each window that lies in one shard is as likely as any other. Ends the program when none does.
+    The windows of an epoch lie side by side in the shards, T tokens apart, and each is taken once,
+    in an order of the epoch's own. What a shard has more than whole windows is left out before or
+    behind them, split at random. Ends the program when no shard has a window.
     """
     tokens = np.array(data.record.shards)
-    counts = np.maximum(tokens - context, 0)  # of windows in each shard
-    if not counts.any():
+    counts = np.maximum(tokens - 1, 0) // context  # of windows in each shard
+    total = int(counts.sum())
+    if not total:
         fail(
             "JW309",
             f"data: the longest of {len(tokens)} shards has {tokens.max()} tokens, too few for a "
             f"context of {context}",
         )
-    picks = np.random.default_rng((seed, step)).integers(0, counts.sum(), global_batch)
-    shards = np.searchsorted(np.cumsum(counts), picks, side="right")
-    ends = tokens - counts  # tokens at the end of each shard at which no window starts
-    offsets: np.ndarray = picks + (np.cumsum(ends) - ends)[shards]
+    numbers = np.arange((step - 1) * global_batch, step * global_batch)  # of all windows ever taken
+    offsets = np.empty(global_batch, np.int64)
+    for epoch in np.unique(numbers // total).tolist():
+        now = numbers // total == epoch
+        random = np.random.default_rng((seed, epoch))
+        picks = permute(numbers[now] % total, total, random)
+        shards = np.searchsorted(np.cumsum(counts), picks, side="right")
+        left_out = random.integers(0, np.maximum(tokens - counts * context, 1))  # before the first
+        begins = np.cumsum(tokens) - tokens + left_out - (np.cumsum(counts) - counts) * context
+        offsets[now] = begins[shards] + picks * context
     return offsets
+
+
+def permute(numbers: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Where a random permutation of range(count) leads numbers N, int64; no more of it is computed.
+
+    A Feistel network of four rounds (Luby and Rackoff 1988) permutes the least power of four that
+    is no less than count; what it leads out of the range, it is led on from (cycle walking, Black
+    and Rogaway 2002).
+    """
+    bits = np.uint64(((count - 1).bit_length() + 1) // 2)  # of each half
+    mask = (np.uint64(1) << bits) - np.uint64(1)
+    keys = random.integers(0, 2**64, 4, np.uint64)
+    result = numbers.astype(np.uint64)
+    outside = np.ones(len(result), bool)
+    while outside.any():
+        left, right = result[outside] >> bits, result[outside] & mask
+        for key in keys:
+            left, right = right, left ^ (mixed(right ^ key) & mask)
+        result[outside] = left << bits | right
+        outside = result >= count
+    return result.astype(np.int64)
+
+
+def mixed(bits: np.ndarray) -> np.ndarray:
+    """Numbers N, uint64, each bit of which depends on all bits of another: the end of SplitMix64
+    (Steele, Lea and Flood 2014)."""
+    bits = (bits ^ bits >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ bits >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return bits ^ bits >> np.uint64(31)
 
 
 def windows(data: Data, offsets: np.ndarray, context: int) -> np.ndarray:

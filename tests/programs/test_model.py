@@ -92,6 +92,20 @@ def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, whole,
     assert mean == pytest.approx(float(plain_loss(CONFIG, params, tokens, 1 / 48)), rel=1e-5)
 
 
+def test_what_gpus_do_alone_is_right(params, tokens, whole, monkeypatch):
+    """Layers without a loop, three products for q, k and v, a softmax's sums in one pass."""
+    monkeypatch.setattr(model.Config, "on_gpu", True)
+    jax.clear_caches()
+    *plain, weights = whole
+    config = dataclasses.replace(CONFIG, unroll=True)
+    with_gradient = jax.value_and_grad(functools.partial(model.loss, config))
+    found = jax.jit(with_gradient)(params, tokens, weights)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, (*plain,)
+    )
+    assert " reduce[" in str(jax.make_jaxpr(with_gradient)(params, tokens, weights))
+
+
 def test_untrained_model_costs_about_8_bits_a_byte(tokens):
     cost = loss(CONFIG, model.init(CONFIG, jax.random.key(0)), tokens)
     assert float(cost) == pytest.approx(np.log(256), abs=0.1)

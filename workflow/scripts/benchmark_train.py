@@ -30,6 +30,12 @@ OPTIONS = {
         "default": None,
         "description": "sizes of model; null, tiny on a CPU and 124M on a GPU",
     },
+    "heads": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "attention heads, in place of the preset's",
+    },
     "batch_per_device": {
         "type": "integer",
         "minimum": 1,
@@ -60,6 +66,11 @@ OPTIONS = {
         "default": "none",
         "description": "what the backward pass computes again",
     },
+    "unroll": {
+        "type": ["boolean", "null"],
+        "default": None,
+        "description": "layers one after the other in place of a loop; null, on a GPU",
+    },
 }
 DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 
@@ -73,26 +84,33 @@ def make_batch(mesh: Mesh, batch: int, context: int, vocabulary: int) -> jax.Arr
     )
 
 
-def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeasurement:
-    """Speed of the step of one size of model."""
-    _, vocabulary, dtype = DEFAULTS[jax.default_backend()]
+def make_config(args: argparse.Namespace, mesh: Mesh, preset: str) -> tuple[model.Config, int]:
+    """One size of model, and the length of its sequences."""
+    platform = mesh.devices.flat[0].platform
+    _, vocabulary, dtype = DEFAULTS[platform]
     layers, width, heads, context, ngram = (int(size) for size in presets.PRESETS[preset][:5])
-    batch = args.global_batch or args.batch_per_device * mesh.size
-    if batch % mesh.size:
-        raise UserError("JW452", f"global_batch {batch} is not a multiple of {mesh.size} devices")
     config = model.Config(
         layers=layers,
         width=width,
-        heads=heads,
+        heads=args.heads or heads,
         ngram=ngram,
         vocabulary=args.vocabulary or vocabulary,
         dtype=dtype,
         remat=args.remat,
+        unroll=platform == "gpu" if args.unroll is None else args.unroll,
         mesh=mesh,
     )
+    return config, context
+
+
+def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeasurement:
+    """Speed of the step of one size of model."""
+    config, context = make_config(args, mesh, preset)
+    batch = args.global_batch or args.batch_per_device * mesh.size
+    if batch % mesh.size:
+        raise UserError("JW452", f"global_batch {batch} is not a multiple of {mesh.size} devices")
     # Slow enough for every width; the rate does not change the work.
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
-    step = jax.jit(partial(optimization.train_step, config, optimizer, 1), donate_argnums=0)
 
     def initial() -> optimization.Tree:
         params = model.init(config, jax.random.key(0))
@@ -102,6 +120,9 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
     state = jax.block_until_ready(jax.jit(initial, out_shardings=shardings)())
     tokens = make_batch(mesh, batch, context, config.vocabulary)
     actions = np.zeros(mesh.size, np.int32)
+    train_step = partial(optimization.train_step, config, optimizer, 1)
+    lowered = jax.jit(train_step, donate_argnums=0).lower(state, tokens, actions)
+    step = lowered.compile(optimization.compiler_options(mesh))
     state, metrics = step(state, tokens, actions)
     # Before training all tokens are about equally likely; the logits have a spread of 0.1.
     loss = float(metrics["loss"])
@@ -131,6 +152,7 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
         mfu=peak and speed * full / mesh.size / peak,
         mfu_causal=peak and speed * causal / mesh.size / peak,
         loss=LossChange("nats per token", loss, last),
+        memory=measure.memory_use(step),
         samples=samples,
     )
 
@@ -140,7 +162,7 @@ def main() -> None:
     if args.devices % args.fsdp:
         fail("JW452", f"fsdp {args.fsdp} does not divide {args.devices} devices")
     mesh = Mesh(runtime.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
-    presets = args.presets or [DEFAULTS[jax.default_backend()][0]]
+    presets = args.presets or [DEFAULTS[mesh.devices.flat[0].platform][0]]
     measure.write(
         args,
         (measure.run_case(partial(measure_step, args, mesh, x), preset=x) for x in presets),

@@ -107,6 +107,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "what the backward pass recomputes to save memory: all but matrix products "
         "(dots), everything (full)",
     },
+    "unroll": {
+        "type": ["boolean", "null"],
+        "default": None,
+        "affects_result": False,
+        "description": "layers one after the other in the compiled program, in place of a loop: "
+        "faster, but compiles longer. Null: on a GPU",
+    },
     "fsdp": {
         "type": "integer",
         "minimum": 1,

@@ -20,6 +20,7 @@ from jaxway_shared.benchmark import (
     BenchmarkRound,
     ErrorCheck,
     GpuStats,
+    MemoryUse,
     RoundCase,
     RoundMeasurement,
 )
@@ -117,6 +118,15 @@ def check(what: str, error: float, tolerance: float) -> ErrorCheck:
             f"{what} is wrong: error {worst:.3g} exceeds tolerance {tolerance:.3g}"
         )
     return ErrorCheck(worst, tolerance)
+
+
+def memory_use(program: Any) -> MemoryUse:
+    """What a compiled program needs of a device, and what this process has taken of one so far."""
+    needs = program.memory_analysis()
+    compiled = needs.argument_size_in_bytes + needs.output_size_in_bytes
+    compiled += needs.temp_size_in_bytes - needs.alias_size_in_bytes
+    stats = jax.local_devices()[0].memory_stats() or {}  # a CPU has none
+    return MemoryUse(compiled, stats.get("peak_bytes_in_use"), stats.get("bytes_limit"))
 
 
 def is_oom(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ of a head, F width of the MLP, V vocabulary, R rows of a table of n-grams, C pos
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,7 +35,9 @@ class Config:
 
     ``dtype`` is that of activations; parameters are always float32. ``ngram`` is the number of
     tokens in the longest n-grams embedded; 1: single tokens only. ``remat`` says what the backward
-    pass recomputes: nothing, all but matrix products (dots), or everything (full).
+    pass recomputes: nothing, all but matrix products (dots), or everything (full). ``unroll``:
+    layers follow one another in the program, in place of a loop that copies what the backward pass
+    needs into stacks and out of them again.
     """
 
     layers: int
@@ -44,12 +47,19 @@ class Config:
     ngram: int = 1
     dtype: str = "float32"
     remat: str = "none"
+    unroll: bool = False
     mesh: Mesh | None = None  # None: one device
 
     def __post_init__(self) -> None:
         """Raises ValueError when the heads do not divide the width into parts of even size."""
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not an even multiple of {self.heads} heads")
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it is computed on GPUs, which may be others than this process has."""
+        device = self.mesh.devices.flat[0] if self.mesh else jax.devices()[0]
+        return device.platform == "gpu"
 
 
 # --------------------------------------------------------------------------------------- sharding
@@ -72,6 +82,7 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 BATCH = PartitionSpec(SHARDING["B"])  # of tokens and activations: by their first axis
+HEAD = PartitionSpec(None, SHARDING["V"])  # while it is used: gathered once, not for each chunk
 
 
 def constrain(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
@@ -122,9 +133,14 @@ def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
     return x_BxTxD
 
 
+def widen(x: Array) -> Array:
+    """``x`` in float32, or in float64 if it is."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def norm(x: Array) -> Array:
     """RMSNorm over the last axis, computed in float32."""
-    x32 = x.astype(jnp.float32)
+    x32 = widen(x)
     scale = jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + 1e-6)
     return (x32 * scale).astype(x.dtype)
 
@@ -135,16 +151,16 @@ def rotate(x_BxTxHxK: Array) -> Array:
     frequency = 10000.0 ** (-jnp.arange(0, K, 2) / K)
     angle_Tx1xK2 = (jnp.arange(T)[:, None] * frequency)[:, None, :]
     cos, sin = jnp.cos(angle_Tx1xK2), jnp.sin(angle_Tx1xK2)
-    a, b = jnp.split(x_BxTxHxK.astype(jnp.float32), 2, axis=-1)
+    a, b = jnp.split(widen(x_BxTxHxK), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
     return turned.astype(x_BxTxHxK.dtype)
 
 
-def sdpa(q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
+def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
     """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA."""
     _, T, _, K = q_BxTxHxK.shape
     fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
-    if jax.default_backend() == "gpu" and fits:
+    if config.on_gpu and fits:
         return jax.nn.dot_product_attention(
             q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, is_causal=True, implementation="cudnn"
         )
@@ -173,11 +189,15 @@ def matmul(x: Array, weight: Array) -> Array:
     return rows.reshape(*x.shape[:-1], *weight.shape[1:])
 
 
-def attention(layer: Params, x_BxTxD: Array) -> Array:
+def attention(config: Config, layer: Params, x_BxTxD: Array) -> Array:
     """Causal self-attention."""
-    qkv_BxTxHx3K = matmul(x_BxTxD, layer["qkv_LxDxHx3K"])
-    q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = jnp.split(qkv_BxTxHx3K, 3, axis=-1)
-    attended_BxTxHxK = sdpa(rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxHxK)), v_BxTxHxK)
+    weights_DxHx3K = layer["qkv_LxDxHx3K"]
+    if config.on_gpu:  # three products leave three arrays, as cuDNN wants them
+        parts = (matmul(x_BxTxD, weight) for weight in jnp.split(weights_DxHx3K, 3, axis=-1))
+        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = parts
+    else:
+        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = jnp.split(matmul(x_BxTxD, weights_DxHx3K), 3, axis=-1)
+    attended_BxTxHxK = sdpa(config, rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxHxK)), v_BxTxHxK)
     out_HKxD = layer["out_LxHxKxD"].reshape(x_BxTxD.shape[-1], -1)
     return matmul(attended_BxTxHxK.reshape(x_BxTxD.shape), out_HKxD)
 
@@ -193,43 +213,68 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
     params = jax.tree.map(lambda p: p.astype(config.dtype), params)
 
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
-        x_BxTxD += attention(layer, norm(x_BxTxD))
+        x_BxTxD += attention(config, layer, norm(x_BxTxD))
         x_BxTxD += mlp(layer, norm(x_BxTxD))
         return constrain(config, x_BxTxD), None
 
     if config.remat != "none":
         policies = jax.checkpoint_policies
         policy = policies.dots_with_no_batch_dims_saveable if config.remat == "dots" else None
-        block = jax.checkpoint(block, policy=policy, prevent_cse=False)
+        # In a loop XLA cannot merge what is computed twice; outside one it would.
+        block = jax.checkpoint(block, policy=policy, prevent_cse=config.unroll)
     x_BxTxD = constrain(config, norm(embed(config, params, tokens_BxT)))
-    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"])
+    unroll = config.layers if config.unroll else 1
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"], unroll=unroll)
     return norm(x_BxTxD)
 
 
 def logits(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Logits BxTxV, float32: at each position for the token that follows it."""
     x_BxTxD, head_DxV = forward(config, params, tokens_BxT), params["head_DxV"]
-    return (x_BxTxD @ head_DxV.astype(config.dtype)).astype(jnp.float32)
+    return widen(x_BxTxD @ head_DxV.astype(config.dtype))
 
 
 # ------------------------------------------------------------------------------------------- loss
 
 
-@jax.custom_vjp
-def cross_entropy(x_BxTxD: Array, head_DxV: Array, target_BxT: Array, weight_BxT: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def cross_entropy(
+    config: Config, x_BxTxD: Array, head_DxV: Array, target_BxT: Array, weight_BxT: Array
+) -> Array:
     """Weighted sum of the nats that the targets cost, given what the head sees before each.
 
     Logits are computed a chunk of positions at a time, and their gradient with them. So they are
     never all held, and the head costs three matrix products, not a fourth to have them again.
     """
-    return sum_over_chunks(x_BxTxD, head_DxV, target_BxT, weight_BxT, gradient=False)[0]
+    return sum_over_chunks(config, x_BxTxD, head_DxV, target_BxT, weight_BxT, gradient=False)[0]
+
+
+def log_sum_exp(config: Config, x: Array) -> Array:
+    """Logarithm of the sum of exponentials over the last axis."""
+    if not config.on_gpu:
+        return jax.nn.logsumexp(x, axis=-1)
+
+    # One pass over memory finds maximum and sum; XLA makes two of the above.
+    def combine(a: tuple[Array, Array], b: tuple[Array, Array]) -> tuple[Array, Array]:
+        largest = jnp.maximum(a[0], b[0])
+        return largest, a[1] * jnp.exp(a[0] - largest) + b[1] * jnp.exp(b[0] - largest)
+
+    nothing = jnp.finfo(x.dtype).min, jnp.zeros((), x.dtype)
+    largest, total = jax.lax.reduce((x, jnp.ones_like(x)), nothing, combine, (x.ndim - 1,))
+    return largest + jnp.log(total)
 
 
 def sum_over_chunks(
-    x_BxTxD: Array, head_DxV: Array, target_BxT: Array, weight_BxT: Array, gradient: bool
+    config: Config,
+    x_BxTxD: Array,
+    head_DxV: Array,
+    target_BxT: Array,
+    weight_BxT: Array,
+    gradient: bool,
 ) -> tuple[Array, Array, Array]:
     """The sum of cross_entropy() and, if wanted, its gradients by ``x`` and ``head``."""
     (B, T), V = target_BxT.shape, head_DxV.shape[1]
+    wide = jnp.promote_types(x_BxTxD.dtype, jnp.float32)
     C = next(c for c in range(T, 0, -1) if T % c == 0 and (c == 1 or B * c * V <= MAX_LOGITS))
 
     def chunks(x: Array) -> Array:
@@ -238,34 +283,34 @@ def sum_over_chunks(
     def add(sums: tuple[Array, Array], chunk: Any) -> Any:
         total, dhead_DxV = sums
         x_BxCxD, target_BxC, weight_BxC = chunk
-        logits_BxCxV = jnp.einsum(
-            "bcd,dv->bcv", x_BxCxD, head_DxV, preferred_element_type=jnp.float32
-        )
+        # In memory they have the type of activations.
+        logits_BxCxV = widen(jnp.einsum("bcd,dv->bcv", x_BxCxD, head_DxV))
         hit_BxCxV = target_BxC[..., None] == jnp.arange(V)
-        log_sum_BxC = jax.nn.logsumexp(logits_BxCxV, axis=-1)
+        log_sum_BxC = log_sum_exp(config, logits_BxCxV)
         nats_BxC = log_sum_BxC - jnp.sum(logits_BxCxV, axis=-1, where=hit_BxCxV)
         total += jnp.sum(nats_BxC * weight_BxC)
         if not gradient:
             return (total, dhead_DxV), x_BxCxD
         dlogits_BxCxV = jnp.exp(logits_BxCxV - log_sum_BxC[..., None]) - hit_BxCxV
         dlogits_BxCxV = (dlogits_BxCxV * weight_BxC[..., None]).astype(x_BxCxD.dtype)
-        dhead_DxV += jnp.einsum(
-            "bcd,bcv->dv", x_BxCxD, dlogits_BxCxV, preferred_element_type=jnp.float32
-        )
+        part_DxV = jnp.einsum("bcd,bcv->dv", x_BxCxD, dlogits_BxCxV, preferred_element_type=wide)
+        dhead_DxV += constrain(config, part_DxV, HEAD)
         return (total, dhead_DxV), jnp.einsum("bcv,dv->bcd", dlogits_BxCxV, head_DxV)
 
-    zeros = jnp.float32(0), jnp.zeros(head_DxV.shape, jnp.float32)
+    zeros = jnp.zeros((), wide), jnp.zeros(head_DxV.shape, wide)
     inputs = tuple(map(chunks, (x_BxTxD, target_BxT, weight_BxT)))
     (total, dhead_DxV), dx_NxBxCxD = jax.lax.scan(add, zeros, inputs)
     return total, jnp.moveaxis(dx_NxBxCxD, 0, 1).reshape(x_BxTxD.shape), dhead_DxV
 
 
-def cross_entropy_forward(x: Array, head: Array, target: Array, weight: Array) -> Any:
-    total, dx, dhead = sum_over_chunks(x, head, target, weight, gradient=True)
+def cross_entropy_forward(
+    config: Config, x: Array, head: Array, target: Array, weight: Array
+) -> Any:
+    total, dx, dhead = sum_over_chunks(config, x, head, target, weight, gradient=True)
     return total, (dx, dhead.astype(head.dtype))
 
 
-def cross_entropy_backward(gradients: tuple[Array, Array], g: Array) -> Any:
+def cross_entropy_backward(config: Config, gradients: tuple[Array, Array], g: Array) -> Any:
     dx, dhead = gradients
     return g.astype(dx.dtype) * dx, g.astype(dhead.dtype) * dhead, None, None
 
@@ -282,7 +327,8 @@ def loss(
     if weight_BxT is None:
         weight_BxT = jnp.full(target_BxT.shape, 1 / target_BxT.size, jnp.float32)
     x_BxTxD = forward(config, params, tokens_BxT)
-    return cross_entropy(x_BxTxD, params["head_DxV"].astype(config.dtype), target_BxT, weight_BxT)
+    head_DxV = constrain(config, params["head_DxV"].astype(config.dtype), HEAD)
+    return cross_entropy(config, x_BxTxD, head_DxV, target_BxT, weight_BxT)
 
 
 def parameter_count(params: Params) -> int:

@@ -1,15 +1,30 @@
 """One training step: gradient, clipping, AdamW."""
 
+import os
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxway_job import model
 
 Tree = dict[str, Any]
+
+
+def compiler_options(mesh: Mesh) -> dict[str, Any]:
+    """Options of XLA for a step on these devices, but those that XLA_FLAGS has."""
+    options = {}
+    if mesh.devices.flat[0].platform == "gpu":
+        # Else sums between layers go through memory in float32, twice what they are meant to be.
+        options["xla_allow_excess_precision"] = False
+        if mesh.size > 1:
+            # Else collectives block what could run beside them.
+            options["xla_gpu_enable_latency_hiding_scheduler"] = True
+    flags = os.environ.get("XLA_FLAGS", "")
+    return {name: value for name, value in options.items() if name not in flags}
 
 
 def make_optimizer(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:

@@ -35,7 +35,7 @@ class Training:
         """Train from where the state is to the last step, or until this job's time is over."""
         last = self.args.steps
         first, state = self.restore()
-        run_step = self.setup.compile_step(state)
+        run_step = self.setup.compile_step()
         multihost_utils.sync_global_devices("compiled")  # compiling does not count as a hang
         self.timer.mark("compile")
         self.watchdog.start()

@@ -11,23 +11,25 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxway_job import dataset, flops, model
-from jaxway_job.optimization import Tree, make_optimizer, train_step
+from jaxway_job.optimization import Tree, compiler_options, make_optimizer, train_step
 
 
 class TrainingSetup:
     """Data, model and optimizer of a training, given by its options and devices."""
 
     def __init__(self, args: argparse.Namespace, data: dataset.Data, mesh: Mesh) -> None:
-        self.args, self.data = args, data
+        self.args, self.data, self.mesh = args, data, mesh
         device = mesh.devices.flat[0]
+        on_gpu = device.platform == "gpu"
         self.config = model.Config(
             layers=args.layers,
             width=args.width,
             heads=args.heads,
             ngram=args.ngram,
             vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
-            dtype=args.dtype or ("bfloat16" if device.platform == "gpu" else "float32"),
+            dtype=args.dtype or ("bfloat16" if on_gpu else "float32"),
             remat=args.remat,
+            unroll=on_gpu if args.unroll is None else args.unroll,
             mesh=mesh,
         )
         first = args.learning_rate / (args.warmup_steps + 1)  # not 0: each step learns
@@ -77,11 +79,18 @@ class TrainingSetup:
             (self.args.devices,), self.by_device, lambda _: np.full(1, action, np.int32)
         )
 
-    def compile_step(self, state: Tree) -> Any:
-        """The function (state, tokens, requested actions) -> (state, result) of a step."""
+    def compile_step(self) -> Any:
+        """The function (state, tokens, requested actions) -> (state, result) of a step.
+
+        Needs no array, so it can be compiled for devices that this process does not have.
+        """
+        shape = self.args.global_batch, self.args.context + 1
+        tokens = jax.ShapeDtypeStruct(shape, self.data.validation.dtype, sharding=self.by_batch)
+        actions = jax.ShapeDtypeStruct((self.args.devices,), np.int32, sharding=self.by_device)
         step_function = jax.jit(
             partial(train_step, self.config, self.optimizer, self.args.gradient_accumulation_steps),
             out_shardings=(self.shardings, self.replicated),
             donate_argnums=0,
         )
-        return step_function.lower(state, self.batch(1), self.actions(0)).compile()
+        lowered = step_function.lower(self.sharded_shapes(), tokens, actions)
+        return lowered.compile(compiler_options(self.mesh))

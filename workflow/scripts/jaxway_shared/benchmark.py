@@ -77,6 +77,16 @@ class LossChange:
     last: float
 
 
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of one device: what the compiled program needs; the most that its process has used, and
+    may use, both None on a CPU."""
+
+    compiled: int
+    peak: int | None
+    limit: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Description:
     """What a measurement is of. From ``bytes`` on: not every program has it."""
@@ -96,6 +106,7 @@ class Description:
     mfu: float | None = None
     mfu_causal: float | None = None
     loss: LossChange | None = None
+    memory: MemoryUse | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

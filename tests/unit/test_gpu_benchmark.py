@@ -1,0 +1,116 @@
+"""benchmarks/gpu.py: whatever a part does, the others run and its results stay."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks/gpu.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "gpu", module)  # dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(folder: Path, text: str) -> Path:
+    """A program that gpu.py can start."""
+    file = folder / f"{len(list(folder.iterdir()))}.py"
+    file.write_text(f"import json, os, subprocess, sys, time\nout = sys.argv[-1][6:]\n{text}")
+    return file
+
+
+WRITE = "open(out, 'w').write(json.dumps({'rows': [['speed', '7', '']]}))\n"
+PARTS = {  # what each does, and what becomes of it
+    "good": (WRITE, "ok"),
+    "crashes": (WRITE + "print('no luck', flush=True); os.abort()", "failed"),
+    "hangs": (f"{WRITE}\nsubprocess.run(['sleep', '1000'])", "over its limit"),
+    "writes half": ("open(out, 'w').write('{')", "ok"),
+    "writes something else": ("open(out, 'w').write('[]')", "ok"),
+    "good, too": (WRITE, "ok"),
+}
+
+
+def run(gpu: Any, monkeypatch: pytest.MonkeyPatch, out: Path, parts: Any, minutes: float) -> Any:
+    """What is in the files after a run of these parts, and its exit code."""
+    monkeypatch.setattr(gpu, "parts", lambda *_: parts)
+    words = ["gpu.py", "--platform=cpu", f"--minutes={minutes}", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as end:
+        gpu.main()
+    found = json.loads((out / "gpu.json").read_text())
+    return found["parts"], (out / "gpu.md").read_text(), end.value.code
+
+
+def test_one_part_does_not_stop_the_rest(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [
+        gpu.Part(name, [program(tmp_path, text)], 0.1, 0.2, gpu.of_rows)
+        for name, (text, _) in PARTS.items()
+    ]
+    found, table, code = run(gpu, monkeypatch, tmp_path / "out", parts, 1)
+    assert {x["name"]: x["status"] for x in found} == {k: v[1] for k, v in PARTS.items()}
+    assert code == 1
+    assert "not measured on a GPU" in table
+    for name in ("good", "crashes", "hangs", "good, too"):  # results before an end, too
+        assert f"| {name} | speed | 7 |  |" in table
+    assert "| **failed** | no luck |" in table
+    assert table.count("its result cannot be read") == 1
+    assert not subprocess.run(["pgrep", "-f", "sleep 1000"], capture_output=True).stdout
+
+
+def test_later_parts_keep_their_time(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, last = (
+        gpu.Part(name, [program(tmp_path, WRITE)], need, 100, gpu.of_rows)
+        for name, need in (("first", 20), ("last", 25))
+    )
+    found, table, code = run(gpu, monkeypatch, tmp_path / "out", [first, last], 0.5)
+    assert [x["status"] for x in found] == ["no time left", "ok"]
+    assert code == 1
+    assert "| first | after 0 s | **no time left** |  |" in table
+
+
+def test_arms_are_compared_with_the_bases_around_them(gpu: Any) -> None:
+    def outcome(name: str, speed: float | None) -> Any:
+        measurement = speed and {"samples": [speed, speed, 2 * speed]}
+        result = {"cases": [{"case": {"preset": "124M"}, "measurement": measurement}]}
+        return gpu.Outcome(name, "ok", 1.0, "", {}, result, [])
+
+    speeds = (90, 120, 110, None, 110, 220, None)
+    names = ("training 124M", "arm: a", "base", "arm: b", "base", "arm: c", "base")
+    rows = gpu.ratios([outcome(*x) for x in zip(names, speeds, strict=True)])
+    assert rows == [
+        ("arm: a", "1.200 of the base's speed", "bases: 2"),
+        ("arm: c", "2.000 of the base's speed", "bases: 1"),
+    ]
+
+
+def test_products_and_copies_are_compared_with_pytorch(gpu: Any) -> None:
+    def case(value: float, **names: str) -> Any:
+        return {"case": names, "measurement": {"samples": [value, value]}}
+
+    results = {
+        "compute": {"cases": [case(600, dtype="bfloat16", shape="8x8x8")]},
+        "memory": {"cases": [case(2000, kernel="copy"), case(1, kernel="add")]},
+        gpu.PYTORCH: {"rows": [["bfloat16 8x8x8", "500 TFLOP/s", ""], ["copy", "2500 GB/s", ""]]},
+    }
+    outcomes = [gpu.Outcome(k, "ok", 1.0, "", {}, v, []) for k, v in results.items()]
+    assert [row[:2] for row in gpu.beside_pytorch(outcomes)] == [
+        ("bfloat16 8x8x8", "1.200 of PyTorch's speed"),
+        ("copy", "0.800 of PyTorch's speed"),
+    ]
+    absent = gpu.Outcome(gpu.PYTORCH, "ok", 1.0, "", {}, {"rows": [["PyTorch", "-", "none"]]}, [])
+    assert gpu.beside_pytorch([*outcomes[:2], absent]) == []

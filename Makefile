@@ -30,13 +30,19 @@ lint: setup
 config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/jaxway/*/*.py workflow/scripts/*.py workflow/scripts/*/*.py)
 	$(BIN)/jaxway describe-config > $@
 
-lock: # requirements.txt from pyproject.toml
-	$(BIN)/uv pip compile --universal --generate-hashes --all-extras --no-header --quiet pyproject.toml -o requirements.txt
+# requirements.txt from pyproject.toml; and JAX's CUDA plugin of the same version, which compiles for
+# GPUs where there is none. It is a folder of its own, where only the tests look for it.
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-header --quiet
+lock:
+	$(COMPILE) --all-extras pyproject.toml -o requirements.txt
+	echo 'jax[cuda12-local]' | $(COMPILE) --constraint requirements.txt --no-annotate - -o requirements-cuda.txt \
+		$(addprefix --no-emit-package ,jax jaxlib ml-dtypes numpy opt-einsum scipy)
 
-$(VENV)/.done: requirements.txt pyproject.toml
+$(VENV)/.done: requirements.txt requirements-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxway needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "jaxway needs Python'\''s venv module; try: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(VENV)/cuda --requirement requirements-cuda.txt
 	@touch $@

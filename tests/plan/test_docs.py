@@ -72,8 +72,12 @@ BY_HAND = {
     "takes minutes; run by hand when a figure of the documents is made anew": (
         *("python benchmarks/orchestration.py", ".venv/bin/python benchmarks/agreement.py"),
         *(".venv/bin/python benchmarks/start.py", ".venv/bin/python benchmarks/pull.py 3"),
+        ".venv/bin/python benchmarks/step_limit.py A100 124M 32",
     ),
-    "needs an NVIDIA GPU": ("nvidia-smi -L", "nvidia-smi topo -m"),
+    "needs an NVIDIA GPU": (
+        *("nvidia-smi -L", "nvidia-smi topo -m"),
+        "python3 benchmarks/gpu.py --minutes 9 --out DIR",
+    ),
     "JSC's own; the test cluster only sets the variables that it sets": (
         *("jutil env activate -p <project>", "jutil env activate"),
     ),
@@ -155,7 +159,8 @@ def checkouts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
                 "node_check": {"nodes": ["jrc0101"]},
             }
         (plan.folder / "config/config.yaml").write_text(yaml.safe_dump(settings))
-        (plan.folder / "requirements.txt").touch()
+        for name in ("requirements.txt", "requirements-cuda.txt"):
+            (plan.folder / name).touch()
         make_environment(plan.folder)
         packages = f"{plan.folder}/workflow:{plan.folder}/workflow/scripts"  # as installed there
         plan.environment["PYTHONPATH"] = packages

@@ -1,0 +1,104 @@
+"""The training step as XLA compiles it for GPUs that are not there: is it what it should be?
+
+What is looked for depends on neither the number of layers nor their width, so both are small.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import compile_for_gpus
+import hlo
+import pytest
+
+CUDA = Path(sys.prefix, "cuda")  # where `make setup` puts the plugin, which only these tests need
+A100, H100, GH200 = compile_for_gpus.GPUS
+SMALL = {"layers": 1, "width": 256, "heads": 4, "context": 1024, "ngram": 1, "global_batch": 16}
+TWO = {**SMALL, "layers": 2}
+CASES = {
+    "A100": {**TWO, "gpu": A100},
+    "A100, remat": {**SMALL, "gpu": A100, "remat": "full", "gradient_accumulation_steps": 2},
+    "4 A100, data": {**TWO, "gpu": A100, "gpus": 4},
+    "4 A100, fsdp": {**TWO, "gpu": A100, "gpus": 4, "fsdp": 4},
+    "4 A100, tensor": {**TWO, "gpu": A100, "gpus": 4, "tensor": 4},
+    "2 x 4 A100, fsdp": {**TWO, "gpu": A100, "hosts": 2, "gpus": 4, "fsdp": 4},
+    "4 H100, fsdp": {**TWO, "gpu": H100, "gpus": 4, "fsdp": 4},
+    "GH200": {**SMALL, "gpu": GH200},
+}
+MUTANTS = {
+    name: {**CASES["4 A100, fsdp" if "collective" in name else "GH200"], "mutation": name}
+    for name in compile_for_gpus.MUTATIONS
+}
+# In so small a model the gradients of all layers are sent at once, after the last of them; and with
+# tensor parallelism a product waits for the sum of the one before.
+MOST_WAITED_FOR = 0.6
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Function that returns a program's text and the number of arrays in its state."""
+    folder = tmp_path_factory.mktemp("compiled")
+    packages = os.pathsep.join([str(CUDA), *sys.path])
+    environment = {**os.environ, **hlo.ENVIRONMENT, "PYTHONPATH": packages}
+    words = [sys.executable, compile_for_gpus.__file__, json.dumps(CASES | MUTANTS), str(folder)]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    donated = json.loads((folder / "donated.json").read_text())
+    return lambda name: ((folder / f"{name}.hlo").read_text(), donated[name])
+
+
+def problems(compiled, name, case):
+    text, donated = compiled(name)
+    forward = case["layers"] * (2 if "remat" in case else 1)
+    return hlo.problems(text, forward, case["layers"], donated)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_step_is_as_it_should_be(compiled, name):
+    assert problems(compiled, name, CASES[name]) == []
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "gpus" in case])
+def test_collectives_run_beside_computation(compiled, name):
+    text, _ = compiled(name)
+    assert "all-reduce-start(" in text
+    assert hlo.share_waited_for(text) < MOST_WAITED_FOR
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("attention in float32", "0 calls of __cudnn$fmhaSoftmax, not 1"),
+        ("attention in float32", "a product of f32"),
+        ("nothing donated", "0 arrays donated"),
+    ],
+)
+def test_mutant_is_found(compiled, name, expected):
+    assert any(problem.startswith(expected) for problem in problems(compiled, name, SMALL))
+
+
+def test_blocking_collectives_are_found(compiled):
+    assert hlo.share_waited_for(compiled("blocking collectives")[0]) > 0.9
+
+
+def test_the_hosts_part_is_found(compiled):
+    text, donated = compiled("GH200")
+    outfeed = "  %x = token[] outfeed(%y), outfeed_shape=f32[]\n}\n\nENTRY"
+    changed = text.replace("}\n\nENTRY", outfeed, 1)
+    assert hlo.problems(changed, 1, 1, donated) == ["the host takes part: outfeed "]
+
+
+def test_lower_limit_adds_up_kernels(compiled):
+    text, _ = compiled("A100")
+    tokens, width, vocabulary = 16 * 1024, 256, 50304
+    of_layers = 3 * 2 * 2 * tokens * 12 * width**2
+    of_head = 3 * 2 * tokens * width * vocabulary
+    _, products = hlo.lower_limit(text, 1.0, 1e300)  # by operations alone
+    assert products == of_layers + of_head
+    seconds, _ = hlo.lower_limit(text, 1e300, 1.0)  # by bytes alone
+    parameters = 2 * 12 * width**2 + 2 * width * vocabulary
+    # The optimizer reads four arrays of float32 and writes three; logits are written and read.
+    least = 7 * 4 * parameters + 2 * 2 * tokens * vocabulary
+    assert least < seconds < 10 * least

@@ -74,7 +74,9 @@ def compile_step(gpu: str, hosts: int = 1, gpus: int = 1, **options: Any) -> tup
     # Of the data, a program depends on the tokens' type and how many there are: here GPT-2's.
     data = Data(data_record(dtype="uint16", vocabulary=50257), [], np.zeros(1, np.uint16))
     setup = TrainingSetup(args, data, mesh_of(gpu, hosts, gpus, args.fsdp, args.tensor))
-    return setup.compile_step(), len(jax.tree.leaves(setup.shapes))
+    # JAX asks cuDNN for its version; that is large, and nothing else needs it to compile.
+    with patch.object(cuda_versions, "cudnn_get_version", lambda: 91000):
+        return setup.compile_step(), len(jax.tree.leaves(setup.shapes))
 
 
 # -------------------------------------------------------------------------------- what goes wrong
@@ -102,12 +104,8 @@ def main() -> None:
     folder = Path(sys.argv[2])
     donated = {}
     for name, case in json.loads(sys.argv[1]).items():
-        with contextlib.ExitStack() as stack:
-            # JAX asks cuDNN for its version; that is large, and nothing else needs it to compile.
-            cudnn = patch.object(cuda_versions, "cudnn_get_version", lambda: 91000)
-            stack.enter_context(cudnn)
-            if mutation := MUTATIONS.get(case.pop("mutation", "")):
-                stack.enter_context(patch.object(*mutation))
+        mutation = MUTATIONS.get(case.pop("mutation", ""))
+        with patch.object(*mutation) if mutation else contextlib.nullcontext():
             program, donated[name] = compile_step(**case)
         (folder / f"{name}.hlo").write_text(program.as_text())
     (folder / "donated.json").write_text(json.dumps(donated))

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -272,12 +271,13 @@ def run(part: Part, limit_s: float, work: Path, log: Path) -> Outcome:
 # ---------------------------------------------------------------------------------------- results
 
 
-def nvidia_smi(*words: str) -> str | None:
-    """What the driver's program prints; None, there is none."""
-    if not shutil.which("nvidia-smi"):
+def output_of(*words: str) -> str | None:
+    """What a program prints; None, there is no such program, or it does not end."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
         return None
-    done = subprocess.run(["nvidia-smi", *words], capture_output=True, text=True, timeout=60)
-    return done.stdout.strip()
+    return done.stdout.strip() or None
 
 
 def choose_sizes(kind: str, described: str | None) -> Sizes:
@@ -331,19 +331,18 @@ def main() -> None:
     args = parser.parse_args()
     end = time.monotonic() + 60 * args.minutes - END_S
     args.out.mkdir(parents=True, exist_ok=True)
-    described = nvidia_smi(CARD, "--format=csv,noheader,nounits")
-    git = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    described = output_of("nvidia-smi", CARD, "--format=csv,noheader,nounits")
     head = {
         "schema_version": SCHEMA_VERSION,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None,
+        "commit": output_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
         "python": platform.python_version(),
         "platform": args.platform,
         "card": described,
     }
     outcomes: list[Outcome] = []
     log = args.out / "gpu.log"
-    log.write_text(nvidia_smi("-q") or "no nvidia-smi\n")
+    log.write_text(output_of("nvidia-smi", "-q") or "no nvidia-smi\n")
     with tempfile.TemporaryDirectory(prefix="jaxway-gpu-") as folder:
         work = Path(folder)
         all_parts = parts(args.platform, choose_sizes(args.platform, described), work)

@@ -73,6 +73,7 @@ def test_one_part_does_not_stop_the_rest(
 def test_later_parts_keep_their_time(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # neither git nor nvidia-smi
     first, last = (
         gpu.Part(name, [program(tmp_path, WRITE)], need, 100, gpu.of_rows)
         for name, need in (("first", 20), ("last", 25))
@@ -81,6 +82,7 @@ def test_later_parts_keep_their_time(
     assert [x["status"] for x in found] == ["no time left", "ok"]
     assert code == 1
     assert "| first | after 0 s | **no time left** |  |" in table
+    assert "no GPU, " in table and "commit None" in table
 
 
 def test_arms_are_compared_with_the_bases_around_them(gpu: Any) -> None:

@@ -315,7 +315,7 @@ def test_a_node_whose_job_dies_is_named_too(plan):
     result = plan.snakemake("node_check", check=False)
     assert result.returncode == 1
     assert "its job left no result" in result.stdout
-    assert "--exclude=jrc0102" in result.stdout
+    assert "exclude: [jrc0102]" in result.stdout
 
 
 def test_data_are_prepared_once_for_trainings_that_share_them(stubbed):

@@ -192,7 +192,8 @@ def test_presets(run, stub):
 
 
 def test_indivisible_batch_fails(run, monkeypatch):
-    monkeypatch.setattr(benchmark_train, "Mesh", lambda *_: SimpleNamespace(size=2))
+    mesh = SimpleNamespace(size=2, devices=np.array(jax.devices()))
+    monkeypatch.setattr(benchmark_train, "Mesh", lambda *_: mesh)
     (found,) = run(benchmark_train, "--global-batch=3").values()
     assert found.failed == "global_batch 3 is not a multiple of 2 devices [JW452]"
 

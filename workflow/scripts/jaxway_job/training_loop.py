@@ -75,8 +75,9 @@ class Training:
             self.folder, done, self.timer.process_start, runtime.provenance(self.args)
         )
         self.metrics = TrainingMetrics(self.setup, self.folder)
-        saves = (segment.save_seconds or 0.0 for segment in self.segments.earlier)
-        self.checkpoints.longest_save = max(saves, default=0.0)
+        # Of the last job alone: one that was slow once is not to end all that follow.
+        last = [segment.save_seconds or 0.0 for segment in self.segments.earlier[-1:]]
+        self.last_jobs_save_seconds = sum(last)
         self.record_progress(done)
         if runtime.first_process():
             doing = f"resuming from step {done}" if done else "starting"
@@ -93,9 +94,8 @@ class Training:
 
     def requested_action(self) -> int:
         """What this process wants to be done after the next step."""
-        return self.watchdog.requested_action(
-            self.metrics.step_seconds, self.checkpoints.longest_save
-        )
+        save_seconds = max(self.last_jobs_save_seconds, self.checkpoints.longest_save)
+        return self.watchdog.requested_action(self.metrics.step_seconds, save_seconds)
 
     def process_metrics(self, step: int, result: Tree) -> int:
         """Take a step's result, log it if it is time to, and return the action it asks for."""

@@ -133,8 +133,16 @@ def target(
     monkeypatch.setenv("SSL_CERT_FILE", str(registry.folder / "ca.crt"))
     name = re.sub("[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
     target = Target(registry, name, tmp_path)
+    sessions: list[registry_module.Session] = []
+
+    class Session(registry_module.Session):
+        def __init__(self) -> None:
+            super().__init__()
+            sessions.append(self)
+
     for module, name, stub in (
         (registry_module, "time", target.clock),
+        (registry_module, "Session", Session),
         (image_name, "host_architecture", lambda: "amd64"),
         (pull, "apptainer_version", lambda: "1.4.5"),
         (pull, "compression", lambda work: ()),
@@ -144,3 +152,5 @@ def target(
         monkeypatch.setattr(module, name, stub)
     yield target
     registry.faults()
+    for session in sessions:  # a process that pulls ends, and this one does not
+        session.close()

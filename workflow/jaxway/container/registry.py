@@ -221,6 +221,7 @@ class Repository:
             answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
             # Not for where the registry has redirected to: that gets no credentials.
             if answer.status_code == requests.codes.unauthorized and not answer.history:
+                answer.close()
                 self.log_in(answer.headers.get("WWW-Authenticate", ""))
                 answer = self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S)
         except requests.RequestException as error:

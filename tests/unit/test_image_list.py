@@ -1,5 +1,6 @@
 """Containers side by side: links that are never missing, who uses which, and what may go."""
 
+import errno
 import os
 import threading
 import time
@@ -125,6 +126,29 @@ def test_run_that_moved_to_another_image_is_no_user_of_the_first(three):
     store.lock(three.link, unused, "docker://h.org/jax:z")
     (line,) = [n for n, line in enumerate(three()) if line.startswith("    run ")]
     assert three()[line - 2].startswith(unused.name)
+
+
+def test_what_a_run_or_a_link_by_another_way_leads_to_is_not_pruned(three, tmp_path):
+    unused = three.containers[2]
+    (tmp_path / "way").symlink_to(three.folder)
+    kept = three.folder / "current"
+    kept.symlink_to(tmp_path / "way" / unused.name)
+    assert three(prune=True) == []
+    kept.unlink()
+    store.lock(three.link, unused, "docker://h.org/jax:z")
+    for note in store.runs_folder(unused).iterdir():
+        os.utime(note, (time.time() - OLD,) * 2, follow_symlinks=False)
+    assert f"    run {three.link}" in three()[-1]
+    assert not [line for line in three(prune=True) if line.startswith(unused.name)]
+
+
+def test_note_of_a_run_is_optional(three, monkeypatch):
+    def full(*_: Any) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(store, "make_shared", full)
+    store.lock(three.link, three.containers[2], "docker://h.org/jax:z")
+    assert three.link.resolve() == three.containers[2].resolve()
 
 
 # --------------------------------------------------------------------------------------- packages

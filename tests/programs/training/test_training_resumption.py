@@ -102,17 +102,18 @@ def test_damaged_checkpoint_is_named_and_skipped(
     assert same_as(undisturbed, tmp_path)[-1]["first_step"] == older + 1
 
 
-def test_training_does_not_start_over_when_all_checkpoints_are_damaged(
-    launch, halfway, record, tmp_path
+@pytest.mark.parametrize("spoil", [lambda x: damage(x, "cut"), shutil.rmtree], ids=["cut", "gone"])
+def test_training_does_not_start_over_when_all_checkpoints_are_damaged_or_gone(
+    launch, halfway, record, tmp_path, spoil
 ):
     shutil.copytree(halfway / "state", tmp_path / "state")
     for checkpoint in (tmp_path / "state/checkpoints").iterdir():
-        damage(checkpoint, "cut")
+        spoil(checkpoint)
+    left = sorted((tmp_path / "state").rglob("*"))
     for _ in range(2):
         stderr = wait(launch(*arguments(record, tmp_path / "state", tmp_path / "out")), 1)
         assert "no checkpoint in" in stderr and "to start over" in stderr
-        assert (tmp_path / "state/error").exists()
-        assert len([*(tmp_path / "state/checkpoints").iterdir()]) == 2
+        assert {*left, tmp_path / "state/error"} <= {*(tmp_path / "state").rglob("*")}
 
 
 def test_checksum_finds_every_flipped_bit():

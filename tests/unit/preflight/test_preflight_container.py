@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from example_records import write_container_record
 from jaxway.config.containers import Container
-from jaxway.container import registry, verify
+from jaxway.container import registry, store, verify
 from jaxway.preflight import container
 from jaxway.preflight.container import check_image
 from jaxway.preflight.finding import FAIL, PASS, Finding, failure, passed, warning
@@ -59,6 +59,21 @@ def test_changed_container_fails(pulled) -> None:
     pulled.write_text("another one")
     finding = check(pulled)
     assert (finding.status, finding.code) == (FAIL, "JW140")
+
+
+def test_container_that_was_purged_and_made_again_passes(sif, tmp_path) -> None:
+    """Its bytes are others; before the first job the run's link is locked again."""
+    shared, link = tmp_path / "shared/jax-x.sif", tmp_path / "run/jax.sif"
+    shared.parent.mkdir()
+    for content in ("a container", "the same image in another SIF"):
+        shared.write_text(content)
+        write_container_record(shared, IMAGE)
+        if not link.exists():
+            store.lock(link, shared, IMAGE)
+    assert check(link) == passed(f"{shared}, made again since it was pulled")
+    assert check(link, OTHER).status is FAIL
+    shared.write_text("something")
+    assert check(link).code == "JW140"
 
 
 def test_container_in_a_private_folder_of_another_user_fails(sif, monkeypatch) -> None:

@@ -64,10 +64,11 @@ def list_folder(folder: Path) -> list[Path]:
 
 def stored(sif: Path) -> list[Stored]:
     """All containers beside the site's link."""
-    links = {link: target(link) for link in sif.parent.glob("*.sif") if link.is_symlink()}
+    links = {link: os.path.realpath(link) for link in list_folder(sif.parent) if link.is_symlink()}
     found = []
     for path, record in store.containers(sif).items():
-        here = tuple(sorted(link.name for link, container in links.items() if container == path))
+        real = os.path.realpath(path)
+        here = tuple(sorted(link.name for link, container in links.items() if container == real))
         back = map(target, list_folder(store.runs_folder(path)))
         runs = sorted(link for link in back if leads_to(link, path))
         found.append(Stored(path, record, here, tuple(runs)))
@@ -77,7 +78,7 @@ def stored(sif: Path) -> list[Stored]:
 def leads_to(link: Path, container: Path) -> bool:
     """Whether a run's link leads to a container; yes, if this user may not know."""
     try:
-        return os.readlink(link) == str(container)
+        return os.path.realpath(link, strict=True) == os.path.realpath(container)
     except OSError as error:
         return isinstance(error, PermissionError)
 
@@ -87,7 +88,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune",
         action="store_true",
-        help="only those to which no link beside them leads, and that are unused for long",
+        help="only those unused for long to which no link beside them or of a run leads",
     )
     parser.add_argument("--days", type=int, default=DAYS, help=f"how long; default: {DAYS}")
     parser.add_argument("--yes", action="store_true", help="with --prune: remove them")
@@ -99,6 +100,6 @@ def run(args: argparse.Namespace) -> None:
     found = stored(sif)
     if args.prune:
         latest = time.time() - args.days * SECONDS_OF_A_DAY
-        found = [each for each in found if not each.links and each.last_use < latest]
+        found = [x for x in found if not (x.links or x.runs) and x.last_use < latest]
     for each in found:
         print(*([each.remove()] if args.prune and args.yes else each.lines()), sep="\n")

@@ -128,9 +128,9 @@ def runs_folder(container: Path) -> Path:
 
 
 def note_run(link: Path) -> None:
-    """Leave word that a run starts with what its link leads to, as far as this user may."""
+    """Leave word that a run starts with what its link leads to, if that can be written."""
     folder = runs_folder(target(link))
-    with contextlib.suppress(PermissionError):
+    with contextlib.suppress(OSError):
         make_shared(folder)
         lead(folder / short_hash(str(link)), link)
 

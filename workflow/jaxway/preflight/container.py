@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxway_shared.errors import UserError
 
-from jaxway.config.containers import Container
+from jaxway.config.containers import Container, target
 from jaxway.container import image_name, registry, store, verify
 from jaxway.container.apptainer import apptainer_version
 from jaxway.container.image_name import ImageName
@@ -34,6 +34,9 @@ def check_image(
             if found := find_shared(image, shared, pulled):
                 return 0, passed(f"{found}, pulled before")
             return check_registry(image, shared)
+        own, there = verify.read_record(existing), target(existing)
+        if own and own.image == image and not store.is_locked(existing) and store.is_whole(there):
+            return 0, passed(f"{there}, made again since it was pulled")  # and locked again
         if problem := verify.find_problem(existing, full=False, image=image):
             raise problem
         return 0, passed(f"{existing}, as it was pulled")

@@ -129,7 +129,7 @@ def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterat
     scratch = Path(site.scratch)
     for job in trainings:
         state = TrainingState.find(Path(state_link(job.name)))
-        if state is None or state.last_checkpoint_step is None:
+        if state is None or not state.last_checkpoint_step:
             kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
             inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
             yield Requirement(scratch, kept * checkpoint_bytes(job), kept * inodes)

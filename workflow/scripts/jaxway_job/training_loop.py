@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 from jaxway_shared.errors import fail
-from jaxway_shared.training import ModelSummary
+from jaxway_shared.training import ModelSummary, TrainingState
 
 from jaxway_job import evaluation, flops, model, runtime, training_state
 from jaxway_job.checkpoints import Checkpoints
@@ -70,6 +70,12 @@ class Training:
         """Number of the first step to do, and the state before it."""
         done, state = self.checkpoints.restore(self.setup.sharded_shapes())
         if not done:
+            if recorded := TrainingState.read(self.folder).last_checkpoint_step:
+                fail(
+                    "JW304",
+                    f"no checkpoint in {self.checkpoints.folder}, where that of step {recorded} "
+                    f"was: bring it back, or delete {self.folder} to start over",
+                )
             state = self.setup.sharded_initial_state()
         self.segments = training_state.SegmentLog(
             self.folder, done, self.timer.process_start, runtime.provenance(self.args)

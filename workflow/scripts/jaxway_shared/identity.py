@@ -121,7 +121,9 @@ def command_files(command: str) -> Iterator[Path]:
     pieces = [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
     modules = [name.replace(".", "/") for flag, name in itertools.pairwise(pieces) if flag == "-m"]
     for module in modules:
-        for path in (Path(f"{module}.py"), Path(module, "__main__.py")):
+        packages = [each for each in (Path(module), *Path(module).parents) if each != Path()]
+        files = [package / "__init__.py" for package in packages]  # Python runs them first
+        for path in (Path(f"{module}.py"), Path(module, "__main__.py"), *files):
             if path.is_file():
                 yield from with_modules(path, Path(), key(path))
     for path in map(Path, dict.fromkeys(pieces)):

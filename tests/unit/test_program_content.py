@@ -70,6 +70,7 @@ MODULES = {
         ("python3 -m below.a", MODULES),
         ("python3 -m package.missing missing.py", {"package/__init__.py"}),
         ("python3 -m missing", set()),
+        ("bash -c 'cd below && exec python3 a.py'", {"below/a.py", "below/b.py"}),
         ("python3 'a file.py' /dev/null . package", {"a file.py"}),
         ("python3 'x", set()),
         (None, set()),

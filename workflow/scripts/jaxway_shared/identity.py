@@ -120,17 +120,19 @@ def command_files(command: str) -> Iterator[Path]:
         return
     pieces = [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
     modules = [name.replace(".", "/") for flag, name in itertools.pairwise(pieces) if flag == "-m"]
-    for module in modules:
-        packages = [each for each in (Path(module), *Path(module).parents) if each != Path()]
-        files = [package / "__init__.py" for package in packages]  # Python runs them first
-        for path in (Path(f"{module}.py"), Path(module, "__main__.py"), *files):
-            if path.is_file():
-                yield from with_modules(path, Path(), key(path))
-    for path in map(Path, dict.fromkeys(pieces)):
-        with suppress(OSError, ValueError):  # a word that can be no name of a file
-            if path.is_file() and (CODE_RE.fullmatch(path.name) or os.access(path, os.X_OK)):
-                python = path.suffix == ".py"
-                yield from with_modules(path, path.parent, key(path)) if python else [path]
+    changes = [Path(to) for word, to in itertools.pairwise(pieces) if word == "cd"]
+    for folder in dict.fromkeys([Path(), *changes]):
+        for module in (folder / name for name in modules):
+            packages = [each for each in (module, *module.parents) if each != Path()]
+            files = [package / "__init__.py" for package in packages]  # Python runs them first
+            for path in (Path(f"{module}.py"), module / "__main__.py", *files):
+                if path.is_file():
+                    yield from with_modules(path, folder, key(path))
+        for path in (folder / piece for piece in dict.fromkeys(pieces)):
+            with suppress(OSError, ValueError):  # a word that can be no name of a file
+                if path.is_file() and (CODE_RE.fullmatch(path.name) or os.access(path, os.X_OK)):
+                    python = path.suffix == ".py"
+                    yield from with_modules(path, path.parent, key(path)) if python else [path]
 
 
 def key(path: Path) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from snakemake.settings.types import DeploymentMethod
 
 HERE = workflow.current_basedir  # not that of a workflow that has this one as a module
 if not isinstance(HERE, os.PathLike):
-    code = "JW026"  # what adds codes comes with the checkout
+    code = "JW026"  # what prints codes comes with the checkout
     sentence = f"jaxway must be checked out, since it runs programs: name its Snakefile, not {HERE}"
     with_its_code = f"{sentence} [{code}]"
     sys.exit(with_its_code)

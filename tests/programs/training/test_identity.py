@@ -195,23 +195,17 @@ def test_unfinished_training_of_something_else_is_left_alone(trainings, changed)
     assert len({*trainings.trained}) == 2
 
 
-def test_state_of_other_data_is_not_resumed_by_its_name(trainings):
+@pytest.mark.parametrize(
+    ("changed", "difference"),
+    [("data", "data new, not old: .*"), ("program", "jaxway_job/model.py .*")],
+)
+def test_finished_state_of_something_else_is_not_taken_by_its_name(trainings, changed, difference):
     trainings.run()
-    trainings.run({"data"})
+    trainings.run({changed})
     one, other = trainings.trained
     shutil.rmtree(one)
     other.rename(one)
-    with pytest.raises(SystemExit, match=r"was made with data new, not old: .*\[JW302\]"):
-        trainings.run()
-
-
-def test_finished_state_of_another_program_is_not_taken_by_its_name(trainings):
-    trainings.run()
-    trainings.run({"program"})
-    one, other = trainings.trained
-    shutil.rmtree(one)
-    other.rename(one)
-    with pytest.raises(SystemExit, match=r"was made with jaxway_job/model.py .*\[JW302\]"):
+    with pytest.raises(SystemExit, match=rf"was made with {difference}\[JW302\]"):
         trainings.run()
 
 

@@ -56,15 +56,16 @@ def window_offsets(data: Data, seed: int, step: int, global_batch: int, context:
             f"data: the longest of {len(tokens)} shards has {tokens.max()} tokens, too few for a "
             f"context of {context}",
         )
+    ends = np.cumsum(counts)
     numbers = np.arange((step - 1) * global_batch, step * global_batch)  # of all windows ever taken
     offsets = np.empty(global_batch, np.int64)
     for epoch in np.unique(numbers // total).tolist():
         now = numbers // total == epoch
         random = np.random.default_rng((seed, epoch))
         picks = permute(numbers[now] % total, total, random)
-        shards = np.searchsorted(np.cumsum(counts), picks, side="right")
+        shards = np.searchsorted(ends, picks, side="right")
         left_out = random.integers(0, np.maximum(tokens - counts * context, 1))  # before the first
-        begins = np.cumsum(tokens) - tokens + left_out - (np.cumsum(counts) - counts) * context
+        begins = np.cumsum(tokens) - tokens + left_out - (ends - counts) * context
         offsets[now] = begins[shards] + picks * context
     return offsets
 

@@ -82,8 +82,8 @@ class Training:
         )
         self.metrics = TrainingMetrics(self.setup, self.folder)
         # Of the last job alone: one that was slow once is not to end all that follow.
-        last = [segment.save_seconds or 0.0 for segment in self.segments.earlier[-1:]]
-        self.last_jobs_save_seconds = sum(last)
+        earlier = self.segments.earlier
+        self.last_jobs_save_seconds = (earlier[-1].save_seconds or 0.0) if earlier else 0.0
         self.record_progress(done)
         if runtime.first_process():
             doing = f"resuming from step {done}" if done else "starting"

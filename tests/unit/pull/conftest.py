@@ -1,5 +1,6 @@
 """The registry that misbehaves, in this process and over TLS, and pulls whose Apptainer is none."""
 
+import gc
 import hashlib
 import json
 import re
@@ -152,5 +153,6 @@ def target(
         monkeypatch.setattr(module, name, stub)
     yield target
     registry.faults()
+    gc.collect()
     for session in sessions:  # a process that pulls ends, and this one does not
         session.close()

@@ -257,6 +257,7 @@ class Repository:
         code = answer.status_code
         if answer.ok:
             return
+        answer.close()  # its body is never read
         if code in (401, 403):
             who = "these credentials" if credentials(self.host) else "anonymous users"
             raise RegistryError(

@@ -5,8 +5,8 @@ from typing import Any
 
 from jaxway.config import jobs
 from jaxway.config.load import load
+from jaxway.config.options import options_of
 from jaxway.config.site import Site, parse
-from jaxway_shared import presets
 
 SITE = {
     **{"name": "here", "sif": "jax.sif", "container": True, "launcher": "srun"},
@@ -42,13 +42,13 @@ def make_training(
     **options: Any,
 ) -> jobs.TrainJob:
     """A short training of the smallest model, but for these values."""
-    sizes = dict.fromkeys(presets.Preset._fields)
-    short = {"preset": "tiny", "keep_checkpoints": 2, "steps": 10, "global_batch": 4}
+    defaults = {name: x["default"] for name, x in options_of("scripts/train.py").items()}
+    short = {"steps": 10, "warmup_steps": 2, "global_batch": 4}
     return jobs.TrainJob(
         name="a",
         placement=placement or make_placement(),
         program="train",
-        options={**short, **sizes, **options},
+        options={**defaults, **short, **options},
         data=jobs.DataOptions(data, tokenizer, 1000),
         max_jobs=max_jobs,
     )

@@ -158,7 +158,19 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "a warm-up longer than the training": (
         {"train": {"a": {"steps": 10, "warmup_steps": 10}}},
-        "train.a.warmup_steps: must be fewer than the 10 steps, not 10",
+        "train.a.warmup_steps: must be fewer than the 10 steps of the schedule, not 10",
+    ),
+    "a training that outlasts its schedule": (
+        {"train": {"a": {"steps": 200, "schedule_steps": 100}}},
+        "train.a.steps: must be at most schedule_steps 100, where the learning rate is 0, not 200",
+    ),
+    "a learning rate that would rise": (
+        {"train": {"a": {"learning_rate": 0.1, "min_learning_rate": 0.2}}},
+        "train.a.min_learning_rate: must be at most learning_rate 0.1, not 0.2",
+    ),
+    "a decay that begins in the warm-up": (
+        {"train": {"a": {"steps": 100, "schedule": "wsd", "decay_steps": 80}}},
+        "train.a.decay_steps: must be at most the 50 steps after warm-up, not 80",
     ),
     # Sweeps.
     "one bad value of a sweep": (

@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
         "default": None,
-        "description": "peak learning rate of AdamW, after warm-up; a cosine then lowers it to 0",
+        "description": "peak learning rate of AdamW, after warm-up",
     },
     "global_batch": {
         "type": "integer",
@@ -79,13 +79,70 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": "integer",
         "minimum": 0,
         "default": 50,
-        "description": "steps of linear warm-up, fewer than steps",
+        "description": "steps of linear warm-up, fewer than schedule_steps",
+    },
+    "schedule": {
+        "type": "string",
+        "enum": ["cosine", "linear", "constant", "wsd"],
+        "default": "cosine",
+        "description": "learning rate after warm-up: falls by a cosine or a line, stays, or stays "
+        "and falls by a line in the last decay_steps (wsd: warm-up, stable, decay)",
+    },
+    "schedule_steps": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "step at which the learning rate has fallen to min_learning_rate, where it "
+        "stays; null: the last. So a longer or shorter training keeps its curve",
+    },
+    "decay_steps": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "steps in which the rate of wsd falls; null: a fifth of schedule_steps",
+    },
+    "min_learning_rate": {
+        "type": "number",
+        "minimum": 0,
+        "default": 0.0,
+        "description": "learning rate at the end of the schedule, unless it is constant",
+    },
+    "beta1": {
+        "type": "number",
+        "minimum": 0,
+        "exclusiveMaximum": 1,
+        "default": 0.9,
+        "description": "decay of AdamW's mean of gradients",
+    },
+    "beta2": {
+        "type": "number",
+        "minimum": 0,
+        "exclusiveMaximum": 1,
+        "default": 0.98,
+        "description": "decay of AdamW's mean of squared gradients",
+    },
+    "epsilon": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "default": 1e-8,
+        "description": "added by AdamW to the root of the latter",
+    },
+    "clip_norm": {
+        "type": "number",
+        "minimum": 0,
+        "default": 1.0,
+        "description": "norm to which a longer gradient is shortened; 0: none is",
     },
     "weight_decay": {
         "type": "number",
         "minimum": 0,
         "default": 0.1,
         "description": "decoupled weight decay of AdamW, per unit of learning rate",
+    },
+    "decay_embeddings": {
+        "type": "boolean",
+        "default": True,
+        "description": "whether embeddings decay, too; all other parameters are matrices",
     },
     "seed": {
         "type": "integer",

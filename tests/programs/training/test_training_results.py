@@ -121,7 +121,7 @@ def test_state_is_not_resumed_with_other_settings(undisturbed, record, tmp_path,
     ("options", "sentence"),
     [
         ({"width": 36, "heads": 4}, "width must be an even multiple of heads, not 36"),
-        ({"warmup_steps": STEPS}, f"warmup_steps must be fewer than the {STEPS} steps"),
+        ({"warmup_steps": STEPS}, f"warmup_steps must be fewer than the {STEPS} steps of the sch"),
         ({"devices": 2, "global_batch": 9}, "global_batch must be a multiple of 2"),
         ({"devices": 4, "fsdp": 3}, "fsdp must be such that fsdp x tensor divides 4 GPUs, not 3"),
         ({"devices": 4, "tensor": 4}, "heads must be a multiple of tensor 4, not 2"),

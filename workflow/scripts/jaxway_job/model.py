@@ -26,6 +26,7 @@ SHARDING = {  # axis of an array: axes of the mesh over which it is sharded
     "H": "tensor",
     "V": "tensor",
 }
+EMBEDDINGS = ("embed_VxD", "ngrams_RxD")
 Params = dict[str, Any]
 
 

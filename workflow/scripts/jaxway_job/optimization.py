@@ -1,5 +1,6 @@
-"""One training step: gradient, clipping, AdamW."""
+"""One training step: gradient, clipping, AdamW with its schedule."""
 
+import argparse
 import os
 from functools import partial
 from typing import Any
@@ -27,11 +28,42 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in flags}
 
 
-def make_optimizer(schedule: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+def make_schedule(args: argparse.Namespace) -> optax.Schedule:
+    """The learning rate of a training after each number of updates."""
+    peak, lowest, warmup = args.learning_rate, args.min_learning_rate, args.warmup_steps
+    first = peak / (warmup + 1)  # not 0: each step learns
+    parts, ends = [optax.linear_schedule(first, peak, warmup)], [warmup]
+    if args.schedule == "constant":
+        parts.append(optax.constant_schedule(peak))
+    elif args.schedule == "cosine":
+        steps = args.schedule_steps - warmup
+        parts.append(optax.cosine_decay_schedule(peak, steps, alpha=lowest / peak))
+    else:
+        if args.schedule == "wsd":
+            parts.append(optax.constant_schedule(peak))
+            ends.append(args.schedule_steps - args.decay_steps)
+        parts.append(optax.linear_schedule(peak, lowest, args.schedule_steps - ends[-1]))
+    return optax.join_schedules(parts, ends)
+
+
+def make_optimizer(
+    args: argparse.Namespace, schedule: optax.Schedule
+) -> optax.GradientTransformation:
     """AdamW after clipping of the gradient's norm."""
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, b1=0.9, b2=0.98, weight_decay=weight_decay),
+
+    def decaying(params: model.Params) -> dict[str, bool]:
+        return {name: name not in model.EMBEDDINGS for name in params}
+
+    adamw = optax.adamw(
+        schedule,
+        b1=args.beta1,
+        b2=args.beta2,
+        eps=args.epsilon,
+        weight_decay=args.weight_decay,
+        mask=None if args.decay_embeddings else decaying,
+    )
+    return (
+        optax.chain(optax.clip_by_global_norm(args.clip_norm), adamw) if args.clip_norm else adamw
     )
 
 

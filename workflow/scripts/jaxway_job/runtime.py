@@ -31,7 +31,12 @@ from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
 
 TYPES = {"integer": int, "number": float, "string": str}
-BOUNDS = {"minimum": operator.ge, "maximum": operator.le, "exclusiveMinimum": operator.gt}
+BOUNDS = {
+    "minimum": operator.ge,
+    "maximum": operator.le,
+    "exclusiveMinimum": operator.gt,
+    "exclusiveMaximum": operator.lt,
+}
 INHERITED = recorded(os.environ)  # before any program changes it
 AXIS = "data"  # name of the one mesh axis over all devices
 

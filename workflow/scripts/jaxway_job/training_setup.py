@@ -7,11 +7,16 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxway_job import dataset, flops, model
-from jaxway_job.optimization import Tree, compiler_options, make_optimizer, train_step
+from jaxway_job.optimization import (
+    Tree,
+    compiler_options,
+    make_optimizer,
+    make_schedule,
+    train_step,
+)
 
 
 class TrainingSetup:
@@ -32,11 +37,8 @@ class TrainingSetup:
             unroll=on_gpu if args.unroll is None else args.unroll,
             mesh=mesh,
         )
-        first = args.learning_rate / (args.warmup_steps + 1)  # not 0: each step learns
-        self.schedule = optax.warmup_cosine_decay_schedule(
-            first, args.learning_rate, args.warmup_steps, args.steps
-        )
-        self.optimizer = make_optimizer(self.schedule, args.weight_decay)
+        self.schedule = make_schedule(args)
+        self.optimizer = make_optimizer(args, self.schedule)
         self.by_batch = NamedSharding(mesh, model.BATCH)
         self.by_device = NamedSharding(mesh, PartitionSpec(model.AXES))
         self.replicated = NamedSharding(mesh, PartitionSpec())

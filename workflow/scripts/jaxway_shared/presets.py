@@ -30,6 +30,12 @@ PRESETS = {
 
 
 def resolve(options: Mapping[str, Any]) -> dict[str, Any]:
-    """A training's options, those that are null being its preset's."""
+    """A training's options, those that are null being its preset's or following from others."""
     preset = PRESETS[options["preset"]]._asdict()
-    return {k: preset[k] if v is None and k in preset else v for k, v in options.items()}
+    found = {k: preset[k] if v is None and k in preset else v for k, v in options.items()}
+    schedule, end = found["schedule"], found["schedule_steps"] or found["steps"]
+    # What a schedule does not have is null, so that it makes no other training.
+    found["schedule_steps"] = None if schedule == "constant" else end
+    decay = found["decay_steps"] or max(1, end // 5)  # Haegele et al. 2024, section 3
+    found["decay_steps"] = decay if schedule == "wsd" else None
+    return found

@@ -5,9 +5,13 @@ from typing import Any
 
 
 def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]]:
-    """Each option that breaks a rule, and what it must be. ``options``: with the preset's sizes."""
-    fsdp, tensor, steps = options["fsdp"], options["tensor"], options["steps"]
+    """Each option that breaks a rule, and what it must be. ``options``: resolved ones."""
+    fsdp, tensor = options["fsdp"], options["tensor"]
     width, heads = options["width"], options["heads"]
+    steps, warmup = options["steps"], options["warmup_steps"]
+    end = options["schedule_steps"] or steps
+    peak, lowest = options["learning_rate"], options["min_learning_rate"]
+    stable = end - warmup  # steps that warm-up leaves
     parts = devices // tensor * options["gradient_accumulation_steps"]
     rules = (
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
@@ -21,6 +25,17 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
         # The vocabulary is padded to a multiple of 128.
         ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
         ("width", width % (2 * heads) == 0, "an even multiple of heads"),
-        ("warmup_steps", options["warmup_steps"] < steps, f"fewer than the {steps} steps"),
+        ("warmup_steps", stable > 0, f"fewer than the {end} steps of the schedule"),
+        (
+            "decay_steps",
+            (options["decay_steps"] or 0) <= stable,
+            f"at most the {stable} steps after warm-up",
+        ),
+        ("min_learning_rate", lowest <= peak, f"at most learning_rate {peak}"),
+        (
+            "steps",
+            steps <= end or lowest,
+            f"at most schedule_steps {end}, where the learning rate is 0",
+        ),
     )
     return [(option, expected) for option, kept, expected in rules if not kept]

@@ -97,7 +97,7 @@ def model_errors(half: Any, exact: Any, context: int) -> dict[str, float]:
     """Errors of a model's loss, and the worst of its gradients."""
     import jax
     import numpy as np
-    from jaxway_job import model
+    from jaxway_job import cross_entropy, model
 
     leaves, tree = jax.tree.flatten(jax.jit(functools.partial(model.init, half))(jax.random.key(0)))
     draw = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def model_errors(half: Any, exact: Any, context: int) -> dict[str, float]:
     tokens = draw.integers(0, half.vocabulary, (2, context + 1)).astype(np.int32)
 
     def gradient(config: Any) -> Any:
-        return jax.jit(jax.value_and_grad(functools.partial(model.loss, config)))
+        return jax.jit(jax.value_and_grad(functools.partial(cross_entropy.loss, config)))
 
     loss, found = gradient(half)(params, tokens)
     exact_loss, expected = in_float64(lambda: gradient(exact)(params, tokens))

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from jaxway_job import flops, model
+from jaxway_job import cross_entropy, flops, model
 
 CONFIG = model.Config(layers=2, width=32, heads=2, ngram=3)
 apply = jax.jit(model.logits, static_argnums=0)
-loss = jax.jit(model.loss, static_argnums=0)
+loss = jax.jit(cross_entropy.loss, static_argnums=0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -78,17 +78,17 @@ def whole(params, tokens):
 
 @pytest.mark.parametrize("held", [2**28, 3 * 4 * 256, 1])  # in one, in 4, in 16 chunks
 def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, whole, held, monkeypatch):
-    monkeypatch.setattr(model, "MAX_LOGITS", held)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", held)
     jax.clear_caches()
     *plain, weights = whole
-    with_gradient = jax.value_and_grad(functools.partial(model.loss, CONFIG))
+    with_gradient = jax.value_and_grad(functools.partial(cross_entropy.loss, CONFIG))
     chunked = jax.jit(with_gradient)(params, tokens, weights)
     # float32 rounds at 6e-8; the largest sums here have some hundred terms of either sign.
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), chunked, (*plain,)
     )
     assert float(chunked[0]) > 1
-    mean = float(model.loss(CONFIG, params, tokens))
+    mean = float(cross_entropy.loss(CONFIG, params, tokens))
     assert mean == pytest.approx(float(plain_loss(CONFIG, params, tokens, 1 / 48)), rel=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_what_gpus_do_alone_is_right(params, tokens, whole, monkeypatch):
     jax.clear_caches()
     *plain, weights = whole
     config = dataclasses.replace(CONFIG, unroll=True)
-    with_gradient = jax.value_and_grad(functools.partial(model.loss, config))
+    with_gradient = jax.value_and_grad(functools.partial(cross_entropy.loss, config))
     found = jax.jit(with_gradient)(params, tokens, weights)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, (*plain,)
@@ -113,9 +113,11 @@ def test_untrained_model_costs_about_8_bits_a_byte(tokens):
 
 def test_remat_changes_no_gradient(params, tokens):
     plain, *others = (
-        jax.jit(jax.grad(functools.partial(model.loss, dataclasses.replace(CONFIG, remat=remat))))(
-            params, tokens
-        )
+        jax.jit(
+            jax.grad(
+                functools.partial(cross_entropy.loss, dataclasses.replace(CONFIG, remat=remat))
+            )
+        )(params, tokens)
         for remat in (CONFIG.remat, "dots", "full")
     )
     for other in others:
@@ -156,7 +158,7 @@ def test_flops_agree_with_the_compiler():
     config = model.Config(layers=1, width=256, heads=4)  # the compiler counts a loop's body once
     params = model.init(config, jax.random.key(0))
     tokens = jnp.zeros((4, 129), jnp.uint8)
-    gradient = jax.jit(jax.grad(functools.partial(model.loss, config)))
+    gradient = jax.jit(jax.grad(functools.partial(cross_entropy.loss, config)))
     cost = gradient.lower(params, tokens).compile().cost_analysis()
     cost = cost[0] if isinstance(cost, list) else cost
     assert cost

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxway_job import dataset, model
+from jaxway_job import cross_entropy, dataset, model
 from jaxway_job.optimization import Tree
 from jaxway_job.training_setup import TrainingSetup
 
@@ -19,7 +19,7 @@ SAMPLE_TOKENS = 128
 def score(setup: TrainingSetup, params: Tree, progress: Callable[[], None]) -> float:
     """Nats that the held-out text costs. Calls ``progress`` after each batch of windows."""
     batch_size, total = setup.args.global_batch, 0.0
-    nats = jax.jit(partial(model.loss, setup.config))
+    nats = jax.jit(partial(cross_entropy.loss, setup.config))
     windows, weights = dataset.scoring_windows(setup.data.validation, setup.args.context)
     for i in range(0, len(windows), batch_size):
         rows = slice(i, i + batch_size)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxway_job import model
+from jaxway_job import cross_entropy, model
 
 Tree = dict[str, Any]
 
@@ -77,7 +77,7 @@ def train_step(
 ) -> tuple[Tree, dict[str, jax.Array]]:
     """One update. Returns the new state and the step's ``loss`` (nats per token), gradient norm
     and the greatest of the processes' requested actions, which all learn with the step itself."""
-    gradient_of = jax.value_and_grad(partial(model.loss, config))
+    gradient_of = jax.value_and_grad(partial(cross_entropy.loss, config))
 
     def add(sums: Any, part: jax.Array) -> Any:
         return jax.tree.map(jnp.add, sums, gradient_of(state["params"], part)), None

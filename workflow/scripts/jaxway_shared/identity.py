@@ -28,6 +28,7 @@ SCRIPTS = Path(__file__).parents[1]
 OWN_FILES: dict[str, tuple[str, ...]] = {
     "train": (
         "train.py",
+        "jaxway_job/cross_entropy.py",
         "jaxway_job/dataset.py",
         "jaxway_job/evaluation.py",
         "jaxway_job/model.py",

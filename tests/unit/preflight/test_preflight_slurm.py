@@ -156,6 +156,41 @@ def test_qos_that_the_job_or_the_shell_names(with_qos, monkeypatch) -> None:
     assert finding.status is PASS
 
 
+@pytest.mark.parametrize(
+    ("flags", "placement", "found"),
+    [
+        ("PartitionTimeLimit", {"walltime": 2880}, []),
+        ("DenyOnLimit,PartitionTimeLimit", {"walltime": 2881}, ["QoS long allows 2880 minutes"]),
+        ("PartitionMaxNodes", {"nodes": 2}, []),
+        ("PartitionMaxNodes", {"nodes": 3}, ["gpu gives at most 2 to a job"]),  # nodes there are
+        ("PartitionMaxNodes", {"walltime": 1441}, ["gpu allows 1440 minutes"]),
+        ("PartitionTimeLimit", {"nodes": 2}, ["gpu gives at most 1 to a job"]),
+        ("", {"walltime": 1441, "nodes": 2}, ["gpu gives at most 1", "gpu allows 1440 minutes"]),
+    ],
+)
+def test_limit_of_the_partition_that_a_qos_lifts(machine, flags, placement, found) -> None:
+    machine[SHOW] = machine[SHOW].replace("UNLIMITED", "1")
+    machine["sacctmgr --noheader --parsable2 show qos"] = f"long|{flags}|2-00:00:00||"
+    findings = partition(options=("--qos=long",), **placement)
+    messages = [finding.message for finding in findings if finding.status is FAIL]
+    assert len(messages) == len(found)
+    for message, part in zip(messages, found, strict=True):
+        assert part in message
+
+
+def test_flags_of_a_partition_s_qos_lift_nothing(with_qos) -> None:
+    """Only those of the QoS that the job uses do, see `man sacctmgr`."""
+    with_qos[QOS] = "normal||||\npart_gpu|PartitionTimeLimit|||"
+    assert partition(walltime=1441) == [
+        failure("JW505", "train.big.walltime: gpu allows 1440 minutes, not 1441")
+    ]
+
+
+def test_limits_in_percent_are_no_numbers_of_nodes(machine) -> None:
+    machine["sacctmgr --noheader --parsable2 show qos"] = "normal|Relative||node=1,gres/gpu=5|"
+    assert [finding.status for finding in partition(nodes=2)] == [PASS]
+
+
 def test_more_jobs_than_a_qos_takes_at_a_time_is_a_warning(with_qos) -> None:
     with_qos[OWN] = "wide"
     jobs = {f"train.{k}": make_job(gpus_per_node=2) for k in range(3)}

@@ -3,11 +3,12 @@
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxway.config.jobs import Placement, SubmittedJob
 from jaxway.preflight import qos
 from jaxway.preflight.finding import Findings, failure, passed, warning
+from jaxway.preflight.qos import Qos
 from jaxway.slurm.commands import error_message, run_query
 
 
@@ -30,6 +31,15 @@ class Limits:
         """How many nodes with that many GPUs or more a job may have."""
         count = sum(nodes for has, nodes in self.nodes_by_gpus.items() if has >= gpus)
         return count if self.max_nodes is None else min(count, self.max_nodes)
+
+    def for_job(self, own: Qos | None) -> "Limits":
+        """What is left of them for jobs of a QoS: its flags may lift some."""
+        flags = own.flags if own else ""
+        return replace(
+            self,
+            max_nodes=None if "PartitionMaxNodes" in flags else self.max_nodes,
+            max_minutes=math.inf if "PartitionTimeLimit" in flags else self.max_minutes,
+        )
 
 
 def check_partition(
@@ -57,13 +67,14 @@ def check_partition(
         known, default = {}, ""
         yield from [warning(f"{name}: QoS {limits.qos}: {error}")] if limits.qos else []
     labels: dict[tuple[str, str], list[str]] = {}
-    time, submitted = (limits.max_minutes, ""), (math.inf, "")
+    time = submitted = (math.inf, "")
     for label, job in jobs.items():
-        own = qos.in_order(known, limits.qos, job.placement, default)
-        time = min(time, qos.first(own, "max_minutes"))
-        submitted = min(submitted, qos.first(own, "max_submitted"))
-        problems = find_problems(name, limits, job.placement)
-        for problem in (*problems, *qos.find_problems(own, job.placement)):
+        own = qos.of_job(known, job.placement, default)
+        given, ordered = limits.for_job(own), qos.in_order(own, known.get(limits.qos or ""))
+        time = min(time, (given.max_minutes, ""), qos.first(ordered, "max_minutes"))
+        submitted = min(submitted, qos.first(ordered, "max_submitted"))
+        problems = find_problems(name, given, job.placement)
+        for problem in (*problems, *qos.find_problems(ordered, job.placement)):
             labels.setdefault(problem, []).append(label)
     for (code, message), affected in labels.items():
         more = f" (and {len(affected) - 1} more)" if affected[1:] else ""

@@ -33,6 +33,7 @@ class Qos:
             name, flags, wall, tres, submitted = line.split("|")
         except ValueError:
             raise NotReportedError(f"sacctmgr printed {line!r}") from None
+        tres = "" if "Relative" in flags else tres  # in percent
         nodes, gpus = (re.search(rf"\b{key}=(\d+)", tres) for key in ("node", "gres/gpu"))
         return cls(
             name,
@@ -66,12 +67,14 @@ def query(*words: str) -> list[str]:
     return result.stdout.splitlines()
 
 
-def in_order(
-    known: Mapping[str, Qos], partition: str | None, placement: Placement, default: str
-) -> list[Qos]:
-    """The QoS whose limits hold for a job: of one kind, that of the first that sets it."""
+def of_job(known: Mapping[str, Qos], placement: Placement, default: str) -> Qos | None:
+    """The QoS of a job: that which it names, or the default one."""
     named = [word.partition("=")[2] for word in placement.options if word.startswith("--qos=")]
-    own, of_partition = known.get([default, *named][-1]), known.get(partition or "")
+    return known.get([default, *named][-1])
+
+
+def in_order(own: Qos | None, of_partition: Qos | None) -> list[Qos]:
+    """The QoS whose limits hold for a job: of one kind, that of the first that sets it."""
     over = own and "OverPartQOS" in own.flags
     return [qos for qos in ((own, of_partition) if over else (of_partition, own)) if qos]
 

@@ -118,20 +118,24 @@ class Plan:
         """Leave what pull makes."""
         self.shared.parent.mkdir(parents=True, exist_ok=True)
         container = store.path_of(self.shared, IMAGE, DIGEST)
-        container.write_text("a container")
+        self.make_sif(container)
+        store.lead(self.shared, container.name)
+        store.lock(self.sif, container, IMAGE)
+
+    def make_sif(self, sif: Path) -> None:
+        """Leave a container with its record and digest."""
+        sif.write_text("a container")
         record = ContainerRecord(
             image=IMAGE,
             digest=DIGEST,
-            **verify.fingerprint(container),
+            **verify.fingerprint(sif),
             apptainer="1.4.5",
             date="2026-11-26T08:00:00Z",
             labels={},
             layers=(),
         )
-        for file, text in store.record_texts(container, record).items():
+        for file, text in store.record_texts(sif, record).items():
             file.write_text(text)
-        store.lead(self.shared, container.name)
-        store.lock(self.sif, container, IMAGE)
 
     def calls(self, name: str) -> list[list[str]]:
         """Arguments of each call of a stub; sbatch that only looks does not count."""

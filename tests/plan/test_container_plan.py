@@ -76,7 +76,7 @@ def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
     assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
-    assert "jax.sif is missing: rebuilding it" in plan.snakemake("train").stderr
+    assert "jax.sif is missing: restoring it" in plan.snakemake("train").stderr
     assert plan.sif.exists()
     plan.sif.resolve().unlink()
     plan.snakemake("smoke_test", "--forcerun=pull")

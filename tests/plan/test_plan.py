@@ -140,7 +140,7 @@ def stubbed(tmp_path_factory):
     )
     plan.use_stubs()
     plan.make_container()
-    (plan.scratch / "old.sif.digest").write_text("sha256:old\n")
+    plan.make_sif(plan.scratch / "old.sif")
     link = plan.folder.parent / "link"
     link.symlink_to(plan.folder)
     plan.environment["PWD"] = str(link)  # where the user's shell believes to be
@@ -282,6 +282,7 @@ def test_benchmarks_of_one_placement_are_one_job(stubbed):
     assert str(stubbed.sif) not in old[0]
     assert f"--container-record={other}.json" in old[0]
     assert not any(word.startswith("--image") for word in old[0])
+    assert (stubbed.scratch / "old.sif.runs").is_dir()  # known as used
 
 
 def test_benchmarks_of_several_processes_start_by_srun(stubbed):

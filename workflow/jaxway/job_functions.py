@@ -90,8 +90,8 @@ class JobFunctions:
 
     def benchmark_digests(self, wildcards: Any) -> list[str]:
         """Of the containers that benchmarks name themselves, and which a pull leaves."""
-        sifs = {target(Path(job.sif)) for job in self.benchmarks(wildcards) if job.sif}
-        return sorted(str(digest_path(sif)) for sif in sifs)
+        sifs = self.launch.config.own_sifs([self.allocation(wildcards)])
+        return sorted({str(digest_path(target(Path(sif)))) for sif in sifs})
 
     def plan(self, wildcards: Any) -> dict[str, Any]:
         return self.launch.plan(self.allocation(wildcards)).to_json()

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from jaxway_shared.errors import UserError
+from jaxway_shared.errors import UserError, parse
 from jaxway_shared.training import NOT_AGAIN, TrainingState
 
 from jaxway import interrupt
+from jaxway.config.containers import LOCK_FOLDER, target
 from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
 from jaxway.container import store, verify
 from jaxway.launch import Launch, Words
@@ -172,10 +173,20 @@ class Run:
             if jobs[rule] or not Path(container.digest).exists():
                 continue
             if not store.is_locked(Path(container.output)):
-                self._restore(container.output, words())
+                lost = not os.path.exists(container.output)
+                self._restore(container.output, words(), "is missing" if lost else "was made again")
             if problem := verify.find_problem(Path(container.sif), full=False, image=image):
                 raise problem
-            store.note_run(Path(container.output))
+            store.note_run(target(Path(container.output)), Path(container.output))
+        self._check_own_sifs(jobs["benchmark_run"])
+
+    def _check_own_sifs(self, benchmarks: Iterable[Job]) -> None:
+        """The same for containers that benchmarks name, which no run makes."""
+        config = self.launch.config
+        for sif in config.own_sifs(config.allocations[job.wildcards.name] for job in benchmarks):
+            if problem := verify.find_problem_of_own(sif):
+                raise problem
+            store.note_run(target(Path(sif)), LOCK_FOLDER.absolute())
 
     def _restore_data(self, trainings: Iterable[Job]) -> None:
         """Prepare again what a training of this run needs and its record says is there."""
@@ -187,9 +198,9 @@ class Run:
                 words = [*self.launch.prepare_data(data), f"--out={data.record}"]
                 self._restore(f"data of {data.record}", words)
 
-    def _restore(self, what: str, words: Words) -> None:
-        """Make again what is missing."""
-        report(f"{what} is missing: rebuilding it")
+    def _restore(self, what: str, words: Words, why: str = "is missing") -> None:
+        """Make again what is missing, or take what others have made again in its place."""
+        report(f"{what} {why}: restoring it")
         if subprocess.run([*self.jaxway, *words]).returncode:
             raise UserError("JW209", f"{what} could not be restored, see the error above")
 
@@ -206,7 +217,8 @@ class Run:
         for job in self._trainings:
             with contextlib.suppress(OSError):
                 state = TrainingState.find(Path(job.resources.training_state))
-                if state and (state.error or "").endswith("[JW305]"):
+                error = parse(state.error or "") if state else None
+                if error and error.code == "JW305":
                     yield job.wildcards.name
 
     def _compare_finished_nodes(self) -> None:

@@ -15,6 +15,8 @@ import pytest
 import results
 import train
 from example_records import data_record
+from examples import make_config
+from jaxway.preflight.disk_space import has_checkpoint
 from jaxway_job import training_state
 from jaxway_shared import identity
 from jaxway_shared.container_record import ContainerRecord
@@ -109,6 +111,23 @@ def test_what_changed_is_trained_anew_and_nothing_else_is(trainings, changed):
     assert not trainings.run(changed, out="third")
     assert not trainings.run(out="fourth")
     assert trainings.summary() == first
+
+
+def test_preflight_knows_which_state_a_training_is_going_to_use(trainings, monkeypatch):
+    trainings.finish = False
+    with pytest.raises(SystemExit):
+        trainings.run(out="results/train")
+    monkeypatch.chdir(trainings.folder)
+    job, other = (
+        make_config(train={"small": {"steps": steps, "hang_minutes": 5}}).train["small"]
+        for steps in (60, 120)
+    )
+    assert job.data
+    Path(job.data.record).parent.mkdir()
+    shutil.copy("old/data.json", job.data.record)
+    assert has_checkpoint(job, 22 * "old")
+    assert not has_checkpoint(job, 22 * "new")
+    assert not has_checkpoint(other, 22 * "old")
 
 
 def test_where_a_training_runs_is_no_part_of_it(trainings):

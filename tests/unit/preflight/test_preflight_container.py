@@ -8,7 +8,7 @@ from example_records import write_container_record
 from jaxway.config.containers import Container
 from jaxway.container import registry, store, verify
 from jaxway.preflight import container
-from jaxway.preflight.container import check_image
+from jaxway.preflight.container import check_image, check_own_sifs
 from jaxway.preflight.finding import FAIL, PASS, Finding, failure, passed, warning
 from jaxway_shared.errors import UserError
 
@@ -43,6 +43,15 @@ def test_image_that_is_no_registry_s_needs_no_pull(sif) -> None:
 
 def test_container_as_it_was_pulled_passes(pulled) -> None:
     assert check(pulled) == passed(f"{pulled}, as it was pulled")
+
+
+def test_each_container_that_a_benchmark_names_is_checked(pulled, tmp_path) -> None:
+    link, gone = tmp_path / "other.sif", tmp_path / "gone.sif"
+    link.symlink_to(pulled)
+    good, bad = check_own_sifs([str(link), str(gone)])
+    assert good == passed(f"{link}, as it was made")
+    message = f"{gone}: No such file or directory; remove it (`rm {gone}`), and pull it again"
+    assert bad == failure("JW140", f"{message} (`jaxway pull`)")
 
 
 def test_container_of_another_image_fails(pulled) -> None:

@@ -1,5 +1,6 @@
 """Checks of files: folders, disk space, the shared file system, and $HOME."""
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import tokenizers
 from example_records import data_record
 from examples import make_training
 from jaxway.config.site import Site
+from jaxway.launch import state_link
 from jaxway.preflight import disk_space, home
 from jaxway.preflight.disk_space import Download, check_disk_space, checkpoint_bytes
 from jaxway.preflight.finding import FAIL, PASS, WARN, Status, failure, warning
@@ -18,7 +20,8 @@ from jaxway.preflight.folders import check_folders
 from jaxway.preflight.home import check_home_quota
 from jaxway.preflight.shared_fs import check_shared_fs
 from jaxway_job import model
-from jaxway_shared import presets, training
+from jaxway_shared import identity, presets, training
+from jaxway_shared.identity import Identity, program_content
 
 # ---------------------------------------------------------------------------------------- folders
 
@@ -70,7 +73,7 @@ def prepare_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def statuses(site: Site, *names: str, download: Download | None = None) -> list[Status]:
     """Of the check for short trainings with these names."""
     jobs = [replace(make_training(), name=name) for name in names]
-    return [finding.status for finding in check_disk_space(site, jobs, download)]
+    return [finding.status for finding in check_disk_space(site, jobs, None, download)]
 
 
 @pytest.mark.parametrize(
@@ -82,16 +85,60 @@ def test_bytes_and_inodes_are_compared(site, monkeypatch, free, inodes, status) 
     assert statuses(site, "a") == [status]
 
 
-def test_training_that_resumes_has_its_space(site, monkeypatch) -> None:
+@pytest.fixture
+def state(site, monkeypatch) -> Path:
+    """The state of make_training(), of image `i`, without a checkpoint; its data are prepared."""
     set_free(monkeypatch, 10**6)
     prepare_data(monkeypatch)
-    state, link = Path("train/a-feedbeef"), Path("results/train/a/state")
-    state.mkdir(parents=True)
-    link.parent.mkdir(parents=True)
+    job = make_training()
+    assert job.data
+    record, state, link = Path(job.data.record), Path("train/a-feedbeef"), Path(state_link("a"))
+    for folder in (record.parent, state, link.parent):
+        folder.mkdir(parents=True)
+    record.write_text(json.dumps(data_record().to_json()))
     link.symlink_to(state.absolute())
+    options = presets.resolve(job.options)
+    del options["keep_checkpoints"]  # as it does not affect results
+    of = Identity(options, data_record().sha256, program_content("train", None), "i")
+    (state / identity.FILE).write_text(json.dumps(of.to_json()))
+    return state
+
+
+def test_training_that_resumes_has_its_space(site, state) -> None:
     assert statuses(site, "a") == [FAIL]
     (state / training.LAST_CHECKPOINT_STEP).write_text("4")
     assert statuses(site, "a") == []
+
+
+@pytest.mark.parametrize(
+    ("options", "image", "new"),
+    [
+        ({"keep_checkpoints": 1}, "i", False),
+        ({"layers": 2}, "i", False),  # the preset's
+        ({"steps": 11}, "i", True),
+        ({"width": 64}, None, True),
+        ({}, "another", True),
+        ({"tokenizer": "raw"}, "i", True),
+    ],
+)
+def test_training_that_was_edited_needs_space_again(site, state, options, image, new) -> None:
+    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    job = make_training(**options)
+    assert bool([*check_disk_space(site, [job], image, None)]) == new
+
+
+def test_edited_program_needs_space_where_its_training_was_finished(site, state, monkeypatch):
+    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    monkeypatch.setattr(disk_space, "program_content", lambda *_: {"train.py": "edited"})
+    assert statuses(site, "a") == []  # it is asked whether to resume
+    (state / training.SUMMARY).write_text("{}")
+    assert statuses(site, "a") == [FAIL]
+
+
+def test_damaged_identity_counts_as_none(site, state) -> None:
+    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    (state / identity.FILE).write_text("{")
+    assert statuses(site, "a") == [FAIL]
 
 
 def test_image_needs_its_size_and_more_for_the_pull(site, tmp_path, monkeypatch) -> None:
@@ -117,10 +164,10 @@ def test_prepared_data_need_no_space(site, tmp_path, monkeypatch) -> None:
     text.write_bytes(bytes(10**6))
     job = make_training((str(text),), layers=1, width=64, heads=1, ngram=1)
     set_free(monkeypatch, 3 * checkpoint_bytes(job))
-    (finding,) = check_disk_space(site, [job], None)
+    (finding,) = check_disk_space(site, [job], None, None)
     assert finding.code == "JW510"
     prepare_data(monkeypatch)
-    (finding,) = check_disk_space(site, [job], None)
+    (finding,) = check_disk_space(site, [job], None, None)
     assert finding.status is PASS
 
 

@@ -9,7 +9,7 @@ from examples import make_site
 from jaxway.preflight import jutil
 from jaxway.preflight.account import check_account
 from jaxway.preflight.disk_space import Requirement, check_quotas
-from jaxway.preflight.finding import FAIL, PASS, WARN, Finding, failure, warning
+from jaxway.preflight.finding import PASS, WARN, Finding, failure, warning
 
 PROJECTS = [
     {"project": "training", "PI-uid": "a1", "budget-accounts": "training,other"},
@@ -77,17 +77,19 @@ def test_account_that_slurm_refuses_is_not_asked_again(asked) -> None:
     ("kilobytes", "inodes", "status"),
     [
         *((1000, 100, PASS), (1001, 1, WARN), (1, 101, WARN)),
-        *((2000, 200, WARN), (2001, 1, FAIL), (1, 201, FAIL)),
+        *((2000, 200, WARN), (2001, 1, WARN), (1, 201, WARN)),
     ],
 )
 def test_quota_is_compared_with_what_is_written(asked, kilobytes, inodes, status) -> None:
     finding = quotas(kilobytes, inodes)
     assert finding.status is status
     assert "/p/scratch/training: 0.0 GB and 100 inodes left of the project's quota" in str(finding)
+    assert ("hard limit" in str(finding)) == (kilobytes > 2000 or inodes > 200)
+    assert "figures are up to a day old" in str(finding)
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "status"), [(0, 3000, PASS), (0, 0, PASS), (0, 1001, FAIL), (1001, 0, WARN)]
+    ("soft", "hard", "status"), [(0, 3000, PASS), (0, 0, PASS), (0, 1001, WARN), (1001, 0, WARN)]
 )
 def test_limit_of_nothing_is_none(asked, soft, hard, status) -> None:
     changed = QUOTA | {"data-soft-limit": f"{soft}KB", "data-hard-limit": f"{hard}KB"}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from example_records import write_container_record
-from examples import make_config, make_job, make_placement, make_training
+from examples import make_config, make_job, make_placement, make_site, make_training
 from jaxway.config.containers import container_with
 from jaxway.config.jobs import SubmittedJob
 from jaxway.preflight import container as container_checks
@@ -88,6 +88,14 @@ def test_container_is_looked_into_where_it_is_there_and_whole(planned, site, mon
     assert not looked(checked)
     sif.unlink()
     assert not looked(checked)
+
+
+def test_container_that_a_benchmark_names_is_checked(planned, tmp_path) -> None:
+    for sif, status in ((tmp_path / "gone.sif", FAIL), (container_with({}, make_site()).sif, PASS)):
+        checked = planned({}, benchmark={"memory": {"sif": str(sif)}})
+        jobs = plan.labelled_jobs(checked.config, False, [], checked.config.allocations)
+        found = subjects(replace(checked, jobs=jobs))
+        assert found[:3] == [*CONTAINER, (status, "image")]
 
 
 def test_queue_is_not_asked_about_what_is_refused_already(planned, machine) -> None:

@@ -6,10 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from example_records import write_container_record
 from examples import make_config, make_site
 from jaxway import interrupt, run
+from jaxway.container import store
+from jaxway.launch import Launch
 from jaxway.slurm import accounting
 from jaxway.slurm.journal import Journal
+from jaxway_shared.errors import UserError
 from submissions import make_submission
 
 
@@ -85,6 +89,53 @@ def end_with(folder: Path, error: str, log: str) -> None:
 def test_what_to_do_after_a_failure(tmp_path: Path, capsys, error: str, advice: str) -> None:
     end_with(tmp_path, error, "step 1\n")
     assert capsys.readouterr().err.startswith(advice)
+
+
+def test_containers_that_benchmarks_name_are_checked_and_known_as_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sif, link = tmp_path / "jax-2.sif", tmp_path / "other.sif"
+    sif.write_text("a container")
+    write_container_record(sif, "docker://h.org/a")
+    link.symlink_to(sif.name)
+    site = make_site(sif=str(tmp_path / "jax.sif"))
+    config = make_config(site, benchmark={"memory": {"sif": str(link)}, "io": {}})
+    jobs: dict[str, Any] = dict.fromkeys(run.RULES, ())
+    jobs["benchmark_run"] = [
+        SimpleNamespace(wildcards=SimpleNamespace(name=name)) for name in config.allocations
+    ]
+    started = run.Run(Launch(tmp_path, config, site, contained=True), [])
+    started._restore_container(jobs)
+    (note,) = store.runs_folder(sif).iterdir()
+    assert note.readlink() == tmp_path / "results/container"
+    sif.write_text("another container")
+    with pytest.raises(UserError, match=r"jax-2.sif has .* pull it again \(`jaxway pull`\)"):
+        started._restore_container(jobs)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [(lambda sif: sif.unlink(), "is missing"), (lambda sif: None, "was made again")],
+)
+def test_what_is_done_about_a_container_is_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, spoil: Any, why: str
+) -> None:
+    """One that somebody has made again is not missing: the run's link is locked again."""
+    monkeypatch.chdir(tmp_path)
+    site, image = make_site(sif=str(tmp_path / "jax.sif")), "docker://h.org/a"
+    launch = Launch(tmp_path, make_config(site, image=image), site, contained=True)
+    sif, link = tmp_path / "jax-1.sif", Path(launch.container.sif)
+    sif.write_text("a container")
+    write_container_record(sif, image)
+    store.lock(link, sif, image)
+    sif.write_text("a container, made again")
+    write_container_record(sif, image)
+    spoil(sif)
+    jobs: dict[str, Any] = dict.fromkeys(run.RULES, ()) | {"smoke_test": [None]}
+    with pytest.raises(UserError, match="could not be restored"):
+        run.Run(launch, ["false"])._restore_container(jobs)
+    assert capsys.readouterr().err == f"{link} {why}: restoring it\n"
 
 
 def test_training_that_had_finished_before_is_named(tmp_path: Path, capsys) -> None:

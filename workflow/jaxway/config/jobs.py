@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -119,6 +119,11 @@ class Config:
     def allocations(self) -> Mapping[str, Allocation]:
         """Those of the benchmarks, and those that check nodes."""
         return {**self.benchmark_allocations, **self.node_check_allocations}
+
+    def own_sifs(self, allocations: Iterable[Allocation]) -> list[str]:
+        """Containers that benchmarks of these name in place of the configured one."""
+        jobs = (self.benchmark[name] for each in allocations for name in each.benchmarks)
+        return sorted({job.sif for job in jobs if job.sif})
 
     @cached_property
     def data(self) -> Mapping[str, DataOptions]:

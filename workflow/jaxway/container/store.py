@@ -105,7 +105,7 @@ def lock(link: Path, container: Path, image: str) -> None:
     texts = record_texts(link, record)
     # What stays the same is not touched in vain.
     atomic_replace({x: t for x, t in texts.items() if not x.exists() or x.read_text() != t})
-    note_run(link)
+    note_run(container, link)
 
 
 def named(record: ContainerRecord, image: str) -> ContainerRecord:
@@ -127,9 +127,12 @@ def runs_folder(container: Path) -> Path:
     return container.with_name(f"{container.name}.runs")
 
 
-def note_run(link: Path) -> None:
-    """Leave word that a run starts with what its link leads to, if that can be written."""
-    folder = runs_folder(target(link))
+def note_run(container: Path, link: Path) -> None:
+    """Leave word that a run starts with a container, if that can be written.
+
+    ``link``: the run's, which leads to it; of a container that has none, the folder of its links.
+    """
+    folder = runs_folder(container)
     with contextlib.suppress(OSError):
         make_shared(folder)
         lead(folder / short_hash(str(link)), link)

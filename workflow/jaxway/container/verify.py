@@ -44,12 +44,15 @@ def recorded_image(sif: Path, image: str) -> str:
     return record.image if record and record.same_image(image) else image
 
 
-def find_problem(sif: Path, full: bool, image: str = "") -> UserError | None:
+def find_problem(
+    sif: Path, full: bool, image: str = "", again: str = "the next run makes it again"
+) -> UserError | None:
     """Why the SIF cannot be trusted or is not of ``image``; None when all is well.
 
     The hash is computed when ``full`` is asked for or the file's time is not the recorded one.
+    ``again``: how one that was removed is made.
     """
-    remedy = f"remove it (`rm {target(sif)}`), and the next run makes it again"
+    remedy = f"remove it (`rm {target(sif)}`), and {again}"
     try:
         status, record = sif.stat(), ContainerRecord.read(record_path(sif))
         if status.st_size != record.bytes:
@@ -70,6 +73,11 @@ def find_problem(sif: Path, full: bool, image: str = "") -> UserError | None:
             "(with your --profile and --configfile)",
         )
     return None
+
+
+def find_problem_of_own(sif: str) -> UserError | None:
+    """The same of a container that a benchmark names."""
+    return find_problem(target(Path(sif)), full=False, again="pull it again (`jaxway pull`)")
 
 
 def exists(path: Path) -> bool:

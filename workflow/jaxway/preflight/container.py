@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxway_shared.errors import UserError
@@ -44,6 +45,13 @@ def check_image(
         return 0, failure(error.code, str(error))
     except Exception as error:
         return 0, unchecked(error)
+
+
+def check_own_sifs(sifs: Iterable[str]) -> Findings:
+    """``sifs``: containers that benchmarks name in place of the configured one."""
+    for sif in sifs:
+        problem = verify.find_problem_of_own(sif)
+        yield failure(problem.code, str(problem)) if problem else passed(f"{sif}, as it was made")
 
 
 def find_shared(image: str, shared: Path, pulled: Container) -> Path | None:

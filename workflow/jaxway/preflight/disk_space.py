@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxway_shared import presets
-from jaxway_shared.training import TrainingState
+from jaxway_shared.data_record import DataRecord
+from jaxway_shared.errors import UserError
+from jaxway_shared.identity import Identity, program_content
+from jaxway_shared.training import SUMMARY, TrainingState
 
 from jaxway.config.jobs import TrainJob
 from jaxway.config.site import Site
@@ -43,11 +46,12 @@ class Requirement:
 
 
 def check_disk_space(
-    site: Site, trainings: Iterable[TrainJob], download: Download | None
+    site: Site, trainings: Iterable[TrainJob], image: str | None, download: Download | None
 ) -> Findings:
-    """``trainings``: those that the plan does not find finished."""
+    """``trainings``: those that the plan does not find finished. ``image``: digest, if known."""
     trainings = [*trainings]
-    required = [*required_by_checkpoints(site, trainings), *required_by_data(site, trainings)]
+    new = [job for job in trainings if not has_checkpoint(job, image)]
+    required = [*required_by_checkpoints(site, new), *required_by_data(site, trainings)]
     if download:
         yield from check_work_folder(download)
         folder = download.sif.parent
@@ -95,10 +99,10 @@ def compare_quota(quota: jutil.Quota, needed: Space) -> Finding:
     soft, hard = quota.soft, quota.hard
     message = (
         f"{quota.folder}: {soft.bytes / 1e9:,.1f} GB and {soft.inodes:,} inodes left of the "
-        f"project's quota, last night by jutil; {in_words(needed)} required"
+        f"project's quota by jutil, whose figures are up to a day old; {in_words(needed)} required"
     )
     if needed.bytes > hard.bytes or needed.inodes > hard.inodes:
-        return failure("JW510", f"{message}, more than its hard limit: free some space there")
+        return warning(f"{message}: its hard limit refuses that, unless space was freed since")
     if needed.bytes > soft.bytes or needed.inodes > soft.inodes:
         return warning(f"{message}: beyond it, nothing can be written after 14 days")
     return passed(message)
@@ -126,13 +130,30 @@ def in_words(space: Space) -> str:
 
 def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
     """Space for checkpoints of trainings that have none yet."""
-    scratch = Path(site.scratch)
     for job in trainings:
-        state = TrainingState.find(Path(state_link(job.name)))
-        if state is None or not state.last_checkpoint_step:
-            kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
-            inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
-            yield Requirement(scratch, kept * checkpoint_bytes(job), kept * inodes)
+        kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
+        inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
+        yield Requirement(Path(site.scratch), kept * checkpoint_bytes(job), kept * inodes)
+
+
+def has_checkpoint(job: TrainJob, image: str | None) -> bool:
+    """Whether the state to which the run's link leads has one, and is what the job would resume."""
+    state = TrainingState.find(Path(state_link(job.name)))
+    if not (state and state.last_checkpoint_step and job.data):
+        return False
+    try:
+        before, data = Identity.read(state.folder), DataRecord.read(Path(job.data.record))
+    except (OSError, UserError):
+        return False
+    options = presets.resolve(job.options)
+    this = Identity(
+        {name: options.get(name) for name in before.options},
+        data.sha256,
+        program_content(job.program, None),
+        image or before.image,
+    )
+    finished = (state.folder / SUMMARY).exists()  # an unfinished one of another program is not left
+    return before == this if finished else before.same_but_program(this)
 
 
 def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:

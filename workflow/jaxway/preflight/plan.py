@@ -9,10 +9,16 @@ from typing import Any
 from jaxway_shared.errors import UserError
 
 from jaxway.config.containers import Container
-from jaxway.config.jobs import Config, SubmittedJob, TrainJob
+from jaxway.config.jobs import Allocation, Config, SubmittedJob, TrainJob
 from jaxway.config.site import Site
+from jaxway.container.verify import read_record
 from jaxway.preflight.account import check_account
-from jaxway.preflight.container import check_apptainer, check_image, find_shared
+from jaxway.preflight.container import (
+    check_apptainer,
+    check_image,
+    check_own_sifs,
+    find_shared,
+)
 from jaxway.preflight.data import check_data
 from jaxway.preflight.disk_space import Download, check_disk_space
 from jaxway.preflight.finding import FAIL, PASS, Finding, Findings, failure, unchecked
@@ -47,6 +53,14 @@ class Plan:
         jobs = self.jobs.items()
         return {label: job for label, job in jobs if isinstance(job, TrainJob) and job.data}
 
+    @property
+    def image(self) -> str | None:
+        """Digest of the container in which the jobs are going to run, as far as it is known."""
+        if not self.container or self.pulls:
+            return None
+        record = read_record(Path(self.container.output))
+        return record.identity.removeprefix("sha256:") if record else None
+
 
 def labelled_jobs(
     config: Config, smoke_test: bool, trainings: Iterable[str], allocations: Iterable[str]
@@ -75,6 +89,8 @@ def run_preflight(plan: Plan) -> list[Finding]:
         image, shared = plan.config.image, Path(plan.site.sif)
         size, finding = check_image(image, shared, plan.pulled, plan.container, plan.pulls)
         findings.append(finding._replace(subject="image"))
+        allocations = [job for job in plan.jobs.values() if isinstance(job, Allocation)]
+        findings += run_check("image", check_own_sifs, plan.config.own_sifs(allocations))
         there = os.path.exists(plan.container.output) and not plan.pulls
         if plan.start and plan.jobs and there and finding.status is PASS:
             used = used_paths(plan.jobs, plan.site.scratch)
@@ -86,7 +102,8 @@ def run_preflight(plan: Plan) -> list[Finding]:
         findings += run_slurm_checks(plan)
     findings += run_check("folders", check_folders, plan.site, folder_of_new_container(plan))
     trainings = plan.trainings
-    findings += run_check("disk space", check_disk_space, plan.site, trainings.values(), download)
+    space = (plan.site, trainings.values(), plan.image, download)
+    findings += run_check("disk space", check_disk_space, *space)
     findings += run_check("data", check_data, trainings)
     if plan.jobs:
         findings += run_check("shared", check_shared_fs, plan.site.shared)

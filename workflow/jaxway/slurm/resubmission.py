@@ -1,12 +1,11 @@
 """Whether a training's next job follows when one has ended before the training was finished."""
 
-import re
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxway_shared.errors import UserError
+from jaxway_shared.errors import UserError, parse
 from jaxway_shared.training import TrainingState
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 
@@ -14,7 +13,6 @@ from jaxway.slurm.outage import StoppedError
 
 LOCK_WAIT_S = 120  # after a job: a file system takes a while to notice that a node is lost
 POLL_INTERVAL_S = 0.5
-ERROR_RE = re.compile(r"(.*?)\.? \[(JW\d+)\]", re.DOTALL)  # as jaxway_shared.errors.fail() has it
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ def decide(
     that of the training now.
     """
     if state and state.error is not None:
-        found = ERROR_RE.fullmatch(state.error)
-        return Stop(found[1], found[2]) if found else Stop(state.error.rstrip("."))
+        error = parse(state.error)
+        return Stop(str(error), error.code) if error else Stop(state.error.rstrip("."))
     if end == "CANCELLED":
         return Stop("its job was cancelled")
     now = checkpoint_of(state)

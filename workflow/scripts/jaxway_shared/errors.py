@@ -4,6 +4,7 @@ The code stands behind the sentence wherever that is printed: ``pull: no space l
 """
 
 import os
+import re
 import socket
 import sys
 from pathlib import Path
@@ -176,6 +177,12 @@ class UserError(Exception):
 def with_code(code: str, sentence: str) -> str:
     """A sentence and its code, as it is printed."""
     return f"{sentence} [{code}]"
+
+
+def parse(line: str) -> UserError | None:
+    """The error of a line that ``with_code`` made; None, the line has no code."""
+    found = re.fullmatch(r"(.*?)\.? \[(JW\d+)\]", line, re.DOTALL)
+    return UserError(found[2], found[1]) if found else None
 
 
 def fail(code: str, sentence: str) -> NoReturn:

@@ -27,6 +27,14 @@ def test_every_module_of_our_program_is_known_to_compute_or_not() -> None:
     assert all((SCRIPTS / name).is_file() for names in OWN_FILES.values() for name in names)
 
 
+START = """#!/usr/bin/env bash
+# don't run package/unused.py
+HERE=$(dirname "$0")
+source "$(dirname "$0")/env.sh"; echo 'a: 1' > conf.yaml; ./binary
+srun "$HERE"/prog.py \\
+    --fast=${HERE}/fast.py; bash jobs/start\\"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, with a script and modules, each of which imports the next."""
@@ -41,6 +49,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "package/d.py": "this is no Python",
         "package/unused.py": "",
         "run.sh": "python3 script.py",
+        "jobs/start": START,
+        "jobs/env.sh": "export A=1 # it's nothing",
+        "jobs/fast.py": "",
+        "jobs/prog.py": "",
         "conf.yaml": "a: 1",
         "out.log": "",
         "out.json": "",
@@ -50,7 +62,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    (tmp_path / "binary").chmod(0o755)
+    for name in ("binary", "jobs/start"):
+        (tmp_path / name).chmod(0o755)
     return tmp_path
 
 
@@ -66,7 +79,8 @@ MODULES = {
         ("python3 script.py --steps 10", {"script.py", *MODULES}),
         ("bash -c 'cd . && python3 script.py | tee out.log'", {"script.py", *MODULES}),
         ("./binary --config=conf.yaml --out=out.json", {"binary", "conf.yaml"}),
-        ("sh run.sh > out.log", {"run.sh"}),
+        ("sh run.sh > out.log", {"run.sh", "script.py", *MODULES}),
+        ("bash jobs/start", {"jobs/start", "jobs/env.sh", "jobs/fast.py", "jobs/prog.py"}),
         ("python3 -m below.a", MODULES),
         ("python3 -m package.missing missing.py", {"package/__init__.py"}),
         ("python3 -m missing", set()),

@@ -76,6 +76,12 @@ def test_partition_without_a_name_is_the_default_one(machine) -> None:
     assert not [*check_partition(None, {"train.big": JOB}, None)]
 
 
+def test_one_of_several_partitions_is_slurm_s_choice(machine) -> None:
+    """`sbatch --test-only` says whether one takes the job."""
+    (finding,) = check_partition("gpu,other", {"train.big": make_job(nodes=3)}, None)
+    assert finding.status is PASS
+
+
 def test_unknown_partition_fails_and_names_open_ones(machine) -> None:
     machine[SHOW] = "!Partition gpu not found"
     message = "train.big.partition: Partition gpu not found; open are gpu, other"

@@ -5,6 +5,7 @@ import collections
 import gzip
 import json
 import lzma
+import random
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,9 @@ def test_300_random_files_are_read_as_text_or_refused_by_name(tmp_path, seed):
         (b'[1, "a"]\n[2, "b"]\n', "JSON lines"),
         pytest.param(b'{"text": "' + b"long " * 20_000 + b'"}\n', "JSON lines", id="one long line"),
         (b'[\n  {"instruction": "Write"}\n]\n', "JSON"),
+        (b'["Once upon a time", "there was"]', "JSON"),
+        (b"%!PS-Adobe-3.0\n0 0 moveto\n", "PostScript"),
+        (b"/annex/objects/SHA256E-s4--00.txt\n", "a pointer of git-annex"),
         (b"%PDF-1.4\n1 0 obj\n<< >>\nendobj\n", "PDF"),
         (b"{\\rtf1\\ansi text}", "RTF"),
         (b"WARC/1.0\r\nWARC-Type: conversion\r\n\r\nText of a page.\r\n", "a WARC archive"),
@@ -104,6 +108,16 @@ def test_text_is_read_to_its_end(tmp_path, place, byte, kind):
     offset = content.index(byte)
     assert f"a is {kind} from byte {offset:,} on, not" in str(outcome(tmp_path / "a"))
     assert bool(look(tmp_path / "a")) is (place > 200_000)  # which is quick, and reads no middle
+
+
+@pytest.mark.parametrize("compress", [bz2.compress, lzma.compress])
+def test_part_that_is_damaged_is_not_left_out(tmp_path, compress):
+    """Python's modules end the text there, as if that were no part of it."""
+    first, second = (
+        compress(random.Random(seed).randbytes(20_000).hex().encode()) for seed in (0, 1)
+    )
+    (tmp_path / "a").write_bytes(first + b"?" + second[1:])
+    assert "a is compressed and damaged: nothing can be read from" in str(outcome(tmp_path / "a"))
 
 
 def test_byte_order_marks_and_compression_change_no_token(prepare, corpus, tmp_path, monkeypatch):

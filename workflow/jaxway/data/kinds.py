@@ -54,12 +54,14 @@ BINARIES = {
 # What content is that is no plain text, though its bytes may be those of one.
 TEXTUAL = {
     rb"%PDF-": "PDF",
+    rb"%!PS": "PostScript",
     rb"\{\\rtf": "RTF",
     rb"!<arch>\n": "an archive",
     rb"0707(01|02|07)[0-9A-Fa-f]{8}": "a cpio archive",
     rb"WARC/\d": "a WARC archive",
     rb"version https://git-lfs\.github\.com/": "a pointer of Git LFS, without its file",
-    rb"\s*\[\s*\{\s*\"": "JSON",
+    rb"/annex/objects/": "a pointer of git-annex, without its file",
+    rb"\s*\[\s*(\{\s*)?\"": "JSON",
 }
 
 

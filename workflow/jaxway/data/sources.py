@@ -74,6 +74,8 @@ def read(path: Path, raw: bool, progress: ProgressReporter) -> Iterator[bytes]:
                 progress.add(file.tell() - position)
                 position = file.tell()
                 yield chunk
+            if text is not file and file.read(1):  # bz2 and lzma end where the next part is damaged
+                raise EOFError(f"nothing can be read from about byte {position:,} on")
     except (OSError, *kinds.DAMAGED) as error:
         raise unreadable(path, error) from None
 

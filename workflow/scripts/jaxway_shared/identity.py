@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,6 +42,13 @@ OWN_FILES: dict[str, tuple[str, ...]] = {
 }
 # In a command: what is code or settings by its name. A log or a result, which changes, is not.
 CODE_RE = re.compile(r".*\.(py|sh|bash|ya?ml|toml)")
+SCRIPT_RE = re.compile(r".*\.(py|sh|bash)")
+SHEBANG_RE = re.compile(r"#!.*\b(ba|da|k|z)?sh\b")
+MAX_SCRIPT_LENGTH = 1 << 20  # what is longer carries data
+COMMENT_RE = re.compile(r"(?<!\S)#.*")
+# In a shell script: what stands for a folder, most often that of the script.
+FOLDER_RE = re.compile(r"(\$\w+|\$\{\w+\}|\$\([^()]*\))/")
+UNQUOTED = str.maketrans("\\", " ", "\"'")
 SEPARATORS_RE = re.compile(r"[\s;&|<>()=]+")
 MAX_HASHED_BYTES = 1 << 26  # a larger file, such as a container, is known by size and time
 
@@ -113,8 +120,35 @@ def program_content(program: str, command: str | None) -> dict[str, str]:
     return {name: sha256(path, key(path)) for name, path in sorted(files.items())}
 
 
-def command_files(command: str) -> Iterator[Path]:
-    """Code and settings that a command names, and the modules beside its scripts."""
+def command_files(command: str) -> Iterable[Path]:
+    """Code and settings that a command names, and code that its shell scripts name."""
+    found = dict.fromkeys(named_files(command, [Path()]))
+    left = [*found]
+    while left:
+        path = left.pop()
+        new = [each for each in named_by_script(path, key(path)) if each not in found]
+        found |= dict.fromkeys(new)
+        left += new
+    return found
+
+
+@functools.cache  # a sweep asks for each of its jobs
+def named_by_script(path: Path, key: tuple[int, ...]) -> list[Path]:
+    """Code that a file names, if it is a shell script; no settings, which that may write."""
+    try:
+        with path.open(errors="replace") as file:
+            text = file.read(MAX_SCRIPT_LENGTH)
+    except OSError:
+        return []
+    if path.suffix not in (".sh", ".bash") and not SHEBANG_RE.match(text):
+        return []
+    text = FOLDER_RE.sub("", COMMENT_RE.sub("", text).translate(UNQUOTED))
+    named = named_files(text, [Path(), path.parent])
+    return [each for each in named if SCRIPT_RE.fullmatch(each.name)]
+
+
+def named_files(command: str, folders: list[Path]) -> Iterator[Path]:
+    """Code and settings that a command names, in folders, and the modules beside its scripts."""
     try:
         words = shlex.split(command)
     except ValueError:
@@ -122,7 +156,7 @@ def command_files(command: str) -> Iterator[Path]:
     pieces = [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
     modules = [name.replace(".", "/") for flag, name in itertools.pairwise(pieces) if flag == "-m"]
     changes = [Path(to) for word, to in itertools.pairwise(pieces) if word == "cd"]
-    for folder in dict.fromkeys([Path(), *changes]):
+    for folder in dict.fromkeys([*folders, *changes]):
         for module in (folder / name for name in modules):
             packages = [each for each in (module, *module.parents) if each != Path()]
             files = [package / "__init__.py" for package in packages]  # Python runs them first

@@ -64,10 +64,11 @@ def test_command_line_of_a_program(monkeypatch, placement, contained, before, af
     monkeypatch.setenv("SCRATCH", "/s")
     training = make_training(placement=make_placement(**placement))
     words = make_launch(contained=contained).program(training, "train")
-    start, program = words.index("python3"), words.index("--preset=tiny")
+    options = option_words(training.options)
+    start, program = words.index("python3"), words.index(options[0])
     assert words[:start] == [*CLEAN, "env", "A=one word", "B=", *before]
     assert words[start:program] == ["python3", "/j/workflow/scripts/train.py", *after]
-    assert words[program:] == option_words(training.options)
+    assert words[program:] == options
 
 
 def test_what_is_set_reaches_every_program() -> None:

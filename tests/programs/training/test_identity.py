@@ -163,8 +163,8 @@ def test_new_state_says_how_it_differs_from_the_one_most_like_it(trainings, caps
     trainings.run()
     capsys.readouterr()
     trainings.run({"options"})
-    line = f"starting at step 0: steps 120, not 60 as in {trainings.trained[1]}, which is finished"
-    assert line in capsys.readouterr().out
+    line = "starting at step 0: steps 120, not 60, schedule_steps 120, not 60 as in "
+    assert f"{line}{trainings.trained[1]}, which is finished" in capsys.readouterr().out
 
 
 def test_edited_program_does_not_discard_an_unfinished_training(trainings, capsys):

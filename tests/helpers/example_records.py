@@ -31,10 +31,18 @@ def write_container_record(sif: Path, image: str) -> None:
 def data_record(**fields: Any) -> DataRecord:
     """Of one shard with 50 tokens, and 5 to validate."""
     whole: dict[str, Any] = {
-        **{"files": 2, "tokenizer": "bytes", "tokenizer_sha256": None, "sha256": 64 * "b"},
+        **{
+            "documents": 2,
+            "end_of_text": None,
+            "sources": {"": 1},
+            "tokenizer": "bytes",
+            "tokenizer_sha256": None,
+            "sha256": 64 * "b",
+        },
         **{"vocabulary": 256, "dtype": "uint8", "shards": (50,), "folder": "/data"},
         **{"train_tokens": 50, "train_bytes": 50, "validation_tokens": 5, "validation_bytes": 5},
         **{"special_tokens": 0, "unknown_tokens": 0, "lossless": True},
         **{"unigram_bits_per_byte": 4.5, "gzip_bits_per_byte": 2.5},
     }
-    return DataRecord(**whole | fields)
+    whole |= fields
+    return DataRecord(**{**whole, "sources": fields.get("sources", {"": len(whole["shards"])})})

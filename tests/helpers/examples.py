@@ -49,6 +49,6 @@ def make_training(
         placement=placement or make_placement(),
         program="train",
         options={**defaults, **short, **options},
-        data=jobs.DataOptions(data, tokenizer, 1000),
+        data=jobs.DataOptions((("", data),), tokenizer, 1000),
         max_jobs=max_jobs,
     )

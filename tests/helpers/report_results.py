@@ -53,7 +53,7 @@ SMOKE_TEST = SmokeTestResult(
 )
 SEGMENT = Segment(first_step=1, last_step=100, seconds=60.5, provenance=PROVENANCE)
 DATA = data_record(
-    files=1,
+    documents=1,
     shards=(10**7,),
     train_tokens=10**7,
     train_bytes=10**7,

@@ -291,7 +291,14 @@ def test_configuration_in_a_document_is_valid(
 ) -> None:
     monkeypatch.chdir(ROOT)
     (tmp_path / "text").mkdir()
-    for name in ("text/a.txt", "tokenizer.json", "mine-1.0-py3-none-any.whl"):
+    (tmp_path / "web").mkdir()
+    for name in (
+        "text/a.txt",
+        "web/a.parquet",
+        "news.jsonl.zst",
+        "tokenizer.json",
+        "mine-1.0-py3-none-any.whl",
+    ):
         (tmp_path / name).touch()
     site = {
         "SCRATCH": str(tmp_path),

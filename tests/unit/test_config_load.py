@@ -214,6 +214,47 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "no data": ({"train": {"a": {"data": []}}}, "train.a.data: must not be empty"),
     "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be a list"),
+    "source without files": (
+        {"train": {"a": {"data": {"web": []}}}},
+        "train.a.data.web: must not be empty",
+    ),
+    "source whose name is none of a file": (
+        {"train": {"a": {"data": {"a/b": ["python"]}}}},
+        "train.a.data: a name must be text that matches",
+    ),
+    "source that is missing": (
+        {"train": {"a": {"data": {"web": ["/nowhere"]}}}},
+        "train.a.data.web: nothing matches /nowhere",
+    ),
+    "validation text that is missing": (
+        {"train": {"a": {"validation": ["/nowhere"]}}},
+        "train.a.validation: nothing matches /nowhere",
+    ),
+    "mixture of other sources": (
+        {"train": {"a": {"data": {"web": ["python"]}, "mixture": {"code": 1}}}},
+        "train.a.mixture: must name all sources of data (web)",
+    ),
+    "mixture of one list": (
+        {"train": {"a": {"mixture": {"code": 1}}}},
+        "train.a.mixture: must name all sources of data (none: data is a list",
+    ),
+    "share that is nothing": (
+        {"train": {"a": {"data": {"web": ["python"]}, "mixture": {"web": 0}}}},
+        "train.a.mixture.web: must be greater than 0",
+    ),
+    "share that is too small": (
+        {"train": {"a": {"data": {"a": ["python"], "b": ["."]}, "mixture": {"a": 1, "b": 1.0e-4}}}},
+        "train.a.mixture.b: less than 1 in 4096",
+    ),
+    "byte for a tokenizer's token": (
+        {"train": {"a": {"tokenizer": __file__, "end_of_text": 0}}},
+        "train.a.end_of_text: must name a token of the tokenizer, not 0",
+    ),
+    "token for bytes": (
+        {"train": {"a": {"end_of_text": "<eos>"}}},
+        "train.a.end_of_text: must be a byte, 0 to 255, not '<eos>'",
+    ),
+    "no byte": ({"train": {"a": {"end_of_text": 256}}}, "train.a.end_of_text: must be at most 255"),
     "data in an unset variable": (
         {"train": {"a": {"data": ["$NOT_SET/x"]}}},
         "train.a.data: names an environment variable that is not set",
@@ -247,7 +288,19 @@ def test_data_with_spaces_and_beyond_ascii(jureca, tmp_path):
     config = {"train": {"a": {"data": ["$SCRATCH/mein Text*"]}}}
     job = load(config, jureca).train["a"]
     assert job.data
-    assert job.data.data == (f"{tmp_path}/mein Text*",)
+    assert job.data.sources == (("", (f"{tmp_path}/mein Text*",)),)
+
+
+def test_sources_by_name_and_their_mixture(jureca):
+    sources = {"web": ["python"], "code": ["python", "."]}
+    entry = {"data": sources, "mixture": [{"web": 1, "code": 2}, {"web": 0.5, "code": 1}]}
+    jobs = load({"train": {"a": entry | {"validation": ["."], "end_of_text": 0}}}, jureca).train
+    first, second = jobs.values()
+    assert first.options["mixture"] == {"web": 1, "code": 2}
+    assert first.data and first.data == second.data  # prepared once
+    assert first.data.sources == (("web", ("python",)), ("code", ("python", ".")))
+    assert first.data.entries == ("python", "python", ".", ".")
+    assert (first.data.validation, first.data.end_of_text) == ((".",), "0")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +323,7 @@ def test_data_are_looked_for_without_following_links_round(tmp_path, monkeypatch
         (tmp_path / f"text/loop{number}").symlink_to("../text")
     entry = pattern.format(here=tmp_path)
     config = make_config(train={"a": {"data": [entry]}})
-    assert [options.data for options in config.data.values()] == [(entry,)]
+    assert [options.entries for options in config.data.values()] == [(entry,)]
 
 
 def test_raw_is_no_path_of_a_tokenizer():

@@ -49,6 +49,67 @@ def test_starts_depend_on_seed_and_step_only():
     assert (first != dataset.window_offsets(made, 1, 1, 64, 16)).any()
 
 
+def mixed(shares, *lengths, batch=64, seed=1):
+    """Sources of two blocks of windows, each source having one shard, and their offsets."""
+    made = numbered(*lengths)
+    record = data_record(shards=lengths, sources=dict.fromkeys("abc", 1))
+    made = made._replace(record=record, mixture=shares)
+    steps = range(1, 2 * dataset.BLOCK // batch + 1)
+    offsets = np.concatenate(
+        [dataset.window_offsets(made, seed, step, batch, 16) for step in steps]
+    )
+    return np.searchsorted(np.cumsum(lengths), offsets, side="right"), offsets
+
+
+MIXTURE = {"c": 0.01, "a": 1, "b": 3.0}  # by name, in whatever order
+LENGTHS = 801, 3001, 161
+
+
+def test_sources_of_a_mixture_have_their_shares_at_random_places():
+    sources, _ = mixed(MIXTURE, *LENGTHS)
+    blocks = sources.reshape(2, dataset.BLOCK)
+    counts = np.array([np.bincount(block, minlength=3) for block in blocks])
+    expected = dataset.BLOCK * np.array([1, 3, 0.01]) / 4.01
+    assert abs(counts - expected).max() <= 1
+    between = np.diff(np.nonzero(sources == 0)[0])
+    assert between.min() == 1 and between.max() > 12
+    assert (blocks[0] != blocks[1]).any()
+
+
+@pytest.mark.parametrize("source", [0, 1, 2])
+def test_each_source_of_a_mixture_has_epochs(source):
+    sources, offsets = mixed(MIXTURE, *LENGTHS)
+    windows = LENGTHS[source] // 16
+    own = offsets[sources == source]
+    epochs = own[: len(own) // windows * windows].reshape(-1, windows)
+    assert len(epochs) >= 2
+    assert all(len(np.unique(epoch // 16)) == windows for epoch in epochs)
+    assert (epochs[0] != epochs[1]).any()
+
+
+def test_a_mixture_depends_on_seed_and_position_only():
+    _, by_few = mixed(MIXTURE, *LENGTHS, batch=128)
+    _, by_many = mixed(MIXTURE, *LENGTHS, batch=dataset.BLOCK)
+    np.testing.assert_array_equal(by_few, by_many)
+    assert (mixed(MIXTURE, *LENGTHS, seed=2)[1] != by_few).any()
+
+
+def test_without_a_mixture_all_sources_are_one():
+    made = numbered(500, 401)
+    several = made._replace(record=data_record(shards=(500, 401), sources={"a": 1, "b": 1}))
+    for step in (1, 30):
+        arguments = 0, step, 64, 16
+        np.testing.assert_array_equal(
+            dataset.window_offsets(several, *arguments), dataset.window_offsets(made, *arguments)
+        )
+
+
+def test_windows_are_those_of_earlier_trainings():
+    made = numbered(500, 401)
+    for step, expected in ((2, [240, 144, 64, 352]), (50, [144, 740, 16, 256])):
+        assert dataset.window_offsets(made, 3, step, 4, 16).tolist() == expected
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 16, 17, 1000])
 def test_permutation_is_one(count):
     numbers = np.arange(count)
@@ -109,7 +170,7 @@ def test_other_data_than_prepared_are_refused(tmp_path):
     with pytest.raises(SystemExit, match=r"train-00000.bin: No such file.*; run snakemake again"):
         dataset.load(path)
     path.write_text('{"schema_version": 99}')
-    with pytest.raises(SystemExit, match=r"reads version 2: run snakemake again"):
+    with pytest.raises(SystemExit, match=r"reads version 3: run snakemake again"):
         dataset.load(path)
 
 

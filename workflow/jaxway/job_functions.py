@@ -68,7 +68,7 @@ class JobFunctions:
         """What changes with the files of data, which are many: Snakemake does not know of them."""
         data = self.launch.config.data[wildcards.data]
         tokenizer = [] if data.tokenizer in BYTE_TOKENIZERS else [data.tokenizer]
-        return fingerprint([*data.data, *tokenizer])
+        return fingerprint([*data.entries, *tokenizer])
 
     def programs(self) -> PerJob[str]:
         """What changes with the files of a training's program."""

@@ -1,5 +1,6 @@
 """How each step is started: words of its command line, its environment, what Slurm is asked for."""
 
+import json
 import os
 import shlex
 import subprocess
@@ -86,7 +87,12 @@ class Launch:
 
     def prepare_data(self, data: DataOptions) -> Words:
         words = ["prepare-data", f"--tokenizer={data.tokenizer}"]
-        words += [f"--validation-bytes={data.validation_bytes}", "--data", *data.data]
+        words += [f"--validation-bytes={data.validation_bytes}"]
+        words += [f"--text-column={data.text_column}"]
+        words += [f"--end-of-text={data.end_of_text}"] if data.end_of_text is not None else []
+        words += ["--validation", *data.validation] if data.validation else []
+        for name, entries in data.sources:
+            words += ["--source", name, *entries] if name else ["--data", *entries]
         return [*words, f"--store={self.site.scratch}/data"]
 
     def check_nodes(self) -> Words:
@@ -248,6 +254,8 @@ def option_words(options: Options) -> Words:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list):
             words += [f"--{flag}", *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"--{flag}={json.dumps(value)}")
         elif value is not None:
             words.append(f"--{flag}={value}")
     return words

@@ -63,6 +63,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": None,
         "description": "peak learning rate of AdamW, after warm-up",
     },
+    "mixture": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+        "default": None,
+        "description": "shares of the sources of data in what is read, by name, as in "
+        "{web: 3, code: 1}. Null: all are read once before one is read again",
+    },
     "global_batch": {
         "type": "integer",
         "minimum": 1,
@@ -228,7 +235,7 @@ def main() -> None:
     args = parser.parse_args()
     vars(args).update(presets.resolve(vars(args)))
     check(args)
-    data = dataset.load(args.data_record)
+    data = dataset.load(args.data_record, args.mixture)
     identity = training_state.identity_of(args, "train", OPTIONS, data.record.sha256)
     with training_state.locked_state(args, identity) as folder:
         if training_state.rewrite_results(folder, args.out):

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,21 +82,35 @@ def test_what_is_said_of_reading_is_what_a_training_reads(text, times) -> None:
 
 
 def test_files_that_are_no_text_are_refused_by_name(text) -> None:
-    (text / "b.txt").write_bytes(b"PAR1\x15\x04\x15\x10")
+    (text / "b.txt").write_bytes(b"ORC\0\x15\x04\x15\x10")
     (text / "c.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
     (finding,) = check(a=make_training(TEXT, context=10))
     assert finding.code == "JW183"
-    assert finding.message.startswith("train.a.data: text/b.txt is Parquet, not plain text in")
+    assert finding.message.startswith("train.a.data: text/b.txt is ORC, not plain text in")
     assert finding.message.endswith("any file; files that are not read: 2")
     (finding,) = check(a=make_training(TEXT, tokenizer="raw", context=10))
     assert not finding.code
+
+
+def test_tables_without_the_column_are_refused_by_name(text) -> None:
+    (text / "b.txt").write_text('{"id": 1, "body": "text"}\n')
+    (finding,) = check(a=make_training(TEXT, context=10))
+    assert (finding.code, finding.message) == (
+        "JW187",
+        "train.a.data: text/b.txt is JSON lines without 'text', but with id, body: set text_column",
+    )
+    job = make_training(TEXT, context=10)
+    assert job.data
+    (finding,) = check(a=replace(job, data=replace(job.data, text_column="body")))
+    said = "train.a: 0.0 MB in 2 files, some of them compressed or tables"
+    assert finding == passed(said)
 
 
 def test_size_of_compressed_text_is_not_judged(text) -> None:
     (text / "a.txt").write_bytes(gzip.compress(b"text " * 1000))
     (text / "b.txt").unlink()
     found = check(a=make_training(TEXT, context=10))
-    assert found == [passed("train.a: 0.0 MB in 1 files, some of them compressed")]
+    assert found == [passed("train.a: 0.0 MB in 1 files, some of them compressed or tables")]
 
 
 def test_links_that_lead_back_are_told(text) -> None:
@@ -155,7 +170,7 @@ def test_broken_tokenizer_fails_for_its_trainings_only(text, tmp_path) -> None:
 
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_broken_record_counts_as_none(site, tmp_path, content) -> None:
-    options = DataOptions(("python",), "bytes", 1000)
+    options = DataOptions((("", ("python",)),), "bytes", 1000)
     file = tmp_path / f"results/data/{options.id}.json"
     file.parent.mkdir(parents=True)
     file.write_text(content)

@@ -50,9 +50,10 @@ def tokenizer(tmp_path_factory):
 def prepare(corpus, tmp_path):
     """Function that runs the command here and returns the record."""
 
-    def run(sources=(corpus,), validation_bytes=5000, store=tmp_path / "data", **options):
+    def run(sources=(corpus,), validation_bytes=5000, store=tmp_path / "data", words=(), **options):
         out = tmp_path / "out/data.json"
-        words = ["--data", *sources, f"--validation-bytes={validation_bytes}"]
+        words = [*words, *(["--data", *sources] if sources else [])]
+        words += [f"--validation-bytes={validation_bytes}"]
         words += [f"--{name}={value}" for name, value in options.items()]
         words += [f"--store={store}", f"--out={out}"]
         parser = argparse.ArgumentParser()

@@ -144,7 +144,7 @@ def test_preparation_tells_loops_and_refuses_the_rest(prepare, corpus, tmp_path,
     (tmp_path / "links").mkdir()
     (tmp_path / "links/corpus").symlink_to(corpus)
     (tmp_path / "links/loop").symlink_to(tmp_path / "links")
-    assert prepare([tmp_path / "links"]).files == 40
+    assert prepare([tmp_path / "links"]).documents == 40
     told = f"data: {tmp_path}/links/loop leads back to a folder above it: not followed again\n"
     assert told in capsys.readouterr().out
     (tmp_path / "links/gone").symlink_to("gone.txt")

@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from jaxway.data import prepare as prepare_data
 from jaxway.data import sources
+from jaxway.data.corpus import Corpus
 from jaxway.data.find import find_files
 from jaxway_shared.errors import UserError
 from prepared import load, ordered, train_tokens
@@ -47,7 +49,7 @@ def test_heavy_modules_are_not_imported(module, foreign):
 
 def test_python_means_the_standard_library(prepare):
     record = prepare(["python"], validation_bytes=10_000)
-    assert record.files > 100 and record.train_bytes > 1_000_000
+    assert record.documents > 100 and record.train_bytes > 1_000_000
     assert b"def " in load(record).validation.tobytes()
     names = {part for file in find_files(["python"]).files for part in file.path.parts}
     assert not names & {"site-packages", "test"}
@@ -65,7 +67,7 @@ def test_bytes_are_kept_and_no_file_is_on_both_sides(prepare, corpus, tmp_path):
     folder = tmp_path / "data" / record.sha256[:16]
     text = np.frombuffer(b"".join(contents[held:]), np.uint8)
     assert record == dataclasses.replace(
-        record, files=40, tokenizer="bytes", tokenizer_sha256=None, vocabulary=256,
+        record, documents=40, tokenizer="bytes", tokenizer_sha256=None, vocabulary=256,
         dtype="uint8", shards=(count,), train_tokens=count, train_bytes=count,
         validation_tokens=5000, validation_bytes=5000, folder=str(folder),
     )  # fmt: skip
@@ -92,7 +94,7 @@ def test_of_a_large_file_the_end_is_held_out(prepare, tmp_path, sizes):
     texts = [f"{n}" + f"{'ö' * 9}\n" * (size // 19) for n, size in enumerate(sizes)]
     record = prepare([files(tmp_path / "text", *texts)], validation_bytes=20_001)
     size = sum(len(text.encode()) for text in texts)
-    assert record.files == len(sizes)
+    assert record.documents == len(sizes)
     assert 19_998 <= record.validation_bytes <= 20_001  # between characters
     assert record.train_bytes == size - record.validation_bytes
     learned, held_out = train_tokens(record).tobytes(), load(record).validation.tobytes()
@@ -147,13 +149,87 @@ def test_shards_are_full_but_for_the_last(prepare, monkeypatch):
     assert prepare().shards == (len(whole),)
 
 
+def test_text_to_validate_on_is_not_trained_on(prepare, corpus, tmp_path):
+    own = files(tmp_path / "own", "only to validate on " * 50, *(
+        (corpus / f"{number}.txt").read_text() for number in (3, 5)
+    ))  # fmt: skip
+    record = prepare(validation_bytes=10**6, **{"validation": own})
+    held_out = ordered(own)
+    assert load(record).validation.tobytes() == b"".join(held_out)
+    rest = [text for text in ordered(corpus) if text not in held_out]
+    assert len(rest) == 38 and train_tokens(record).tobytes() == b"".join(rest)
+    few = prepare(validation_bytes=500, **{"validation": own})
+    assert load(few).validation.tobytes() == b"".join(held_out)[:500] or few.validation_bytes == 500
+    assert few.sha256 != record.sha256
+
+
+@pytest.mark.parametrize("tokens", ["bytes", "tokenizer"])
+def test_documents_end_with_a_token(prepare, corpus, tokenizer, tokens):
+    if tokens == "bytes":
+        plain, end = prepare(), 7
+        options: dict[str, Any] = {"end-of-text": end}
+    else:
+        plain = prepare(tokenizer=tokenizer)
+        options, end = {"end-of-text": "<s>", "tokenizer": tokenizer}, 0
+    record = prepare(**options)
+    learned = train_tokens(record)
+    held = 40 - (learned == end).sum() // (1 if tokens == "bytes" else 2)  # <s> begins one, too
+    assert record.end_of_text == end and record.sha256 != plain.sha256
+    assert learned[-1] == end
+    assert len(learned) == plain.train_tokens + 40 - held
+    assert record.special_tokens == plain.special_tokens + held
+    assert record.train_bytes == plain.train_bytes
+    if tokens == "bytes":
+        assert learned.tobytes() == b"".join(text + b"\7" for text in ordered(corpus)[held:])
+
+
+def test_token_that_ends_documents_anyway_comes_once(prepare, tokenizer):
+    options = {"tokenizer": tokenizer, "end-of-text": "</s>"}
+    assert prepare(**options).train_tokens == prepare(tokenizer=tokenizer).train_tokens
+
+
+def test_token_that_is_none_is_refused(prepare, tokenizer):
+    with pytest.raises(
+        UserError, match="tokenizer: it has no token <eos>; special ones: <s>, </s>"
+    ):
+        prepare(tokenizer=tokenizer, **{"end-of-text": "<eos>"})
+
+
+def test_sources_have_shards_of_their_own(prepare, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 9000)
+    other = files(tmp_path / "other", "other text " * 900, (corpus / "7.txt").read_text())
+    words = ["--source", "web", corpus, "--source", "code", other]
+    record = prepare([], words=words)
+    expected = ordered(corpus)
+    held = len(load(record).validation)
+    assert record.sources.keys() == {"web", "code"} and record.documents == 41
+    web = np.concatenate(load(record).shards[: record.sources["web"]]).tobytes()
+    code = np.concatenate(load(record).shards[record.sources["web"] :]).tobytes()
+    assert Path(record.folder, "train-web-00000.bin").stat().st_size == 9000
+    # The document that both have is of the first; of a larger one the end may be held out.
+    assert len(web + code) + held <= sum(map(len, expected)) + 9900
+    assert all(text in web for text in expected[-30:]) and b"other" not in web
+    assert set(code.split()) == {b"other", b"text"}
+    assert record.shards[0] == 9000 and sum(record.shards) == len(web + code)
+
+
+def test_source_without_text_to_train_on_is_refused(prepare, corpus, tmp_path):
+    words = ["--source", "web", corpus, "--source", "code", corpus]
+    with pytest.raises(UserError, match=r"^data\.code: only 0 tokens for training"):
+        prepare([], words=words)
+
+
 @pytest.mark.parametrize(
     ("entries", "needs", "sentence"),
     [
         (["/no/such/folder"], 1, "/no/such/folder matches no file"),
         (["/no/such/*.txt"], 1, r"/no/such/\*.txt matches no file"),
-        (["{corpus}"], 10**9, "the 40 different files leave 0 bytes for training after [1-9]"),
-        (["{corpus}/0.txt"], 10**5, "the 1 different files leave 0 bytes for training after [1-9]"),
+        (["{corpus}"], 10**9, "the 40 different documents leave 0 bytes for training after [1-9]"),
+        (
+            ["{corpus}/0.txt"],
+            10**5,
+            "the 1 different documents leave 0 bytes for training after [1-9]",
+        ),
     ],
 )
 def test_too_little_text_is_refused(prepare, corpus, tmp_path, entries, needs, sentence):
@@ -179,12 +255,12 @@ def test_file_that_changes_meanwhile_is_refused(
     for path in corpus.iterdir():
         (tmp_path / "changing" / path.name).write_bytes(path.read_bytes())
 
-    def then_change(entries, raw):
-        found = sources.scan_files(entries, raw)
-        found[-1].file.path.write_bytes(other)
-        return found
+    def then_change(self, *arguments):
+        read(self, *arguments)
+        self.texts[-1].file.path.write_bytes(other)
 
-    monkeypatch.setattr(prepare_data, "scan_files", then_change)
+    read = Corpus.read
+    monkeypatch.setattr(Corpus, "read", then_change)
     with pytest.raises(UserError, match=r"\.txt changed while it was read"):
         prepare([tmp_path / "changing"], tokenizer=tokenizer)
     assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".lock"}

@@ -62,7 +62,7 @@ def test_two_clones_with_other_files_of_the_same_names(prepare, corpus, tmp_path
         records.append(prepare(["mydata/*.txt"]))
     x, y = records
     assert x.folder != y.folder and not x.find_problem() and not y.find_problem()
-    assert x.files == y.files and x.sha256 != y.sha256
+    assert x.documents == y.documents and x.sha256 != y.sha256
 
 
 def problem(record):
@@ -134,7 +134,7 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, tmp
 
 
 def test_full_disk_is_one_sentence(prepare, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_record, "shard", lambda number: "/dev/full")
+    monkeypatch.setattr(data_record, "shard", lambda *_: "/dev/full")
     with pytest.raises(UserError, match=f"^{tmp_path}/data is full: free some space"):
         prepare()
     assert {path.suffix for path in (tmp_path / "data").iterdir()} == {".lock"}

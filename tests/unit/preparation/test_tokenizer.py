@@ -46,9 +46,11 @@ def test_long_files_are_cut_at_line_ends(prepare, corpus, tokenizer, monkeypatch
     whole = train_tokens(prepare(tokenizer=tokenizer)).tolist()
     monkeypatch.setattr(sources, "CHUNK_SIZE", 200)
     monkeypatch.setattr(tokenizer_module, "BATCH_SIZE", batch)
-    progress = sources.ProgressReporter("", [])
-    documents = [sources.read(path, False, progress) for path in corpus.iterdir()]
-    pieces = [text for each in documents for _, text, _ in tokenizer_module.chunk_text(each)]
+    texts = [
+        tokenizer_module.Text(0, sources.read(path, False, sources.NO_PROGRESS))
+        for path in corpus.iterdir()
+    ]
+    pieces = [chunk.text for text in texts for chunk in tokenizer_module.chunk_text(text)]
     assert len(pieces) > 200 and max(map(len, pieces)) <= 400
     assert sum(piece.endswith("\n") for piece in pieces) > 100
     record = prepare(tokenizer=tokenizer, store=corpus.parent / f"cut{batch}")
@@ -63,8 +65,8 @@ def test_long_files_are_cut_at_line_ends(prepare, corpus, tokenizer, monkeypatch
 
 def test_small_files_share_a_batch(monkeypatch):
     monkeypatch.setattr(tokenizer_module, "BATCH_SIZE", 250)
-    documents = [[b"x" * 100] for _ in range(7)]
-    assert [len(batch) for batch in tokenizer_module.batches(documents)] == [3, 3, 1]
+    texts = [tokenizer_module.Text(0, [b"x" * 100]) for _ in range(7)]
+    assert [len(batch) for batch in tokenizer_module.batches(texts)] == [3, 3, 1]
 
 
 def test_vocabulary_may_be_large_and_with_gaps(prepare, tmp_path):

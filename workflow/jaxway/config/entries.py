@@ -32,6 +32,7 @@ from jaxway.config.schema import (
 from jaxway.config.site import Site
 from jaxway.config.sweep import combinations
 
+MIN_SHARE = 2**-12  # of a source: it is rounded to as much (jaxway_job/dataset.py)
 SHELLS = ("bash", "dash", "ksh", "sh", "zsh")
 SHELL_SYNTAX_RE = re.compile(
     r"\$\{?(?!JAXWAY_)[A-Za-z_]|\$\(|`|^~|^(?:\|\|?|&&?|;|<|\d?>>?|\d?>&\d)$"
@@ -63,6 +64,8 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
     properties = {**definition("placement"), **definition("training"), **options, **data}
     for job_name, values in combinations(entry, properties, name, path):
         text = data_of(values, path) if data else None
+        if text and values["mixture"]:
+            check_mixture(values["mixture"], text, f"{path}.mixture")
         job = TrainJob(
             name=job_name,
             placement=placement(values, "train", path, site),
@@ -142,11 +145,44 @@ def data_of(values: Values, path: str) -> DataOptions:
     if tokenizer not in BYTE_TOKENIZERS:
         tokenizer = expand(tokenizer, f"{path}.tokenizer")
         check_readable(tokenizer, f"{path}.tokenizer")
-    sources = tuple(expand(pattern, f"{path}.data") for pattern in values["data"])
-    for pattern in sources:
-        if pattern != "python":
-            check_readable(pattern, f"{path}.data")
-    return DataOptions(sources, tokenizer, values["validation_bytes"])
+    data, end = values["data"], values["end_of_text"]
+    named = data if isinstance(data, dict) else {"": data}
+    sources = [
+        (name, found_entries(entries, f"{path}.data{name and f'.{name}'}"))
+        for name, entries in named.items()
+    ]
+    is_byte = isinstance(end, int)
+    if end is not None and is_byte != (tokenizer in BYTE_TOKENIZERS):
+        expected = "name a token of the tokenizer" if is_byte else "be a byte, 0 to 255"
+        raise ConfigurationError("JW029", f"{path}.end_of_text: must {expected}, not {end!r}")
+    return DataOptions(
+        sources=tuple(sources),
+        tokenizer=tokenizer,
+        validation_bytes=values["validation_bytes"],
+        validation=found_entries(values["validation"] or [], f"{path}.validation"),
+        text_column=values["text_column"],
+        end_of_text=end if end is None else str(end),
+    )
+
+
+def check_mixture(mixture: dict[str, float], data: DataOptions, path: str) -> None:
+    """Raise a sentence if shares are not those of the sources, or too small to be kept."""
+    names = [name for name, _ in data.sources if name]
+    if {*mixture} != {*names}:
+        known = ", ".join(names) or "none: data is a list, not lists by name"
+        raise ConfigurationError("JW029", f"{path}: must name all sources of data ({known})")
+    for name, share in mixture.items():
+        if share < MIN_SHARE * sum(mixture.values()):
+            raise ConfigurationError("JW029", f"{path}.{name}: less than 1 in {1 / MIN_SHARE:.0f}")
+
+
+def found_entries(entries: list[str], path: str) -> tuple[str, ...]:
+    """What files, folders and globs a list names; raises a sentence if one cannot be read."""
+    expanded = tuple(expand(entry, path) for entry in entries)
+    for entry in expanded:
+        if entry != "python":
+            check_readable(entry, path)
+    return expanded
 
 
 def check_readable(pattern: str, path: str) -> None:

@@ -44,9 +44,17 @@ class Placement:
 class DataOptions:
     """How the text of a training is prepared: the options of jaxway/data/prepare.py."""
 
-    data: tuple[str, ...]
+    sources: tuple[tuple[str, tuple[str, ...]], ...]  # name and entries; the only one may be ""
     tokenizer: str
     validation_bytes: int
+    validation: tuple[str, ...] = ()  # empty: text of the sources is held out
+    text_column: str = "text"
+    end_of_text: str | None = None
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """Files, folders and globs, of all sources and to validate on."""
+        return (*(entry for _, entries in self.sources for entry in entries), *self.validation)
 
     @cached_property
     def id(self) -> str:

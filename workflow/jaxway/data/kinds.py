@@ -9,31 +9,40 @@ import gzip
 import json
 import lzma
 import re
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 HEAD_BYTES = 2**16  # by which content is recognised
 # Characters that no text needs; \x1a and \x1b end files of DOS and colour terminals.
 CONTROL = bytes({*range(32), 127} - {*b"\a\b\t\n\v\f\r\x1a\x1b"})
 ISO_2022 = rb"\x1b\$[@AB()]"  # what begins a text of East Asia in bytes of ASCII
 MAX_CONTROL_SHARE = 0.01  # random bytes have 10 %; crawled text has one now and then
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError)  # and an OSError without a number
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zstd.ZstdError)  # and an OSError without a number
+ZSTD = rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18"  # a frame, or one to skip
 
 OPENERS: dict[bytes, Callable[[BinaryIO], Any]] = {
     rb"\x1f\x8b": gzip.open,
     rb"BZh[1-9](1AY&SY|\x17rE8P\x90)": bz2.open,
     rb"\xfd7zXZ\0": lzma.open,
+    ZSTD: zstd.open,
 }
 # What content is that is no text, by how it begins; the first match counts.
 BINARIES = {
-    rb"\x28\xb5\x2f\xfd|[\x50-\x5f]\x2a\x4d\x18": "compressed with zstd",
+    ZSTD: "compressed with zstd",
     rb"\x1f\x8b": "compressed with gzip",
     rb"BZh[1-9]": "compressed with bzip2",
     rb"\xfd7zXZ": "compressed with xz",
     rb"\x1f[\x9d\xa0]|LZIP|\x5d\0\0|\x04\x22\x4d\x18|\xff\x06\0\0sNaPpY": "compressed",
     rb"PAR[1E]": "Parquet",
-    rb"ARROW1|FEA1|\xff{4}..\0\0": "Arrow",
+    rb"ARROW1|\xff{4}..\0\0": "Arrow",
+    rb"FEA1": "Feather of version 1",
     rb"ORC": "ORC",
     rb"Obj\x01": "Avro",
     rb"PK[\x01-\x08]": "a zip archive or a format made of one",

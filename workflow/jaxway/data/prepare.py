@@ -4,10 +4,11 @@ Files in a folder of ``--store`` that their content names: ``train-00000.bin`` a
 SHARD_TOKENS each but for the last; ``validation.bin``; and ``data.json``, the record, of which
 ``--out`` is a copy. The folder appears whole, and one that is there is left as it is.
 
-In the order of the sha256 of their text, as good as random and the same on every machine, files go
-to validation until it is full, the others to training. So no file is on both sides (the rest of the
-last one held out is not used), but for one that has more text than validation is to have: its end
-is held out. Files of equal text count once.
+In the order of the sha256 of their text, documents of all sources together go to validation until
+it is full, the others to training. So no document is on both sides (the rest of the last one held
+out is not used), but for one that has more text than validation is to have: its end is held out.
+Equal documents count once, for the first source that has them. Where there is a source to validate
+on, it is its documents that are not trained on, as far as they are used.
 """
 
 import argparse
@@ -15,36 +16,68 @@ import contextlib
 import errno
 import gzip
 import hashlib
+import itertools
 import json
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from jaxway_shared import data_record
 from jaxway_shared.data_record import DataRecord
 from jaxway_shared.errors import UserError
 
-from jaxway.config.jobs import BYTE_TOKENIZERS, RAW
-from jaxway.data.sources import ProgressReporter, Source, cut_offset, read_verified, scan_files
-from jaxway.data.tokenizer import Encoder, RoundTrip, Tokens, encode, load_tokenizer, round_trip
+from jaxway.config.jobs import BYTE_TOKENIZERS, RAW, DataOptions
+from jaxway.data.corpus import Corpus, Document, cut_offset, read_document
+from jaxway.data.sources import ProgressReporter
+from jaxway.data.tokenizer import (
+    Encoder,
+    RoundTrip,
+    Text,
+    Tokens,
+    encode,
+    load_tokenizer,
+    round_trip,
+)
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "data": {
-        "type": "array",
+        "type": ["array", "object"],
         "items": {"type": "string", "pattern": "^[^-]"},
         "minItems": 1,
+        "minProperties": 1,
+        "propertyNames": {"pattern": r"^[A-Za-z0-9_][A-Za-z0-9_.-]*\Z"},
+        "additionalProperties": {
+            "type": "array",
+            "items": {"type": "string", "pattern": "^[^-]"},
+            "minItems": 1,
+        },
         "default": ["python"],
-        "description": "text to learn: folders, globs, or python for Python's standard library",
+        "description": "text to learn: files, folders, globs, or python for Python's standard "
+        "library; or several such lists by name, whose shares are in mixture",
+    },
+    "text_column": {
+        "type": "string",
+        "pattern": "^[^-]",
+        "default": "text",
+        "description": "column or key of the text in Parquet, Arrow and JSON lines",
+    },
+    "validation": {
+        "type": ["array", "null"],
+        "items": {"type": "string", "pattern": "^[^-]"},
+        "minItems": 1,
+        "default": None,
+        "description": "text to validate on, as data. Null: some of data is held out",
     },
     "validation_bytes": {
         "type": "integer",
         "minimum": 1,
         "default": 131072,
-        "description": "held-out text, in bytes: of whole files, or the end of a larger one",
+        "description": "text to validate on, in bytes: whole documents, or the end of a larger one",
     },
     "tokenizer": {
         "type": "string",
@@ -52,48 +85,66 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": "bytes",
         "description": "bytes (of text), raw (bytes of any file), or the path of a tokenizer.json",
     },
+    "end_of_text": {
+        "type": ["string", "integer", "null"],
+        "minimum": 0,
+        "maximum": 255,
+        "pattern": "^[^-]",
+        "default": None,
+        "description": "what follows each document: the tokenizer's token of this name, or a byte, "
+        "0 to 255",
+    },
 }
 SHARD_TOKENS = 2**28  # in a file of 256 MB to 1 GB
 FOLDER_DIGITS = 16  # hexadecimal, of the content, in a folder's name
 
 
 class Part(NamedTuple):
-    """What is learned of a source: its bytes from ``start`` to ``stop``."""
+    """What is used of a document: its bytes from ``start`` to ``stop``."""
 
-    source: Source
+    document: Document
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is to be prepared: texts, how they become tokens, and where the folders of these are."""
+    """What is to be prepared: documents, how they become tokens, and where the folders of these
+    are. ``kept``: how many bytes of a document that is held out are trained on, by its digest."""
 
     store: Path
-    held_out: list[Part]
-    training: list[Part]
-    validation_bytes: int
-    tokenizer: str
+    options: DataOptions
     encoder: Encoder | None
+    corpus: Corpus
+    held_out: list[Part]
+    kept: dict[bytes, int]
 
-    @property
-    def parts(self) -> list[Part]:
-        """All parts, in the order of their sources' sha256."""
-        return self.held_out + self.training
+    def training(self) -> Iterator[Part]:
+        """What is trained on, in order."""
+        for document in self.corpus.documents():
+            if stop := self.kept.get(document.digest, document.size):
+                yield Part(document, 0, stop)
 
-    @property
-    def sources(self) -> list[Source]:
-        """All sources, in that order."""
-        return list(dict.fromkeys(part.source for part in self.parts))
+    @cached_property
+    def end_of_text(self) -> int | None:
+        """The token behind each document."""
+        name = self.options.end_of_text
+        if name is None:
+            return None
+        return self.encoder.token(name) if self.encoder else int(name)
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that the tokens depend on; the sources' digests stand for their content."""
-        tokenizer = self.encoder.sha256 if self.encoder else self.tokenizer
-        version = data_record.SCHEMA_VERSION
-        settings = f"{version} {tokenizer} {self.validation_bytes} {SHARD_TOKENS}\n".encode()
-        digests = b"".join(source.digest for source in self.sources)
-        return hashlib.sha256(settings + digests).hexdigest()
+        """Of all that the tokens depend on; digests stand for documents."""
+        tokenizer = self.encoder.sha256 if self.encoder else self.options.tokenizer
+        names = [name for name, _ in self.options.sources]
+        settings = [data_record.SCHEMA_VERSION, tokenizer, SHARD_TOKENS, self.end_of_text, names]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for part in self.held_out:
+            digest.update(part.document.digest + struct.pack("<QQ", part.start, part.stop))
+        for document, source, _ in self.corpus.entries():
+            digest.update(document + struct.pack("<H", source))
+        return digest.hexdigest()
 
     @property
     def folder(self) -> Path:
@@ -101,35 +152,40 @@ class Preparation:
         return self.store / self.sha256[:FOLDER_DIGITS]
 
 
-def split(sources: list[Source], validation_bytes: int) -> tuple[list[Part], list[Part]]:
-    """What is held out for validation, and what is trained on."""
-    held_out, training, missing = list[Part](), list[Part](), validation_bytes
-    for source in sources:
+def hold_out(documents: Iterable[Document], wanted: int) -> tuple[list[Part], int]:
+    """The first documents, with so many bytes in all; and how many bytes are missing.
+
+    Of a document that has more than wanted, this is the end.
+    """
+    parts, missing = list[Part](), wanted
+    for document in documents:
+        if document.size > wanted:
+            start = cut_offset(document, document.size - missing)
+            return [*parts, Part(document, start, document.size)], 0
+        parts.append(Part(document, 0, min(missing, document.size)))
+        missing -= parts[-1].stop
         if not missing:
-            training.append(Part(source, 0, source.size))
-        elif source.size > validation_bytes:
-            cut = cut_offset(source, source.size - missing)
-            held_out.append(Part(source, cut, source.size))
-            training.append(Part(source, 0, cut))
-            missing = 0
-        else:
-            held_out.append(Part(source, 0, min(missing, source.size)))
-            missing -= held_out[-1].stop
-    rest = sum(part.stop for part in training)
-    if missing or not rest:
-        raise UserError(
-            "JW181",
-            f"data: too short: the {len(sources)} different files leave {rest} bytes for training "
-            f"after {validation_bytes - missing} for validation; lower validation_bytes "
-            f"({validation_bytes}) or add text",
-        )
-    return held_out, training
+            break
+    return parts, missing
+
+
+def check_rest(data: Preparation, missing: int) -> None:
+    """Raise a sentence where too little is held out or left."""
+    sizes = [data.kept.get(digest, size) for digest, _, size in data.corpus.entries()]
+    wanted, rest = data.options.validation_bytes, sum(sizes)
+    if rest and (data.options.validation or not missing):
+        return
+    raise UserError(
+        "JW181",
+        f"data: too short: the {len(sizes)} different documents leave {rest} bytes for training "
+        f"after {wanted - missing} for validation; lower validation_bytes ({wanted}) or add text",
+    )
 
 
 def read_part(part: Part, progress: ProgressReporter) -> Iterator[bytes]:
     """Content of a part, in chunks."""
     position = 0
-    for chunk in read_verified(part.source, progress):
+    for chunk in read_document(part.document, progress):
         start, stop = (max(0, bound - position) for bound in (part.start, part.stop))
         if piece := chunk[start:stop]:
             yield piece
@@ -141,7 +197,7 @@ def read_validation(data: Preparation, progress: ProgressReporter) -> list[bytes
     texts = []
     for part in data.held_out:
         text = b"".join(read_part(part, progress))
-        if data.encoder and part.stop < part.source.size:
+        if data.encoder and part.stop < part.document.size:
             text = text.decode(errors="ignore").encode()
         texts.append(text)
     return texts
@@ -161,20 +217,25 @@ def gzip_bits(text: bytes) -> float:
     return 8 * len(gzip.compress(text, 9)) / len(text)
 
 
-def write_shards(folder: Path, arrays: Iterable[Tokens]) -> list[int]:
-    """Write tokens to shards, and return how many are in each."""
-    counts: list[int] = []
+def write_shards(
+    folder: Path, sources: list[str], arrays: Iterable[tuple[int, Tokens]]
+) -> list[list[int]]:
+    """Write tokens to shards of their sources, and return how many are in each of each."""
+    counts: list[list[int]] = [[] for _ in sources]
     with contextlib.ExitStack() as stack:
-        for tokens in arrays:
+        files: dict[int, IO[bytes]] = {}
+        for source, tokens in arrays:
+            shards = counts[source]
             while len(tokens):
-                if not counts or counts[-1] == SHARD_TOKENS:
-                    stack.close()
-                    path = folder / data_record.shard(len(counts))
-                    file = stack.enter_context(path.open("wb"))
-                    counts.append(0)
-                part = tokens[: SHARD_TOKENS - counts[-1]]
-                file.write(part.data)
-                counts[-1] += len(part)
+                if not shards or shards[-1] == SHARD_TOKENS:
+                    if shards:
+                        files[source].close()
+                    path = folder / data_record.shard(len(shards), sources[source])
+                    files[source] = stack.enter_context(path.open("wb"))
+                    shards.append(0)
+                part = tokens[: SHARD_TOKENS - shards[-1]]
+                files[source].write(part.data)
+                shards[-1] += len(part)
                 tokens = tokens[len(part) :]
     return counts
 
@@ -186,12 +247,13 @@ def write(data: Preparation, folder: Path) -> DataRecord:
         vocabulary = data.encoder.vocabulary
         dtype_name = "uint16" if vocabulary <= 2**16 else "uint32"  # uint8 stands for bytes
     dtype = np.dtype(dtype_name).newbyteorder("<")
-    progress = ProgressReporter("writing", [part.source.file for part in data.parts])
+    progress = ProgressReporter("writing", data.corpus.stored_bytes)
 
     texts = read_validation(data, progress)
     validation = b"".join(texts)
-    documents = [[text] for text in texts]
-    tokens = np.concatenate([np.empty(0, dtype), *encode(documents, data.encoder, dtype)])
+    held_out = [Text(0, [text]) for text in texts]
+    arrays = [array for _, array in encode(held_out, data.encoder, dtype, data.end_of_text)]
+    tokens = np.concatenate([np.empty(0, dtype), *arrays])
     (folder / data_record.VALIDATION).write_bytes(tokens.data)
 
     counts_256 = np.zeros(256, np.int64)
@@ -201,25 +263,31 @@ def write(data: Preparation, folder: Path) -> DataRecord:
             counts_256[:] += np.bincount(np.frombuffer(chunk, np.uint8), minlength=256)
             yield chunk
 
-    shards = write_shards(folder, encode(map(counted, data.training), data.encoder, dtype))
-    trip = RoundTrip(len(tokens), 0, True)
-    if data.encoder:
-        trip = round_trip(documents, data.encoder)
+    training = (Text(part.document.source, counted(part)) for part in data.training())
+    names = [name for name, _ in data.options.sources]
+    shards = write_shards(folder, names, encode(training, data.encoder, dtype, data.end_of_text))
+    trip = (
+        round_trip(held_out, data.encoder) if data.encoder else RoundTrip(len(validation), 0, True)
+    )
     if not trip.lossless:
         log(f"Warning: {trip.loss()}")
-    if not shards or not len(tokens):
-        raise UserError(
-            "JW181",
-            f"data: only {sum(shards)} tokens for training, {len(tokens)} for validation",
-        )
+    for name, counts in zip(names, shards, strict=True):
+        if not counts or not trip.tokens:
+            raise UserError(
+                "JW181",
+                f"data{name and f'.{name}'}: only {sum(counts)} tokens for training, "
+                f"{trip.tokens} for validation",
+            )
     return DataRecord(
-        files=len(data.sources),
-        tokenizer=data.tokenizer,
+        documents=sum(1 for _ in data.corpus.entries()),
+        tokenizer=data.options.tokenizer,
         tokenizer_sha256=data.encoder.sha256 if data.encoder else None,
         vocabulary=vocabulary,
         dtype=dtype_name,
-        shards=tuple(shards),
-        train_tokens=sum(shards),
+        end_of_text=data.end_of_text,
+        sources={name: len(counts) for name, counts in zip(names, shards, strict=True)},
+        shards=tuple(itertools.chain(*shards)),
+        train_tokens=sum(itertools.chain(*shards)),
         train_bytes=int(counts_256.sum()),
         validation_tokens=len(tokens),
         validation_bytes=len(validation),
@@ -284,19 +352,41 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             "--" + name.replace("_", "-"),
             type=int if option["type"] == "integer" else str,
-            nargs="+" if option["type"] == "array" else None,
+            nargs="+" if "array" in option["type"] else None,
             default=option["default"],
             help=option["description"],
         )
+    parser.add_argument(
+        "--source",
+        nargs="+",
+        action="append",
+        metavar=("NAME", "ENTRY"),
+        help="in place of --data: one of several sources, and its files, folders and globs",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     encoder = None if args.tokenizer in BYTE_TOKENIZERS else load_tokenizer(args.tokenizer)
-    sources = scan_files(args.data, raw=args.tokenizer == RAW)
-    held_out, training = split(sources, args.validation_bytes)
-    store, length = args.store.absolute(), args.validation_bytes
-    with disk_full_as_error(store):
-        record = prepare(Preparation(store, held_out, training, length, args.tokenizer, encoder))
+    named = [(name, tuple(entries)) for name, *entries in args.source or []]
+    options = DataOptions(
+        sources=tuple(named or [("", tuple(args.data))]),
+        tokenizer=args.tokenizer,
+        validation_bytes=args.validation_bytes,
+        validation=tuple(args.validation or ()),
+        text_column=args.text_column,
+        end_of_text=args.end_of_text,
+    )
+    store, raw = args.store.absolute(), args.tokenizer == RAW
+    with disk_full_as_error(store), Corpus(store) as corpus, Corpus(store) as other:
+        corpus.read([entries for _, entries in options.sources], raw, options.text_column)
+        if options.validation:
+            other.read([options.validation], raw, options.text_column)
+        documents = (other if options.validation else corpus).documents()
+        held_out, missing = hold_out(documents, options.validation_bytes)
+        kept = {part.document.digest: part.start for part in held_out}
+        data = Preparation(store, options, encoder, corpus, held_out, kept)
+        check_rest(data, missing)
+        record = prepare(data)
     with disk_full_as_error(args.out.parent):
         args.out.parent.mkdir(parents=True, exist_ok=True)
         atomic_replace({args.out: text_of(record)})

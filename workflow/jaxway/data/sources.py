@@ -1,51 +1,60 @@
-"""Content of the files of ``data``: plain text, or bytes as they are; read twice, and the same."""
+"""Content of the files of ``data``: plain text, rows of tables, or bytes as they are.
+
+A file is read twice, and the same; but the rows of tables, which corpus.py keeps.
+"""
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from jaxway_shared.errors import UserError
 
-from jaxway.data import kinds
-from jaxway.data.find import File, find_files
+from jaxway.data import kinds, tables
+from jaxway.data.find import File
 from jaxway.files import PROGRESS_INTERVAL_S, log
 
 CHUNK_SIZE = 2**18  # bytes that are read, and at most tokenised, at once
 
 
-class Source(NamedTuple):
-    """A file to learn; size, in bytes, and sha256 of what is learned of it.
+class TextFile(NamedTuple):
+    """A document that is a file: sha256 and size, in bytes, of what is learned of it.
 
-    That is a text without compression and byte order mark, or all of a ``raw`` file.
+    That is a text without compression and byte order mark, or all of a ``raw`` file. ``source`` is
+    the number of the source that has it.
     """
 
+    digest: bytes
+    source: int
+    size: int
     file: File
     raw: bool
-    size: int
-    digest: bytes
 
 
 class Look(NamedTuple):
-    """What a look at a file finds: why it is not read, if so, and whether it is compressed."""
+    """What a look at a file finds: why it is not read, if so, and whether its text may be larger
+    than the file."""
 
     error: UserError | None
-    compressed: bool
+    packed: bool
 
 
 class ProgressReporter:
-    """Logs now and then how many bytes of files are done."""
+    """Logs now and then how many bytes are done."""
 
-    def __init__(self, action: str, files: Iterable[File]) -> None:
-        self.action, self.total = action, sum(file.bytes for file in files)
+    def __init__(self, action: str, total: int) -> None:
+        self.action, self.total = action, total
         self.done, self.last_report = 0, time.monotonic()
 
     def add(self, size: int) -> None:
         self.done += size
-        if time.monotonic() - self.last_report > PROGRESS_INTERVAL_S:
+        if self.total and time.monotonic() - self.last_report > PROGRESS_INTERVAL_S:
             self.last_report = time.monotonic()
             log(f"{self.action}: {self.done / 1e6:,.0f} of {self.total / 1e6:,.0f} MB")
+
+
+NO_PROGRESS = ProgressReporter("", 0)
 
 
 def unreadable(path: Path, error: Exception) -> UserError:
@@ -74,40 +83,61 @@ def read(path: Path, raw: bool, progress: ProgressReporter) -> Iterator[bytes]:
                 progress.add(file.tell() - position)
                 position = file.tell()
                 yield chunk
-            if text is not file and file.read(1):  # bz2 and lzma end where the next part is damaged
-                raise EOFError(f"nothing can be read from about byte {position:,} on")
+            check_end(file, text)
     except (OSError, *kinds.DAMAGED) as error:
         raise unreadable(path, error) from None
 
 
-def scan_files(entries: Iterable[str], raw: bool) -> list[Source]:
-    """Files that ``data`` names, of those with equal text one, in the order of their sha256."""
-    found = find_files(entries)
-    for problem in found.problems:
-        raise UserError("JW180", f"data: {problem}")
-    for loop in found.loops:
-        log(f"data: {loop}: not followed again")
-    progress = ProgressReporter("reading", found.files)
-    sources = [scan(file, raw, progress) for file in found.files]
-    by_digest = {source.digest: source for source in sources}
-    return [by_digest[digest] for digest in sorted(by_digest)]
+def check_end(file: BinaryIO, content: BinaryIO) -> None:
+    """Raise where a compressed file has more: bz2 and lzma end where the next part is damaged."""
+    if content is file:
+        return
+    while content.read(CHUNK_SIZE):
+        pass
+    position = file.tell()
+    if file.read(1):
+        raise EOFError(f"nothing can be read from about byte {position:,} on")
 
 
-def scan(file: File, raw: bool, progress: ProgressReporter) -> Source:
-    """Read all of a file. Raises where it is no text."""
+def read_table(path: Path, kind: str, column: str, progress: ProgressReporter) -> Iterator[bytes]:
+    """Texts of a table's rows, but for those that are null."""
+    missing, position = 0, 0
+    try:
+        with path.open("rb") as file:
+            content = kinds.open_text(file)
+            for text in tables.read_texts(kind, content, column):
+                progress.add(max(0, file.tell() - position))
+                position = max(position, file.tell())
+                if text is None:
+                    missing += 1
+                else:
+                    yield text
+            check_end(file, content)
+    except tables.TableError as error:
+        raise UserError("JW187", f"data: {path} is {kind} {error}") from None
+    except (OSError, *kinds.DAMAGED) as error:
+        raise unreadable(path, error) from None
+    if missing:
+        log(f"data: {path}: {missing:,} rows have null as {column}: left out")
+
+
+def scan(file: File, source: int, raw: bool, progress: ProgressReporter) -> TextFile | str:
+    """Read all of a text; of a table only find the kind. Raises where a file is neither."""
     digest, size, check = hashlib.sha256(), 0, kinds.TextCheck()
     for chunk in read(file.path, raw, progress):
         if not raw and (kind := check.find_problem(chunk)):
+            if kind in tables.READERS:
+                return kind
             raise refused(file.path, kind)
         digest.update(chunk)
         size += len(chunk)
     if not raw and (kind := check.find_problem(b"", final=True)):
         raise refused(file.path, kind)
-    return Source(file, raw, size, digest.digest())
+    return TextFile(digest.digest(), source, size, file, raw)
 
 
-def look(file: File) -> Look:
-    """What a file is by its first and last bytes."""
+def look(file: File, column: str) -> Look:
+    """What a file is by its first and last bytes, or by a table's first row."""
     try:
         with file.path.open("rb") as stored:
             text = kinds.open_text(stored)
@@ -120,30 +150,44 @@ def look(file: File) -> Look:
                 tail = stored.read()
                 start = kinds.character_start(tail)
                 kind = kinds.TextCheck(position + start).find_problem(tail[start:], final=True)
+        if kind in tables.READERS:
+            next(read_table(file.path, kind, column, NO_PROGRESS), None)
+            return Look(None, True)
     except (OSError, *kinds.DAMAGED) as error:
         return Look(unreadable(file.path, error), False)
+    except UserError as error:
+        return Look(error, True)
     return Look(refused(file.path, kind) if kind else None, text is not stored)
 
 
-def read_verified(source: Source, progress: ProgressReporter) -> Iterator[bytes]:
+def first_text(file: File, column: str) -> bytes:
+    """The beginning of a file's text, or of a table's first one."""
+    head = next(read(file.path, False, NO_PROGRESS), b"")
+    kind = kinds.TextCheck().find_problem(head)
+    if kind in tables.READERS:
+        return next(read_table(file.path, kind, column, NO_PROGRESS), b"")
+    return head
+
+
+def read_verified(text: TextFile, progress: ProgressReporter) -> Iterator[bytes]:
     """What is to be learned of a file, in chunks; raises at its end if scan() read another."""
     digest = hashlib.sha256()
-    for chunk in read(source.file.path, source.raw, progress):
+    for chunk in read(text.file.path, text.raw, progress):
         digest.update(chunk)
         yield chunk
-    if digest.digest() != source.digest:
+    if digest.digest() != text.digest:
         raise UserError(
             "JW182",
-            f"data: {source.file.path} changed while it was read: run the same command again",
+            f"data: {text.file.path} changed while it was read: run the same command again",
         )
 
 
-def cut_offset(source: Source, offset: int) -> int:
-    """Where the next character of a source begins, from an offset on, in bytes."""
+def read_at(text: TextFile, offset: int) -> bytes:
+    """The next bytes of a text from an offset on, those of a character at least."""
     try:
-        with source.file.path.open("rb") as file:
-            text = file if source.raw else kinds.open_text(file)
-            text.seek(text.tell() + offset)
-            return offset + kinds.character_start(text.read(4))
+        with text.file.path.open("rb") as file:
+            content = file if text.raw else kinds.open_text(file)
+            content.seek(content.tell() + offset)
+            return content.read(4)
     except (OSError, *kinds.DAMAGED) as error:
-        raise unreadable(source.file.path, error) from None
+        raise unreadable(text.file.path, error) from None

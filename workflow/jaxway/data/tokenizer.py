@@ -11,15 +11,22 @@ import numpy as np
 from jaxway_shared.errors import UserError
 from tokenizers import Encoding, Tokenizer
 
-BATCH_SIZE = 2**24  # characters that are tokenised at once, in parallel; takes 1.3 GB of memory
+BATCH_SIZE = 2**22  # characters that are tokenised at once, in parallel; takes 330 MB of memory
 
 Tokens = np.ndarray[Any, np.dtype[Any]]
-Document = Iterable[bytes]  # content of a text, in chunks
+
+
+class Text(NamedTuple):
+    """A text in chunks, and the number of its source."""
+
+    source: int
+    chunks: Iterable[bytes]
 
 
 class TextChunk(NamedTuple):
-    """Part of a document, and whether the document begins and ends with it."""
+    """Part of a text, and whether the text begins and ends with it."""
 
+    source: int
     first: bool
     text: str
     last: bool
@@ -41,6 +48,17 @@ class Encoder(NamedTuple):
     def vocabulary(self) -> int:
         """One more than the largest token; numbers below it may be left out."""
         return 1 + max(self.tokenizer.get_vocab().values())
+
+    def token(self, name: str) -> int:
+        """The token of this name. UserError where there is none."""
+        found = self.tokenizer.token_to_id(name)
+        if found is None:
+            tokens = self.tokenizer.get_added_tokens_decoder().values()
+            known = ", ".join(token.content for token in tokens if token.special)
+            raise UserError(
+                "JW184", f"tokenizer: it has no token {name}; special ones: {known or 'none'}"
+            )
+        return int(found)
 
 
 def load_tokenizer(path: str) -> Encoder:
@@ -87,10 +105,10 @@ class RoundTrip(NamedTuple):
         )
 
 
-def round_trip(documents: Iterable[Document], encoder: Encoder) -> RoundTrip:
+def round_trip(texts: Iterable[Text], encoder: Encoder) -> RoundTrip:
     """Encode documents, as encode() does, decode them, and compare."""
     tokens, unknown, lossless = 0, 0, True
-    for batch in batches(documents):
+    for batch in batches(texts):
         encodings = encode_batch([chunk.text for chunk in batch], encoder)
         for chunk, encoding in zip(batch, encodings, strict=True):
             tokens += len(encoding.ids)
@@ -100,28 +118,28 @@ def round_trip(documents: Iterable[Document], encoder: Encoder) -> RoundTrip:
     return RoundTrip(tokens, unknown, lossless)
 
 
-def chunk_text(document: Document) -> Iterator[TextChunk]:
-    """Text of a document in chunks.
+def chunk_text(whole: Text) -> Iterator[TextChunk]:
+    """A text in chunks of characters.
 
-    A document longer than sources.CHUNK_SIZE is cut, after a newline if there is one: tokens there
+    A text longer than sources.CHUNK_SIZE is cut, after a newline if there is one: tokens there
     may be others than without the cut.
     """
     # What is no UTF-8 has been refused; if a file has changed since, its digest tells.
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     first, text = True, ""
-    for chunk in document:
+    for chunk in whole.chunks:
         if end := text.rfind("\n") + 1 or len(text):
-            yield TextChunk(first, text[:end], False)
+            yield TextChunk(whole.source, first, text[:end], False)
             first = False
         text = text[end:] + decoder.decode(chunk)
     if text:
-        yield TextChunk(first, text, True)
+        yield TextChunk(whole.source, first, text, True)
 
 
-def batches(documents: Iterable[Document]) -> Iterator[list[TextChunk]]:
-    """Chunks of all documents' text, about BATCH_SIZE characters at once."""
+def batches(texts: Iterable[Text]) -> Iterator[list[TextChunk]]:
+    """Chunks of all texts, about BATCH_SIZE characters at once."""
     batch, size = list[TextChunk](), 0
-    for chunk in (chunk for document in documents for chunk in chunk_text(document)):
+    for chunk in (chunk for text in texts for chunk in chunk_text(text)):
         batch.append(chunk)
         size += len(chunk.text)
         if size >= BATCH_SIZE:
@@ -139,15 +157,26 @@ def encode_batch(texts: list[str], encoder: Encoder) -> list[Encoding]:
 
 
 def encode(
-    documents: Iterable[Document], encoder: Encoder | None, dtype: np.dtype[Any]
-) -> Iterator[Tokens]:
-    """Tokens of documents, in flat arrays one after the other; without an encoder their bytes."""
+    texts: Iterable[Text], encoder: Encoder | None, dtype: np.dtype[Any], end: int | None = None
+) -> Iterator[tuple[int, Tokens]]:
+    """Tokens of texts, one after the other, in flat arrays with the number of the source.
+
+    Without an encoder tokens are bytes. The token ``end`` follows each text that is not empty.
+    """
     if encoder is None:
-        for document in documents:
-            yield from (np.frombuffer(chunk, dtype) for chunk in document)
+        for text in texts:
+            empty = True
+            for content in text.chunks:
+                yield text.source, np.frombuffer(content, dtype)
+                empty = False
+            if not empty and end is not None:
+                yield text.source, np.array([end], dtype)
         return
-    for batch in batches(documents):
+    ending = list(encoder.after)
+    if end is not None and ending[-1:] != [end]:
+        ending.append(end)
+    for batch in batches(texts):
         encodings = encode_batch([chunk.text for chunk in batch], encoder)
         for chunk, encoding in zip(batch, encodings, strict=True):
-            before, after = encoder.before * chunk.first, encoder.after * chunk.last
-            yield np.array([*before, *encoding.ids, *after], dtype)
+            before, after = encoder.before * chunk.first, ending * chunk.last
+            yield chunk.source, np.array([*before, *encoding.ids, *after], dtype)

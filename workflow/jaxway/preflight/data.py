@@ -13,8 +13,8 @@ from jaxway_shared.errors import UserError
 
 from jaxway.config.jobs import BYTE_TOKENIZERS, RAW, DataOptions, TrainJob
 from jaxway.data.find import File, Found, find_files
-from jaxway.data.sources import Look, ProgressReporter, look, read
-from jaxway.data.tokenizer import Encoder, load_tokenizer, round_trip
+from jaxway.data.sources import Look, first_text, look
+from jaxway.data.tokenizer import Encoder, Text, load_tokenizer, round_trip
 from jaxway.preflight.finding import Finding, Findings, and_more, failure, passed, warning
 
 SAMPLED_FILES, SAMPLED_BYTES = 16, 2**14  # of text that a tokenizer is tried on
@@ -34,9 +34,9 @@ def found_files(*entries: str) -> Found:
 
 
 @functools.cache
-def looks_of(*entries: str) -> list[Look]:
+def looks_of(column: str, *entries: str) -> list[Look]:
     """What a look at each of these files finds."""
-    return [look(file) for file in found_files(*entries).files]
+    return [look(file, column) for file in found_files(*entries).files]
 
 
 def record_of(data: DataOptions) -> DataRecord | None:
@@ -65,6 +65,8 @@ def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
         demand = demand_of(trainings[label] for label in sharing)
         try:
             vocabulary_size(data.tokenizer)
+            if data.end_of_text and data.tokenizer not in BYTE_TOKENIZERS:
+                cached_tokenizer(data.tokenizer).token(data.end_of_text)
             if record := record_of(data):
                 yield check_prepared(record, sharing, demand)
             else:
@@ -89,7 +91,7 @@ def check_prepared(record: DataRecord, labels: list[str], demand: Demand) -> Fin
 
 def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Findings:
     """Whether the files can be read, are text, and leave enough after validation."""
-    found, who = found_files(*data.data), labels[0]
+    found, who = found_files(*data.entries), labels[0]
     for loop in found.loops:
         yield warning(f"{who}.data: {loop}: not followed again")
     for problem in found.problems:
@@ -98,38 +100,38 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
         if not os.access(file.path, os.R_OK):
             yield failure("JW512", f"{who}.data: {file.path} cannot be read by this user")
             return
-    looks = [] if data.tokenizer == RAW else looks_of(*data.data)
+    looks = [] if data.tokenizer == RAW else looks_of(data.text_column, *data.entries)
     refused = [each.error for each in looks if each.error]
     if refused:
         count = f"; files that are not read: {len(refused)}" if refused[1:] else ""
         yield failure(refused[0].code, f"{who}.{refused[0]}{count}")
     if not found.problems and not refused:
-        compressed = any(each.compressed for each in looks)
-        yield check_size(data, labels, demand, found.files, compressed)
+        packed = any(each.packed for each in looks)
+        yield check_size(data, labels, demand, found.files, packed)
         if data.tokenizer not in BYTE_TOKENIZERS:
             yield from check_round_trip(data, who, found.files)
 
 
 def check_round_trip(data: DataOptions, who: str, files: list[File]) -> Findings:
     """A warning where the beginnings of some files do not come back from their tokens."""
-    progress = ProgressReporter("", [])
     some = files[:: -(-len(files) // SAMPLED_FILES)]
-    heads = [next(read(file.path, False, progress), b"")[:SAMPLED_BYTES] for file in some]
+    heads = [first_text(file, data.text_column)[:SAMPLED_BYTES] for file in some]
     whole = [head.decode(errors="ignore").encode() for head in heads]
-    trip = round_trip([[head] for head in whole], cached_tokenizer(data.tokenizer))
+    trip = round_trip([Text(0, [head]) for head in whole], cached_tokenizer(data.tokenizer))
     if not trip.lossless:
         yield warning(f"{who}.tokenizer: {trip.loss()}")
 
 
 def check_size(
-    data: DataOptions, labels: list[str], demand: Demand, files: list[File], compressed: bool
+    data: DataOptions, labels: list[str], demand: Demand, files: list[File], packed: bool
 ) -> Finding:
     """Whether files leave enough after validation, as far as is known before they are read."""
-    size = sum(file.bytes for file in files)
-    left = size - data.validation_bytes
+    held_out = found_files(*data.validation).files if data.validation else []
+    size = sum(file.bytes for file in {*files} - {*held_out})
+    left = size - (0 if data.validation else data.validation_bytes)
     what = f"{size / 1e6:,.1f} MB in {len(files)} files"
-    if compressed:
-        return passed(f"{and_more(labels)}: {what}, some of them compressed")
+    if packed:
+        return passed(f"{and_more(labels)}: {what}, some of them compressed or tables")
     if left <= demand.context:
         return failure(
             "JW513",

@@ -160,7 +160,7 @@ def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requ
     """Space for data that are not prepared yet: about what their files have."""
     for data in dict.fromkeys(job.data for job in trainings if job.data):
         if not record_of(data):
-            size = sum(file.bytes for file in found_files(*data.data).files)
+            size = sum(file.bytes for file in found_files(*data.entries).files)
             yield Requirement(Path(site.scratch), size, FILES_OF_DATA)
 
 

@@ -5,49 +5,94 @@ the record names. An offset is a token's number in all shards one after the othe
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxway_shared.data_record import VALIDATION, DataRecord, shard
+from jaxway_shared.data_record import VALIDATION, DataRecord
 from jaxway_shared.errors import UserError, fail
+
+BLOCK = 2**12  # windows of which each source of a mixture has its share
 
 
 class Data(NamedTuple):
     """Prepared data: its record, the shards to train on, mapped to memory, and the held-out text.
 
-    All are flat arrays of tokens.
+    All are flat arrays of tokens. ``mixture``: shares of the sources; None: all are one.
     """
 
     record: DataRecord
     shards: list[np.memmap]
     validation: np.ndarray
+    mixture: Mapping[str, float] | None = None
 
 
-def load(path: Path) -> Data:
+def load(path: Path, mixture: Mapping[str, float] | None = None) -> Data:
     """Open the data whose record is in a file. Ends the program when they are not as prepared."""
     try:
         record = DataRecord.read(path)
         if problem := record.find_problem():
             raise problem
+        if mixture and {*mixture} != {*record.sources}:
+            raise UserError("JW029", f"mixture: must name {', '.join(record.sources)}")
     except UserError as error:
         fail(error.code, str(error))
     except OSError as error:
         fail("JW308", f"{path} cannot be read: {error.strerror}")
     folder, dtype = Path(record.folder), record.token_type
-    files = [folder / shard(number) for number in range(len(record.shards))]
-    shards = [np.memmap(file, dtype, mode="r") for file in files]
-    return Data(record, shards, np.fromfile(folder / VALIDATION, dtype))
+    shards = [np.memmap(folder / name, dtype, mode="r") for name in record.shard_names]
+    return Data(record, shards, np.fromfile(folder / VALIDATION, dtype), mixture)
 
 
 def window_offsets(data: Data, seed: int, step: int, global_batch: int, context: int) -> np.ndarray:
     """Offsets N, int64, of a step's windows (steps count from 1), given by seed and step alone.
 
-    The windows of an epoch lie side by side in the shards, T tokens apart, and each is taken once,
-    in an order of the epoch's own. What a shard has more than whole windows is left out before or
-    behind them, split at random. Ends the program when no shard has a window.
+    Each source of a mixture has epochs of its own. Ends the program when one has no window.
     """
     tokens = np.array(data.record.shards)
+    numbers = np.arange((step - 1) * global_batch, step * global_batch)  # of all windows ever taken
+    if not data.mixture:
+        return epoch_offsets(tokens, numbers, (seed, 0), context)
+    shares = [data.mixture[name] for name in data.record.sources]
+    sources, numbers = share(numbers, shares, seed)
+    offsets, end = np.empty(global_batch, np.int64), 0
+    for source, shards in enumerate(data.record.sources.values()):
+        begin, end, own = end, end + shards, sources == source
+        found = epoch_offsets(tokens[begin:end], numbers[own], (seed, source), context)
+        offsets[own] = tokens[:begin].sum() + found
+    return offsets
+
+
+def share(numbers: np.ndarray, shares: list[float], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """For windows N, int64: the source of each, and how many of this source were before it.
+
+    Of BLOCK windows each source has its share, at random places.
+    """
+    every = np.arange(len(shares))
+    ends = np.rint(np.cumsum(shares) / sum(shares) * BLOCK).astype(np.int64)
+    sources, before = np.empty_like(numbers), np.empty_like(numbers)
+    for block in np.unique(numbers // BLOCK).tolist():
+        now = numbers // BLOCK == block
+        random = np.random.default_rng((seed, block, len(shares)))  # which is no source's number
+        places = permute(np.arange(BLOCK), BLOCK, random)
+        is_of = np.searchsorted(ends, places, side="right")[:, None] == every  # BLOCK x sources
+        counts = block * np.diff(ends, prepend=0) + np.cumsum(is_of, axis=0) - is_of
+        rows = numbers[now] % BLOCK
+        sources[now] = found = is_of[rows].argmax(axis=1)
+        before[now] = counts[rows, found]
+    return sources, before
+
+
+def epoch_offsets(
+    tokens: np.ndarray, numbers: np.ndarray, key: tuple[int, int], context: int
+) -> np.ndarray:
+    """Offsets N, int64, in a source's shards of so many tokens, of its windows of these numbers.
+
+    The windows of an epoch lie side by side in the shards, T tokens apart, and each is taken once,
+    in an order of the epoch's own. What a shard has more than whole windows is left out before or
+    behind them, split at random.
+    """
     counts = np.maximum(tokens - 1, 0) // context  # of windows in each shard
     total = int(counts.sum())
     if not total:
@@ -57,11 +102,11 @@ def window_offsets(data: Data, seed: int, step: int, global_batch: int, context:
             f"context of {context}",
         )
     ends = np.cumsum(counts)
-    numbers = np.arange((step - 1) * global_batch, step * global_batch)  # of all windows ever taken
-    offsets = np.empty(global_batch, np.int64)
+    offsets = np.empty(len(numbers), np.int64)
     for epoch in np.unique(numbers // total).tolist():
         now = numbers // total == epoch
-        random = np.random.default_rng((seed, epoch))
+        seed, source = key
+        random = np.random.default_rng((seed, epoch, source))
         picks = permute(numbers[now] % total, total, random)
         shards = np.searchsorted(ends, picks, side="right")
         left_out = random.integers(0, np.maximum(tokens - counts * context, 1))  # before the first

@@ -30,7 +30,12 @@ from jaxway_shared.environment import recorded
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
 
-TYPES = {"integer": int, "number": float, "string": str}
+TYPES: dict[str, Callable[[str], Any]] = {
+    "integer": int,
+    "number": float,
+    "string": str,
+    "object": json.loads,
+}
 BOUNDS = {
     "minimum": operator.ge,
     "maximum": operator.le,

@@ -12,33 +12,37 @@ import numpy as np
 from jaxway_shared import versioned
 from jaxway_shared.errors import UserError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "record of prepared data"
 REMEDY = "run snakemake again, which prepares the data again"
 RECORD = "data.json"
 VALIDATION = "validation.bin"
 
 
-def shard(number: int) -> str:
-    """File name of a shard of text to train on."""
-    return f"train-{number:05}.bin"
+def shard(number: int, source: str = "") -> str:
+    """File name of a shard of text to train on; the only source may have no name."""
+    return f"train-{source}-{number:05}.bin" if source else f"train-{number:05}.bin"
 
 
 @dataclass(frozen=True)
 class DataRecord:
     """What the files in ``folder`` hold, and how compressible their text is.
 
-    ``shards`` are the tokens in each shard. ``sha256`` is of the options and the text's files.
-    Of the ``validation_tokens``, ``special_tokens`` mark where documents begin and end, and
-    ``unknown_tokens`` stand for what the tokenizer does not know. ``lossless``: the held-out text
-    comes back from its tokens; else bits per byte of text say nothing.
+    ``shards`` are the tokens in each shard, those of one source after those of another; how many
+    are of each is in ``sources``. ``end_of_text`` is the token behind each document, if there is
+    one. ``sha256`` is of the options and all documents. Of the ``validation_tokens``,
+    ``special_tokens`` mark where documents begin and end, and ``unknown_tokens`` stand for what the
+    tokenizer does not know. ``lossless``: the held-out text comes back from its tokens; else bits
+    per byte of text say nothing.
     """
 
-    files: int
+    documents: int
     tokenizer: str
     tokenizer_sha256: str | None
     vocabulary: int
     dtype: str
+    end_of_text: int | None
+    sources: dict[str, int]
     shards: tuple[int, ...]
     train_tokens: int
     train_bytes: int
@@ -66,10 +70,16 @@ class DataRecord:
         """Type of a token in the files."""
         return np.dtype(self.dtype).newbyteorder("<")
 
+    @property
+    def shard_names(self) -> list[str]:
+        """File name of each shard."""
+        counts = self.sources.items()
+        return [shard(number, source) for source, count in counts for number in range(count)]
+
     def find_problem(self) -> UserError | None:
         """Why the files are not those of the record; None when they are."""
         record = Path(self.folder, RECORD)
-        tokens = {shard(number): count for number, count in enumerate(self.shards)}
+        tokens = dict(zip(self.shard_names, self.shards, strict=True))
         tokens[VALIDATION] = self.validation_tokens
         try:
             if self.read(record) != self:

@@ -41,6 +41,7 @@ CODES = {
     "JW026": "workflow is not checked out",
     "JW027": "environment of another checkout",
     "JW028": "no profile on a machine that has one",
+    "JW029": "options of data that do not fit together",
     #
     # Container and packages: 100 to 179.
     "JW110": "name of an image",
@@ -67,10 +68,11 @@ CODES = {
     "JW180": "no text to learn",
     "JW181": "too little text",
     "JW182": "text changed while it was read",
-    "JW183": "file that is not plain text in UTF-8",
+    "JW183": "file that is neither text in UTF-8 nor a table",
     "JW184": "tokenizer cannot be used",
     "JW185": "no space left for prepared data",
     "JW186": "prepared data missing or changed",
+    "JW187": "table without text",
     #
     # Slurm, its executor, and a run as a whole: 200 to 299.
     "JW200": "second run in a folder",

@@ -32,7 +32,7 @@ START = """#!/usr/bin/env bash
 HERE=$(dirname "$0")
 source "$(dirname "$0")/env.sh"; echo 'a: 1' > conf.yaml; ./binary
 srun "$HERE"/prog.py \\
-    --fast=${HERE}/fast.py; bash jobs/start\\"""
+    --fast; bash jobs/start\\"""
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "package/unused.py": "",
         "run.sh": "python3 script.py",
         "jobs/start": START,
-        "jobs/env.sh": "export A=1 # it's nothing",
+        "jobs/env.sh": "python3 ${HERE}/fast.py # it's nothing",
         "jobs/fast.py": "",
         "jobs/prog.py": "",
         "conf.yaml": "a: 1",

@@ -128,6 +128,8 @@ def test_preflight_knows_which_state_a_training_is_going_to_use(trainings, monke
     assert has_checkpoint(job, 22 * "old")
     assert not has_checkpoint(job, 22 * "new")
     assert not has_checkpoint(other, 22 * "old")
+    shutil.copy("new/data.json", job.data.record)
+    assert not has_checkpoint(job, 22 * "old")
 
 
 def test_where_a_training_runs_is_no_part_of_it(trainings):

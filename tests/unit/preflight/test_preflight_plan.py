@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from example_records import write_container_record
+from example_records import DIGEST, write_container_record
 from examples import make_config, make_job, make_placement, make_site, make_training
 from jaxway.config.containers import container_with
 from jaxway.config.jobs import SubmittedJob
@@ -88,6 +88,12 @@ def test_container_is_looked_into_where_it_is_there_and_whole(planned, site, mon
     assert not looked(checked)
     sif.unlink()
     assert not looked(checked)
+
+
+def test_image_is_known_unless_it_is_going_to_be_pulled(planned) -> None:
+    assert planned({}).image == DIGEST.removeprefix("sha256:")
+    assert replace(planned({}), pulls=True).image is None
+    assert replace(planned({}), container=None).image is None
 
 
 def test_container_that_a_benchmark_names_is_checked(planned, tmp_path) -> None:

@@ -7,7 +7,7 @@ def test_what_changes_a_result_is_recorded_and_no_password() -> None:
     environment = {
         "XLA_FLAGS": "--x",
         "OMP_NUM_THREADS": "1",
-        "NVIDIA_DRIVER": "5",
+        "MODULEPATH": "5",
         "HOME": "/h",
         "HF_TOKEN": "t",
         "https_proxy": "http://user:pass@word@proxy:80",

@@ -6,8 +6,13 @@ A job is kept free of the first kind (clean_environment.sh); a result records al
 import re
 from collections.abc import Mapping
 
-# Of the user's shell: an extended regular expression of POSIX, as bash reads it.
-SHELL_RE = "^(APPTAINER|BASH_ENV$|JAX_|LD_|NCCL_|PYTHON|SINGULARITY|TF_|XLA_)|_(proxy|PROXY)$"
+# Of the user's shell: an extended regular expression of POSIX, as bash reads it. M_ is MaxText's,
+# of CUDA_VISIBLE_DEVICES Slurm decides.
+SHELL_RE = (
+    "^(APPTAINER|BASH_ENV$|JAX_|LD_|M_|NCCL_|PYTHON|SINGULARITY|TF_|XLA_)"
+    "|^(CUBLAS|CUDA_([^V]|V[^I])|CUDNN_|NVIDIA_)"
+    "|_(proxy|PROXY)$"
+)
 # Of the site, of Slurm and of the image, too.
 RECORDED_RE = re.compile(f"{SHELL_RE}|^(CUDA_|GLOO_|MAXTEXT_|OMP_|UCX_)")
 SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")

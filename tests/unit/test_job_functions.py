@@ -76,3 +76,13 @@ def test_benchmarks_of_an_allocation_depend_on_their_programs_and_containers() -
     assert functions.benchmark_digests(one) == ["/c/old.sif.digest"]
     assert functions.benchmark_digests(wildcards("2x4")) == []
     assert [each["name"] for each in functions.plan(one)["benchmarks"]] == ["old", "memory"]
+
+
+def test_program_that_the_configured_python_path_leads_to(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib").mkdir()
+    train = {"a": {"program": "command", "command": "python3 -m prog"}}
+    functions = make_functions(train=train, environment={"PYTHONPATH": "lib"})
+    before = functions.programs()
+    (tmp_path / "lib/prog.py").touch()
+    assert functions.programs() != before

@@ -20,7 +20,8 @@ COMPUTES_NOTHING = {
 
 def test_every_module_of_our_program_is_known_to_compute_or_not() -> None:
     imported = {
-        str(path.relative_to(SCRIPTS)) for path in with_modules(SCRIPTS / "train.py", SCRIPTS, ())
+        str(path.relative_to(SCRIPTS))
+        for path in with_modules(SCRIPTS / "train.py", (SCRIPTS,), ())
     }
     assert {*OWN_FILES["train"]} <= imported
     assert {Path(name).stem for name in imported - {*OWN_FILES["train"]}} <= COMPUTES_NOTHING
@@ -53,6 +54,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "jobs/env.sh": "python3 ${HERE}/fast.py # it's nothing",
         "jobs/fast.py": "",
         "jobs/prog.py": "",
+        "jobs/use.py": "import script",
+        "jobs/path.sh": 'export PYTHONPATH="$HERE/..:$PYTHONPATH"; python3 jobs/use.py',
+        "installed/lib.py": "",
+        "installed/lib-1.dist-info/METADATA": "",
+        "folder/__main__.py": "import of",
+        "folder/of.py": "",
         "conf.yaml": "a: 1",
         "out.log": "",
         "out.json": "",
@@ -82,6 +89,12 @@ MODULES = {
         ("sh run.sh > out.log", {"run.sh", "script.py", *MODULES}),
         ("bash jobs/start", {"jobs/start", "jobs/env.sh", "jobs/fast.py", "jobs/prog.py"}),
         ("python3 -m below.a", MODULES),
+        ("python3 package/sub/c.py", {"package/sub/c.py"}),
+        ("env PYTHONPATH=/no:.: python3 jobs/use.py", {"jobs/use.py", "script.py", *MODULES}),
+        ("env PYTHONPATH=jobs:below python3 -m b", {"below/b.py"}),
+        ("sh jobs/path.sh", {"jobs/path.sh", "jobs/use.py", "script.py", *MODULES}),
+        ("env PYTHONPATH=installed python3 -m lib", set()),
+        ("python3 folder", {"folder/__main__.py", "folder/of.py"}),
         ("python3 -m package.missing missing.py", {"package/__init__.py"}),
         ("python3 -m missing", set()),
         ("bash -c 'cd below && exec python3 a.py'", {"below/a.py", "below/b.py"}),
@@ -89,10 +102,15 @@ MODULES = {
         ("python3 'x", set()),
         (None, set()),
         ("x" * 5000 + " \0.py", set()),
+        (f"env PYTHONPATH={'x' * 5000} python3 -m missing", set()),
     ],
 )
 def test_files_of_a_command(folder: Path, command: str | None, files: set[str]) -> None:
     assert {*program_content("command", command)} == files
+
+
+def test_modules_are_found_by_the_python_path_of_the_job(folder: Path) -> None:
+    assert {*program_content("command", "python3 -m b", "jobs:below")} == {"below/b.py"}
 
 
 @pytest.mark.parametrize("name", ["script.py", *sorted(MODULES)])

@@ -74,7 +74,8 @@ class JobFunctions:
         """What changes with the files of a training's program."""
         jobs = self.launch.config.train
         commands = {name: (job.program, job.options.get("command")) for name, job in jobs.items()}
-        contents = {each: short_hash(program_content(*each)) for each in {*commands.values()}}
+        path = self.launch.config.environment.get("PYTHONPATH", "")
+        contents = {each: short_hash(program_content(*each, path)) for each in {*commands.values()}}
         return by_name({name: contents[each] for name, each in commands.items()}, "")
 
     def max_jobs(self) -> PerJob[int]:

@@ -54,7 +54,8 @@ def identity_of(
     """What this training is: its ``OPTIONS`` as they are set, sha256 of its data, and the rest."""
     affecting = [name for name, option in options.items() if option.get("affects_result", True)]
     values = {name: getattr(args, name) for name in affecting}
-    content = identity.program_content(program, values.get("command"))
+    path = os.environ.get("PYTHONPATH", "")
+    content = identity.program_content(program, values.get("command"), path)
     image = runtime.container_digest(args) or f"JAX {jax.__version__}"
     return Identity(values, data, content, image)
 

@@ -14,10 +14,13 @@ import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxway_shared import versioned
+
+Paths: TypeAlias = tuple[Path, ...]
 
 SCHEMA_VERSION = 1
 FILE = "identity.json"  # in a state
@@ -112,28 +115,36 @@ def states_beside(own: Path) -> list[tuple[Path, Identity]]:
 # ------------------------------------------------------------------------------ a program's content
 
 
-def program_content(program: str, command: str | None) -> dict[str, str]:
-    """sha256 of each file of a training's program, here and now. ``command``: of a user's own."""
+def program_content(program: str, command: str | None, python_path: str = "") -> dict[str, str]:
+    """sha256 of each file of a training's program, here and now.
+
+    ``command``: of a user's own program, which finds ``python_path`` as PYTHONPATH.
+    """
     files = {name: SCRIPTS / name for name in OWN_FILES[program]}
     if program == "command":
-        files = {str(path): path for path in command_files(command or "")}
+        files = {str(path): path for path in command_files(command or "", python_path)}
     return {name: sha256(path, key(path)) for name, path in sorted(files.items())}
 
 
-def command_files(command: str) -> Iterable[Path]:
+def command_files(command: str, python_path: str) -> Iterable[Path]:
     """Code and settings that a command names, and code that its shell scripts name."""
-    found = dict.fromkeys(named_files(command, [Path()]))
+    try:
+        pieces = pieces_of(shlex.split(command))
+    except ValueError:
+        return ()
+    search = search_path(python_path, pieces, (Path(),))
+    found = dict.fromkeys(named_files(pieces, (Path(),), search))
     left = [*found]
     while left:
-        path = left.pop()
-        new = [each for each in named_by_script(path, key(path)) if each not in found]
-        found |= dict.fromkeys(new)
-        left += new
+        if (path := left.pop()).suffix != ".py":
+            new = [each for each in named_by_script(path, search, key(path)) if each not in found]
+            found |= dict.fromkeys(new)
+            left += new
     return found
 
 
 @functools.cache  # a sweep asks for each of its jobs
-def named_by_script(path: Path, key: tuple[int, ...]) -> list[Path]:
+def named_by_script(path: Path, search: Paths, key: tuple[int, ...]) -> list[Path]:
     """Code that a file names, if it is a shell script; no settings, which that may write."""
     try:
         with path.open(errors="replace") as file:
@@ -142,32 +153,48 @@ def named_by_script(path: Path, key: tuple[int, ...]) -> list[Path]:
         return []
     if path.suffix not in (".sh", ".bash") and not SHEBANG_RE.match(text):
         return []
-    text = FOLDER_RE.sub("", COMMENT_RE.sub("", text).translate(UNQUOTED))
-    named = named_files(text, [Path(), path.parent])
+    pieces = pieces_of(FOLDER_RE.sub("", COMMENT_RE.sub("", text).translate(UNQUOTED)).split())
+    folders = (Path(), path.parent)
+    named = named_files(pieces, folders, (*search, *search_path("", pieces, folders)))
     return [each for each in named if SCRIPT_RE.fullmatch(each.name)]
 
 
-def named_files(command: str, folders: list[Path]) -> Iterator[Path]:
-    """Code and settings that a command names, in folders, and the modules beside its scripts."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return
-    pieces = [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
+def pieces_of(words: list[str]) -> list[str]:
+    """Words, and what may be words of a shell in them."""
+    return [*words, *itertools.chain(*map(SEPARATORS_RE.split, words))]
+
+
+def search_path(python_path: str, pieces: list[str], folders: Paths) -> Paths:
+    """Where Python looks for modules beside its script's folder.
+
+    What was installed there is left out: that is no part of the program, and much to read.
+    """
+    texts = [python_path, *(to for name, to in itertools.pairwise(pieces) if name == "PYTHONPATH")]
+    entries = dict.fromkeys(entry for text in texts for entry in text.split(":") if entry)
+    found = [Path(os.path.normpath(folder / entry)) for entry in entries for folder in folders]
+    return tuple(each for each in found if not glob("*.dist-info", root_dir=each))
+
+
+def named_files(pieces: list[str], folders: Paths, search: Paths) -> Iterator[Path]:
+    """Code and settings that a command names, in folders, and the modules that this imports."""
     modules = [name.replace(".", "/") for flag, name in itertools.pairwise(pieces) if flag == "-m"]
     changes = [Path(to) for word, to in itertools.pairwise(pieces) if word == "cd"]
-    for folder in dict.fromkeys([*folders, *changes]):
+    for folder in dict.fromkeys([*folders, *changes, *search]):
         for module in (folder / name for name in modules):
             packages = [each for each in (module, *module.parents) if each != Path()]
             files = [package / "__init__.py" for package in packages]  # Python runs them first
             for path in (Path(f"{module}.py"), module / "__main__.py", *files):
-                if path.is_file():
-                    yield from with_modules(path, folder, key(path))
+                if os.path.isfile(path):  # a name may be too long for one
+                    yield from with_modules(path, (folder, *search), key(path))
+    for folder in dict.fromkeys([*folders, *changes]):
         for path in (folder / piece for piece in dict.fromkeys(pieces)):
-            with suppress(OSError, ValueError):  # a word that can be no name of a file
-                if path.is_file() and (CODE_RE.fullmatch(path.name) or os.access(path, os.X_OK)):
-                    python = path.suffix == ".py"
-                    yield from with_modules(path, path.parent, key(path)) if python else [path]
+            with suppress(OSError, ValueError):  # a word that names no file, or cannot
+                path.stat()
+                path = path / "__main__.py" if path.is_dir() else path
+                if path.suffix == ".py" and path.is_file():
+                    yield from with_modules(path, (path.parent, *search), key(path))
+                elif path.is_file() and (CODE_RE.fullmatch(path.name) or os.access(path, os.X_OK)):
+                    yield path
 
 
 def key(path: Path) -> tuple[int, ...]:
@@ -177,29 +204,29 @@ def key(path: Path) -> tuple[int, ...]:
 
 
 @functools.cache  # a sweep asks for each of its jobs
-def with_modules(script: Path, root: Path, key: tuple[int, ...]) -> list[Path]:
-    """A script, and what it and those import of the files below a folder."""
+def with_modules(script: Path, search: Paths, key: tuple[int, ...]) -> list[Path]:
+    """A script, and what it and those import of the files below folders."""
     found = {script: None}
     left = [script]
     while left:
-        new = [path for path in imported(left.pop(), root) if path not in found]
+        new = [path for path in imported(left.pop(), search) if path not in found]
         found |= dict.fromkeys(new)
         left += new
     return list(found)
 
 
-def imported(file: Path, root: Path) -> Iterator[Path]:
-    """Files below a folder that a file of Python imports."""
+def imported(file: Path, search: Paths) -> Iterator[Path]:
+    """Files below folders that a file of Python imports."""
     # Of a newer Python, or none; it will say so when it runs.
     with suppress(OSError, SyntaxError, ValueError, IndexError, RecursionError):
         for node in ast.walk(ast.parse(file.read_bytes())):
-            names, base = list[str](), root
+            names, bases = list[str](), search
             if isinstance(node, ast.Import):
                 names = [each.name for each in node.names]
             elif isinstance(node, ast.ImportFrom):
                 names = [f"{node.module or ''}.{each.name}".strip(".") for each in node.names]
-                base = file.parents[node.level - 1] if node.level else root
-            for parts in (name.split(".") for name in names):
+                bases = (file.parents[node.level - 1],) if node.level else search
+            for base, parts in itertools.product(bases, [name.split(".") for name in names]):
                 for count in range(1, len(parts) + 1):
                     path = base.joinpath(*parts[:count])
                     files = Path(f"{path}.py"), path / "__init__.py"

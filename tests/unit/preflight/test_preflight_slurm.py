@@ -113,7 +113,7 @@ def with_qos(machine, monkeypatch) -> Any:
     """A partition with a QoS of its own, and a user who has another one."""
     monkeypatch.setattr("getpass.getuser", lambda: "alice")
     monkeypatch.delenv("SBATCH_QOS", raising=False)
-    machine[SHOW] = f"{machine[SHOW]} QoS=part_gpu"
+    machine[SHOW] = f"{machine[SHOW]} QoS=Part_gpu"
     for words in ("show qos", "show"):
         del machine[f"sacctmgr --noheader --parsable2 {words}"]
     machine[QOS] = (
@@ -158,6 +158,7 @@ def test_qos_that_the_job_or_the_shell_names(with_qos, monkeypatch) -> None:
     assert partition(options=("--qos=first",)) == [failure("JW505", message)]
     monkeypatch.setenv("SBATCH_QOS", "first")
     assert partition() == [failure("JW505", message)]
+    assert partition(options=("--qos=First",)) == [failure("JW505", message)]
     (finding,) = partition(options=("--qos=normal",))
     assert finding.status is PASS
 

@@ -125,7 +125,7 @@ def parse_limits(partition: str, groups: str) -> Limits:
         max_nodes=int(max_nodes) if max_nodes.isdecimal() else None,
         max_minutes=qos.parse_minutes(fields["MaxTime"]),
         nodes_by_gpus=nodes_by_gpus,
-        qos=None if fields.get("QoS") in (None, "N/A") else fields["QoS"],
+        qos=None if fields.get("QoS") in (None, "N/A") else fields["QoS"].lower(),
     )
 
 

@@ -46,7 +46,7 @@ class Qos:
 
 
 def read_all() -> dict[str, Qos]:
-    """Every QoS of the cluster, by name."""
+    """Every QoS of the cluster, by name, which the database has in lower case."""
     lines = query("qos", "format=Name,Flags,MaxWall,MaxTRES,MaxSubmitJobsPerUser")
     return {qos.name: qos for qos in map(Qos.of, lines)}
 
@@ -70,7 +70,7 @@ def query(*words: str) -> list[str]:
 def of_job(known: Mapping[str, Qos], placement: Placement, default: str) -> Qos | None:
     """The QoS of a job: that which it names, or the default one."""
     named = [word.partition("=")[2] for word in placement.options if word.startswith("--qos=")]
-    return known.get([default, *named][-1])
+    return known.get([default, *named][-1].lower())
 
 
 def in_order(own: Qos | None, of_partition: Qos | None) -> list[Qos]:

@@ -46,8 +46,10 @@ def test_container_as_it_was_pulled_passes(pulled) -> None:
 
 
 def test_each_container_that_a_benchmark_names_is_checked(pulled, tmp_path) -> None:
-    link, gone = tmp_path / "other.sif", tmp_path / "gone.sif"
-    link.symlink_to(pulled)
+    link, gone = tmp_path / "link/other.sif", tmp_path / "gone.sif"
+    link.parent.mkdir()
+    link.symlink_to("../site.sif")  # which leads to the one pulled last
+    (tmp_path / "site.sif").symlink_to(pulled)
     good, bad = check_own_sifs([str(link), str(gone)])
     assert good == passed(f"{link}, as it was made")
     message = f"{gone}: No such file or directory; remove it (`rm {gone}`), and pull it again"

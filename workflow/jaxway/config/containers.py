@@ -10,6 +10,7 @@ from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import Site
 
 LOCK_FOLDER = Path("results/container")  # in the folder of a run
+MAX_LINKS = 40  # in a row, as Linux has it
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,11 @@ def digest_path(output: Path) -> Path:
 
 
 def target(path: Path) -> Path:
-    """Where a link leads; the path itself, if it is none."""
-    return path.parent / os.readlink(path) if os.path.islink(path) else path
+    """Where a link leads, or a link to a link; the path itself, if it is none."""
+    for _ in range(MAX_LINKS):
+        if os.path.islink(path):
+            path = path.parent / os.readlink(path)
+    return path
 
 
 def container_with(packages: Mapping[str, Sequence[str]], site: Site) -> Container:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jaxway_shared.container_record import ContainerRecord
 
-from jaxway.config.containers import digest_path, record_path, target
+from jaxway.config.containers import digest_path, record_path
 from jaxway.config.load import add_arguments, read
 from jaxway.container import store
 from jaxway.files import remove
@@ -69,8 +69,8 @@ def stored(sif: Path) -> list[Stored]:
     for path, record in store.containers(sif).items():
         real = os.path.realpath(path)
         here = tuple(sorted(link.name for link, container in links.items() if container == real))
-        back = map(target, list_folder(store.runs_folder(path)))
-        runs = sorted(link for link in back if leads_to(link, path))
+        notes = [note for note in list_folder(store.runs_folder(path)) if note.is_symlink()]
+        runs = sorted(link for link in map(Path.readlink, notes) if leads_to(link, path))
         found.append(Stored(path, record, here, tuple(runs)))
     return found
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup run test test-fast lint lock
+.PHONY: setup run test test-fast lint lint-style lint-types lock
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.done
@@ -12,20 +12,25 @@ run: setup
 	$(BIN)/snakemake --profile profiles/local
 	@echo "Report: $(CURDIR)/results/report.html"
 
-test: lint
+test: setup
+	@$(MAKE) --no-print-directory --jobs=2 lint
 	$(BIN)/pytest --numprocesses=3 --dist=loadscope --no-loadscope-reorder
 
 test-fast: setup
 	$(BIN)/pytest --numprocesses=auto --dist=loadscope -m unit
 
-lint: setup
+lint: lint-types lint-style
+
+lint-style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
-	$(BIN)/mypy
 	$(BIN)/mypy --strict --cache-dir=.mypy_cache/strict workflow/jaxway workflow/scripts/jaxway_shared
 	$(BIN)/snakefmt --check Snakefile workflow/Snakefile rules
 	$(BIN)/snakemake --lint
+
+lint-types: setup
+	$(BIN)/mypy
 
 config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/jaxway/*/*.py workflow/scripts/*.py workflow/scripts/*/*.py)
 	$(BIN)/jaxway describe-config > $@
@@ -38,11 +43,12 @@ lock:
 	echo 'jax[cuda12-local]' | $(COMPILE) --constraint requirements.txt --no-annotate - -o requirements-cuda.txt \
 		$(addprefix --no-emit-package ,jax jaxlib ml-dtypes numpy opt-einsum scipy)
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 $(VENV)/.done: requirements.txt requirements-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxway needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "jaxway needs Python'\''s venv module; try: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --target $(VENV)/cuda --requirement requirements-cuda.txt
+	$(PIP) --no-deps --target $(VENV)/cuda --require-hashes --requirement requirements-cuda.txt & \
+		$(PIP) --require-hashes --requirement requirements.txt && wait $$!
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -50,7 +50,7 @@ def repaired(cluster: Cluster) -> Iterator[None]:
         for service in ("slurmdbd", "slurmctld"):
             cluster.control("start", service)
         for node in cluster.compute:
-            if cluster.run("true", node=node, check=False).returncode:
+            if not cluster.is_up(node):
                 cluster.control("start-node", node)
     left = cluster.run("squeue --noheader --format=%i", user="root").stdout.split()
     if left:

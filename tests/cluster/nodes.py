@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enter import COMPUTE, LOGIN, first_process, login_shell, run_folder
+
 COMMAND = Path(__file__).parent / "cluster"
-CLUSTER_FOLDER = Path(os.environ.get("JAXWAY_CLUSTER_RUN", "/var/tmp/jaxway-cluster"))
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a cluster of its own
-    CLUSTER_FOLDER = CLUSTER_FOLDER.with_name(f"{CLUSTER_FOLDER.name}-{worker}")
-    os.environ["JAXWAY_CLUSTER_RUN"] = str(CLUSTER_FOLDER)
+    os.environ["JAXWAY_CLUSTER_RUN"] = f"{run_folder()}-{worker}"
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.
@@ -37,24 +37,27 @@ done
 class Cluster:
     """Runs commands on the nodes and puts faults into them."""
 
-    login = "jrlogin01"
-    compute = ("jrc0101", "jrc0102")
+    login, compute = LOGIN, (*COMPUTE,)
     disturbed = False  # a node or a service was stopped or started
 
     def argv(
-        self, command: str | Sequence[str], node: str = login, user: str = "alice"
+        self, command: str | Sequence[str], node: str = LOGIN, user: str = "alice"
     ) -> list[str]:
         """The command line that runs `command` on a node: a string by bash, a list as it is.
 
         For subprocess.Popen. Killing that process hangs the command up, like a lost connection.
         """
         words = ["bash", "-c", command] if isinstance(command, str) else list(command)
-        return [str(COMMAND), "exec", node, "--user", user, "--", *words]
+        return login_shell(node, user, words)
+
+    def is_up(self, node: str) -> bool:
+        """Whether a node runs."""
+        return first_process(node) is not None
 
     def run(
         self,
         command: str | Sequence[str],
-        node: str = login,
+        node: str = LOGIN,
         user: str = "alice",
         check: bool = True,
         timeout: float = 120,
@@ -70,7 +73,7 @@ class Cluster:
 
     def path(self, path: str | Path) -> Path:
         """Where this machine has a file of the nodes' shared file systems (/p/...)."""
-        return CLUSTER_FOLDER / "shared" / Path(path).relative_to("/p")
+        return run_folder() / "shared" / Path(path).relative_to("/p")
 
     def wait_for(self, reached: Callable[[], object], timeout: float = 60, what: str = "") -> None:
         """Until `reached` is true; looks four times a second."""

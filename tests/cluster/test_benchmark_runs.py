@@ -11,7 +11,8 @@ import pytest
 from nodes import Checkout, Cluster
 
 HISTORY = "/p/scratch/training/history"
-QUICK = {"program": "compute", "dtypes": ["float32"], "shapes": ["512x512x512"], "gpus_per_node": 1}
+QUICK = {"program": "compute", "dtypes": ["float32"], "shapes": ["512x512x512"], "repeats": 3}
+QUICK |= {"gpus_per_node": 1}
 FAILS = {"program": "train", "fsdp": 3, "gpus_per_node": 1}
 
 pytestmark = pytest.mark.usefixtures("repaired")

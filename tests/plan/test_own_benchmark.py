@@ -18,7 +18,7 @@ def test_own_benchmark(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Snakefile", tmp_path)
     program, config = blocks("Your own benchmark")
     (tmp_path / "workflow/scripts/benchmark_fft.py").write_text(program)
-    (tmp_path / "mine.yaml").write_text(config)
+    (tmp_path / "mine.yaml").write_text(f"{config}    repeats: 2\n")
     command = [sys.executable, "-m", "snakemake", "--profile=profiles/local"]
     # The package of this copy, as `make setup` in it would install it.
     packages = f"{tmp_path}/workflow:{tmp_path}/workflow/scripts"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import preforked
 import pytest
 from trainings import PROGRAM, arguments, logged, wait, wait_for
 
@@ -30,28 +31,22 @@ def record(tmp_path_factory):
 def launch(tmp_path_factory):
     """Function that starts the program, outside any Slurm job but the given one."""
     started = []
+    outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
     cache = {
         # Compilation is most of the time of a run this small.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    server = preforked.Server(outer | cache)
 
     def start(*args, **environment):
-        outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
-        process = subprocess.Popen(
-            [sys.executable, PROGRAM, *args],
-            env={**outer, **cache, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
+        started.append(server.start(PROGRAM, args, environment))
+        return started[-1]
 
     yield start
-    for process in started:  # of a test that failed
-        process.kill()
-        process.communicate()
+    for program in started:  # of a test that failed
+        program.kill()
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -276,7 +276,7 @@ def test_killed_build_ends(cluster: Cluster, second: dict[str, str], tmp_path: P
     cold = {**second, "XDG_CACHE_HOME": str(tmp_path)}
     cache = tmp_path / "jaxway-cluster"
     with subprocess.Popen([COMMAND, "up"], env=cold, stderr=subprocess.DEVNULL) as up:
-        cluster.wait_for(lambda: len([*cache.glob("tmp-*/*")]) >= 2, what="a build")
+        cluster.wait_for(lambda: len([*cache.glob("tmp-*/*")]) >= 2, 300, "a build")
         up.kill()
     run = Path(second["JAXWAY_CLUSTER_RUN"])
     cluster.wait_for(lambda: not remains(run), what="the build's end")

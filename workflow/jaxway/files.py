@@ -12,6 +12,16 @@ PROGRESS_INTERVAL_S = 10
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # a command cleans up after these
 
 
+def block_signals() -> None:
+    """Let signals wait: one that comes while a program starts would leave it running."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def unblock_signals() -> None:
+    """Let signals come; also in the program, which would inherit that they wait."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def log(line: str) -> None:
     """Print a line at once, also into a file."""
     print(line, flush=True)

@@ -38,7 +38,7 @@ from jaxway_shared.benchmark import (
 from jaxway_shared.errors import UserError, with_code
 
 from jaxway.analysis import stats
-from jaxway.files import atomic_replace
+from jaxway.files import atomic_replace, block_signals, unblock_signals
 
 KILL_TIMEOUT_S = 10  # between SIGTERM and SIGKILL
 SHUTDOWN_MARGIN_S = 30  # before the job's deadline, to write the result
@@ -54,8 +54,16 @@ def start(command: str, timeout_s: float, out: Path) -> str:
     words = ["bash", "-c", f"exec {command} --out={shlex.quote(str(out))}"]
     stderr_file, timed_out = out.with_suffix(".stderr"), False
     with stderr_file.open("w") as file:
-        process = subprocess.Popen(words, env=environment, stderr=file, start_new_session=True)
+        block_signals()
+        process = subprocess.Popen(
+            words,
+            env=environment,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=unblock_signals,
+        )
     try:
+        unblock_signals()
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         timed_out = True

@@ -14,7 +14,7 @@ from pathlib import Path
 from jaxway_shared.errors import UserError
 
 from jaxway.container.work_folder import disk_full_hint
-from jaxway.files import PROGRESS_INTERVAL_S, SIGNALS, log
+from jaxway.files import PROGRESS_INTERVAL_S, block_signals, log, unblock_signals
 
 # Smaller than gzip's best, at a tenth of the time; larger blocks make up for the low level.
 ZSTD = ("--mksquashfs-args", "-comp zstd -Xcompression-level 3 -b 1M")
@@ -34,8 +34,7 @@ def drop_options() -> None:
 def apptainer(*arguments: str | Path, work: Path) -> None:
     """Run Apptainer with its temporary files in ``work``; log progress, raise where it fails."""
     with tempfile.TemporaryFile("w+", dir=work) as output:
-        # A signal while it starts would leave it running.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        block_signals()
         process = subprocess.Popen(
             ["apptainer", *arguments],
             env=os.environ
@@ -47,7 +46,7 @@ def apptainer(*arguments: str | Path, work: Path) -> None:
             preexec_fn=end_with_parent,
         )
         try:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            unblock_signals()
             wait(process, work)
         finally:
             if process.poll() is None:
@@ -97,7 +96,7 @@ def failure(lines: list[str], work: Path) -> str:
 
 def end_with_parent() -> None:
     """In the child: be killed when the parent is, even by SIGKILL."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    unblock_signals()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -30,6 +30,7 @@ rule train_run:
     input:
         **IN_CONTAINER,
         data=JOBS.data_records(),
+        origin=JOBS.origins(),
         smoke_test=rules.smoke_test.output.passed,
     output:
         summary="results/train/{name}/summary.json",

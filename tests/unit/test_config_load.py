@@ -172,6 +172,18 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"steps": 100, "schedule": "wsd", "decay_steps": 80}}},
         "train.a.decay_steps: must be at most the 50 steps after warm-up, not 80",
     ),
+    "a training that begins at none": (
+        {"train": {"a": {}, "b": {"from": "c@5"}}},
+        "train.b.from: no training of program train is named c; known: a, b; or name",
+    ),
+    "trainings that begin at each other": (
+        {"train": {"a": {"from": "b"}, "b": {"from": "a"}}},
+        "train.b.from: a would begin at itself",
+    ),
+    "a profile of no steps": (
+        {"train": {"a": {"profile": {"first": 20}}}},
+        "train.a.profile: ",
+    ),
     # Sweeps.
     "one bad value of a sweep": (
         {"benchmark": {"memory": {"megabytes": [64, -1]}}},

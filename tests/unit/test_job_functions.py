@@ -59,6 +59,19 @@ def test_a_program_that_brings_its_data_needs_none_prepared() -> None:
     assert "--state=results/train/mine/state --states=scratch/train/mine" in command
 
 
+def test_a_training_waits_for_the_one_at_whose_checkpoint_it_begins() -> None:
+    fork = {"global_batch": 8, "from": "own@5", "profile": {"first": 2, "steps": 1}}
+    elsewhere = {"global_batch": 8, "from": "/s/train/own-01234567"}
+    functions = make_functions(train=TRAIN | {"fork": fork, "elsewhere": elsewhere})
+    origins = functions.origins()
+    assert callable(origins)
+    assert origins(wildcards("fork")) == "results/train/own/summary.json"
+    assert origins(wildcards("own")) == origins(wildcards("elsewhere")) == []
+    command = functions.train_command(wildcards("fork"))
+    assert "--from=own@5 " in command
+    assert """ '--profile={"first": 2, "steps": 1}' """ in command
+
+
 def test_a_job_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(SystemExit, match=r"^no job is named owm; did you mean 'own'\? \[JW006\]$"):
         make_functions(train=TRAIN).training(wildcards("owm"))

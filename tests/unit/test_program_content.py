@@ -12,7 +12,7 @@ from jaxway_shared.identity import OWN_FILES, SCRIPTS, program_content, with_mod
 # be here or there.
 COMPUTES_NOTHING = {
     *("checkpoints", "flops", "measure", "nccl_log", "nvml", "runtime", "startup_timer"),
-    *("training_metrics", "training_state", "watchdog"),
+    *("training_metrics", "trace", "training_state", "watchdog"),
     *("benchmark", "container_record", "data_record", "environment", "errors", "hostlist"),
     *("identity", "provenance", "training", "training_rules", "versioned", "__init__"),
 }

@@ -61,6 +61,15 @@ class JobFunctions:
         }
         return by_name(records, [])
 
+    def origins(self) -> PerJob[str | list[str]]:
+        """Result of the training at whose checkpoint another one begins; none, if none does."""
+        jobs = self.launch.config.train
+        results: dict[str, str | list[str]] = {
+            name: f"results/train/{job.origin}/summary.json" if job.origin in jobs else []
+            for name, job in jobs.items()
+        }
+        return by_name(results, [])
+
     def state_link(self, wildcards: Any) -> str:
         return state_link(wildcards.name)
 

@@ -91,8 +91,8 @@ def measure_checkpoint(args: argparse.Namespace, mesh: Mesh) -> Checkpoint:
     if runtime.first_process():
         shutil.rmtree(folder, ignore_errors=True)  # of a round that was killed
     multihost_utils.sync_global_devices("folder is empty")
-    # If a checkpoint is damaged, users are told to delete the folder above.
-    store = checkpoints.Checkpoints(folder / "checkpoints", keep=1)
+    # If a checkpoint is damaged, users are told to delete this folder.
+    store = checkpoints.Checkpoints(folder, keep=1)
     result = Checkpoint(4 * ARRAYS * count)
     try:
         for step in range(1, args.repeats + 1):
@@ -105,6 +105,7 @@ def measure_checkpoint(args: argparse.Namespace, mesh: Mesh) -> Checkpoint:
             result.read_seconds.append(time.perf_counter() - written)
             result.write_seconds.append(written - begin)
             result.wrong += int(different(state, found))
+            store.delete_old()
     finally:
         multihost_utils.sync_global_devices("checkpoints read")
         if runtime.first_process():

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from jaxway_job import dataset, measure, model, runtime, training_state
+from jaxway_job import dataset, measure, model, origin, runtime, training_state
 from jaxway_job.startup_timer import StartupTimer
 from jaxway_job.training_loop import Training
 from jaxway_job.training_setup import TrainingSetup
@@ -151,6 +151,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": True,
         "description": "whether embeddings decay, too; all other parameters are matrices",
     },
+    "from": {
+        "type": ["string", "null"],
+        "minLength": 1,
+        "default": None,
+        "description": "training at whose checkpoint this one begins: `<run>`, `<run>@<step>` or "
+        "`<run>@best`, with a run of this configuration or the folder of a state",
+    },
+    "restart": {
+        "type": "boolean",
+        "default": False,
+        "description": "with `from`: take the parameters alone, and count steps from 0; else all "
+        "goes on: steps, schedule, moments and the place in the data",
+    },
     "seed": {
         "type": "integer",
         "minimum": 0,
@@ -199,6 +212,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 10,
         "description": "steps per line of metrics",
     },
+    "validate_every": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "steps between validations on a sample of the held-out text, with text that "
+        "the model writes; the best one's checkpoint is kept. Null: none",
+    },
+    "validate_tokens": {
+        "type": "integer",
+        "minimum": 1,
+        "default": 16384,
+        "description": "tokens of that sample, spread evenly over the text",
+    },
     "checkpoint_minutes": {
         "type": "number",
         "exclusiveMinimum": 0,
@@ -212,6 +238,25 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": 2,
         "affects_result": False,
         "description": "newest checkpoints to keep",
+    },
+    "keep_every": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "affects_result": False,
+        "description": "steps between checkpoints to keep, all of them, beside newest and best",
+    },
+    "profile": {
+        "type": ["object", "null"],
+        "properties": {
+            "first": {"type": "integer", "minimum": 1},
+            "steps": {"type": "integer", "minimum": 1},
+        },
+        "required": ["first", "steps"],
+        "additionalProperties": False,
+        "default": None,
+        "affects_result": False,
+        "description": "trace of some steps, as `{first: 20, steps: 3}` (docs/training.md)",
     },
     "hang_minutes": {
         "type": "number",
@@ -234,10 +279,14 @@ def main() -> None:
     )
     args = parser.parse_args()
     vars(args).update(presets.resolve(vars(args)))
-    check(args)
+    begin = origin.find(vars(args)["from"], args.state) if vars(args)["from"] else None
+    check(args, begin)
     data = dataset.load(args.data_record, args.mixture)
-    identity = training_state.identity_of(args, "train", OPTIONS, data.record.sha256)
-    with training_state.locked_state(args, identity) as folder:
+    # By content: the same run may be another one later.
+    of = {"from": begin.identity, "from_step": begin.step} if begin else {}
+    identity = training_state.identity_of(args, "train", OPTIONS, data.record.sha256, **of)
+    vars(args)["from"] = begin and str(begin)  # in the provenance
+    with training_state.locked_state(args, identity, origin.extend) as folder:
         if training_state.rewrite_results(folder, args.out):
             return
         # Before JAX 0.5 the first parameters would depend on how they are sharded.
@@ -249,13 +298,19 @@ def main() -> None:
         timer.mark("devices")
         with measure.explain_oom(f"this training ({OOM_ADVICE})"):
             setup = TrainingSetup(args, data, mesh)
-            Training(setup, folder, timer).run()
+            Training(setup, folder, timer, begin).run()
 
 
-def check(args: argparse.Namespace) -> None:
-    """End the program if sizes do not fit together."""
+def check(args: argparse.Namespace, begin: origin.Origin | None) -> None:
+    """End the program if options do not fit together."""
     for option, expected in training_rules.violations(vars(args), args.devices):
         fail("JW307", f"{option} must be {expected}, not {getattr(args, option)}")
+    if begin and not args.restart and args.steps <= begin.step:
+        fail(
+            "JW307",
+            f"steps must be more than the {begin.step} of the checkpoint, not {args.steps}, "
+            "unless `restart` is true",
+        )
 
 
 if __name__ == "__main__":

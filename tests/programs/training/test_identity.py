@@ -18,8 +18,9 @@ from example_records import data_record
 from examples import make_config
 from jaxway.preflight.disk_space import has_checkpoint
 from jaxway_job import training_state
-from jaxway_shared import identity
+from jaxway_shared import identity, training
 from jaxway_shared.container_record import ContainerRecord
+from jaxway_shared.training import Segments
 from test_training_files import MODEL, SEGMENTS
 
 PARTS = ("data", "program", "image", "options")
@@ -33,7 +34,7 @@ class Trainings:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.monkeypatch = folder, monkeypatch
         self.trained: list[Path] = []
-        self.finish = True
+        self.finish, self.step = True, 20
         for name in ("old", "new"):
             (folder / name).mkdir()
             shards = folder / name
@@ -50,7 +51,7 @@ class Trainings:
             with (scripts / "jaxway_job/model.py").open("a") as file:
                 file.write(f"# {name}\n")
         monkeypatch.setattr(train, "TrainingSetup", lambda *_: None)
-        monkeypatch.setattr(train, "Training", lambda _, state, timer: Steps(self, state))
+        monkeypatch.setattr(train, "Training", lambda _, state, *__: Steps(self, state))
         for name in [name for name in os.environ if name.startswith("SLURM_")]:
             monkeypatch.delenv(name)
 
@@ -69,7 +70,7 @@ class Trainings:
             **options,
         }
         self.monkeypatch.setattr(identity, "SCRIPTS", of["program"] / "scripts")
-        words = [f"--{name}={value}" for name, value in flags.items() if value is not None]
+        words = [f"--{k}" if v is True else f"--{k}={v}" for k, v in flags.items() if v is not None]
         self.monkeypatch.setattr(sys, "argv", ["train.py", *words])
         self.monkeypatch.setenv("XLA_FLAGS", "")
         count = len(self.trained)
@@ -89,7 +90,10 @@ class Steps:
     def run(self) -> None:
         trainings = self.trainings
         trainings.trained.append(self.state)
-        training_state.record_checkpoint(self.state, 20)
+        checkpoint = self.state / f"checkpoints/{trainings.step}/default"
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        (checkpoint / "numbers").write_text(self.state.name)
+        training_state.record_checkpoint(self.state, trainings.step)
         if not trainings.finish:
             raise SystemExit(75)
         summary = replace(MODEL, sample=self.state.name)
@@ -165,8 +169,87 @@ def test_new_state_says_how_it_differs_from_the_one_most_like_it(trainings, caps
     trainings.run()
     capsys.readouterr()
     trainings.run({"options"})
-    line = "starting at step 0: steps 120, not 60, schedule_steps 120, not 60 as in "
-    assert f"{line}{trainings.trained[1]}, which is finished" in capsys.readouterr().out
+    line = (
+        f"starting at step 0: steps 120, not 60, schedule_steps 120, not 60 as in "
+        f"{trainings.trained[1]}, which is finished; a schedule that ends with `steps` cannot go on"
+    )
+    assert line in capsys.readouterr().out
+
+
+def test_more_steps_go_on_where_the_schedule_does(trainings, capsys):
+    constant = {"schedule": "constant", "log-every": 8, "validate-every": 10}
+    assert trainings.run(**constant)
+    first, summary = trainings.trained[0], trainings.summary()
+    lines = [f'{{"step": {step}, "validation_loss": 1}}\n' for step in (10, 16, 20)]
+    (first / "metrics.jsonl").write_text("".join([*lines, '{"step": 24}\n']))
+    segments = Segments((replace(SEGMENTS[0], last_step=20), replace(SEGMENTS[1], first_step=21)))
+    (first / "segments.json").write_text(json.dumps(segments.to_json()))
+    trainings.step = 120
+    assert trainings.run({"options"}, **constant)
+    second = trainings.trained[1]
+    assert training.checkpoint_steps(second) == [20, 120]
+    assert (second / "checkpoints/20/default/numbers").read_text() == first.name
+    assert (second / "metrics.jsonl").read_text() == "".join(lines)
+    assert training.read_segments(second) == segments.segments[:1]
+    assert f"going on from step 20 of {first}" in capsys.readouterr().out
+    assert not trainings.run(**constant) and trainings.summary() == summary
+    for other in ({"data"}, {"image"}, {"program"}):
+        assert trainings.run(other, **constant)
+        assert training.checkpoint_steps(trainings.trained[-1]) == [120]
+
+
+def test_step_at_the_end_of_another_training_has_a_line_only_where_it_is_due(trainings):
+    constant = {"schedule": "constant", "log-every": 8}
+    trainings.run(**constant)
+    (trainings.trained[0] / "metrics.jsonl").write_text('{"step": 16}\n{"step": 20}\n')
+    trainings.step = 120
+    trainings.run({"options"}, **constant)
+    assert (trainings.trained[1] / "metrics.jsonl").read_text() == '{"step": 16}\n'
+
+
+def begin_at(trainings, **options):
+    """A training that begins at the checkpoint of another one."""
+    return trainings.run({"options"}, out="fork", **options)
+
+
+def test_training_that_begins_at_another_ones_checkpoint_is_known_by_that_ones_content(trainings):
+    trainings.run()
+    (trainings.trained[0] / "metrics.jsonl").write_text('{"step": 20, "validation_loss": 1}\n')
+    base = {"from": trainings.out.with_name("state")}
+    assert begin_at(trainings, **base)
+    assert not begin_at(trainings, **base | {"from": f"{base['from']}@20"})
+    assert not begin_at(trainings, **base | {"from": f"{trainings.trained[0]}@best"})
+    assert begin_at(trainings, **base, restart=True)
+    trainings.run({"data"})  # the same run, of other content
+    assert begin_at(trainings, **base)
+    options = identity.Identity.read(trainings.trained[-1]).options
+    of = identity.Identity.read(trainings.trained[-2])
+    assert (options["from"], options["from_step"]) == (of.digest, 20)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("/nowhere/state", "no training in /nowhere/state: No such file"),
+        ("{}", "is not finished, so write .*@<step>; checkpoints of steps 20"),
+        ("{}@best", "has no validation, so write"),
+    ],
+)
+def test_training_that_cannot_begin_at_a_checkpoint(trainings, name, sentence):
+    trainings.finish = False
+    with pytest.raises(SystemExit, match="75"):
+        trainings.run()
+    with pytest.raises(SystemExit, match=rf"from: .*{sentence}.*\[JW315\]"):
+        begin_at(trainings, **{"from": name.format(trainings.out.with_name("state"))})
+
+
+def test_training_has_more_steps_than_the_checkpoint_at_which_it_begins(trainings):
+    trainings.step = 120
+    trainings.run()
+    base = {"from": trainings.out.with_name("state")}
+    with pytest.raises(SystemExit, match=r"more than the 120 .*unless `restart` is true \[JW307\]"):
+        begin_at(trainings, **base)
+    assert begin_at(trainings, **base, restart=True)
 
 
 def test_edited_program_does_not_discard_an_unfinished_training(trainings, capsys):

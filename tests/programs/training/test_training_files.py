@@ -122,3 +122,10 @@ def test_metrics_without_the_line_that_a_kill_cut_short(tmp_path: Path) -> None:
 def test_line_that_is_no_metrics(line: str) -> None:
     with pytest.raises(ValueError, match=r"step|Expecting"):
         MetricsLine.parse(line)
+
+
+def test_best_step_is_the_first_with_the_least_loss() -> None:
+    losses = {10: 2.0, 20: 1.5, 30: 1.5, 40: 1.75}
+    lines = [MetricsLine(step, {"validation_loss": loss}) for step, loss in losses.items()]
+    assert training.best_step([MetricsLine(5, {"loss": 1.0}), *lines]) == 20
+    assert training.best_step([MetricsLine(5, {"loss": 1.0})]) is None

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import train
-from jaxway_shared import presets
+from jaxway_shared import presets, training
 from trainings import (
     PROGRAM,
     STEPS,
@@ -57,10 +57,17 @@ def test_training_learns_and_writes_results(undisturbed):
     assert list(segment["startup"]) == parts and min(segment["startup"].values()) >= 0
     assert segment["seconds"] > sum(segment["startup"].values())
     assert summary["provenance"]["arguments"]["width"] == 32
-    kept = [int(path.name) for path in (undisturbed / "state/checkpoints").iterdir()]
-    assert len(kept) == 2 and max(kept) == STEPS
+    kept = training.checkpoint_steps(undisturbed / "state")
+    assert len({*kept} - {40, 80}) == 2 and max(kept) == STEPS  # the last is the best, too
     assert (undisturbed / "state/last_checkpoint_step").read_text() == f"{STEPS}\n"
     lines = read_lines(undisturbed / "out/metrics.jsonl")
+    validated = [line for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in validated] == [25, 50, 75, 100]
+    # The sample, of 7 windows, is much like the whole text.
+    last = validated[-1]
+    assert last["validation_loss"] == pytest.approx(summary["validation_nats_per_token"], abs=0.1)
+    assert bytes(last["sample_tokens"]).decode(errors="replace") == summary["sample"]
+    assert last["sample_tokens"] == summary["sample_tokens"] != validated[0]["sample_tokens"]
     assert lines[20]["tokens_per_second"] == pytest.approx(16 * 64 / lines[20]["step_seconds"])
     assert lines[20]["peak_memory_bytes"] > 50e6 and lines[20]["mfu"] is None
     seconds = {
@@ -126,6 +133,7 @@ def test_state_is_not_resumed_with_other_settings(undisturbed, record, tmp_path,
         ({"devices": 4, "fsdp": 3}, "fsdp must be such that fsdp x tensor divides 4 GPUs, not 3"),
         ({"devices": 4, "tensor": 4}, "heads must be a multiple of tensor 4, not 2"),
         ({"gradient_accumulation_steps": 3}, "global_batch must be a multiple of 3"),
+        ({"profile": '{"first": 24, "steps": 3}'}, "profile must be of steps between validations"),
     ],
 )
 def test_options_that_do_not_fit(record, tmp_path, monkeypatch, options, sentence):

@@ -1,21 +1,25 @@
 """However a training is interrupted, its result is the same to the last bit."""
 
 import itertools
+import json
 import random
 import re
 import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from jaxway_job import checkpoints
+from jaxway_shared import training
 from trainings import (
     STEPS,
     TIMEOUT_S,
     arguments,
     last_checkpoint_step,
     logged,
+    metrics,
     same_as,
     wait,
     wait_for,
@@ -73,6 +77,42 @@ def test_stops_before_deadline(launch, undisturbed, record, tmp_path):
     same_as(undisturbed, tmp_path)
 
 
+def test_more_steps_equal_all_at_once(launch, undisturbed, record, tmp_path):
+    """Its metrics are those of all steps, too."""
+    options = {"states": tmp_path / "states/small", "schedule_steps": STEPS}
+    state = tmp_path / "state"
+    for steps in (STEPS // 2 + 3, STEPS):
+        wait(launch(*arguments(record, state, tmp_path / "out", steps=steps, **options)))
+    segments = same_as(undisturbed, tmp_path)
+    assert [each["first_step"] for each in segments] == [1, STEPS // 2 + 4]
+
+
+def test_training_that_begins_at_a_checkpoint_equals_the_one_that_had_it(
+    launch, undisturbed, record, tmp_path
+):
+    origin = f"{undisturbed / 'state'}@40"
+    command = arguments(record, tmp_path / "state", tmp_path / "out", **{"from": origin})
+    process = launch(*command)
+    wait_for(lambda: logged(tmp_path / "state") > 5, process)
+    process.send_signal(signal.SIGTERM)
+    wait(process, 75)
+    wait(launch(*command))
+    first, _ = same_as(undisturbed, tmp_path, begin=40)
+    assert first["first_step"] == 41
+
+
+def test_training_may_begin_with_parameters_alone(launch, undisturbed, record, tmp_path):
+    origin = f"{undisturbed / 'state'}@best"
+    command = arguments(record, tmp_path / "state", tmp_path, **{"from": origin})
+    wait(launch(*command, "--restart"))
+    before, after = metrics(undisturbed / "out"), metrics(tmp_path)
+    for name in ("step", "learning_rate"):
+        assert [line[name] for line in after] == [line[name] for line in before]
+    assert after[0]["loss"] == pytest.approx(before[-1]["loss"], abs=0.1)
+    arguments_used = json.loads((tmp_path / "summary.json").read_text())["provenance"]["arguments"]
+    assert arguments_used["from"] == f"{undisturbed / 'state'}@{STEPS}"
+
+
 def damage(checkpoint, how):
     """Do something to the largest file of a checkpoint."""
     file = max(checkpoint.rglob("d/*"), key=lambda path: path.stat().st_size)
@@ -91,7 +131,7 @@ def test_damaged_checkpoint_is_named_and_skipped(
     launch, halfway, undisturbed, record, tmp_path, how
 ):
     shutil.copytree(halfway / "state", tmp_path / "state")
-    older, newest = sorted(int(x.name) for x in (tmp_path / "state/checkpoints").iterdir())
+    *_, older, newest = training.checkpoint_steps(tmp_path / "state")
     damage(tmp_path / f"state/checkpoints/{newest}", how)
     (tmp_path / f"state/damaged/{newest}").mkdir(parents=True)  # so it was before
     process = launch(*arguments(record, tmp_path / "state", tmp_path / "out"))
@@ -123,3 +163,21 @@ def test_checksum_finds_every_flipped_bit():
         changed = numbers.view(np.uint32).copy()
         changed[bit // 32] ^= np.uint32(1 << bit % 32)
         assert int(checkpoints.checksums(changed.view(np.float32))) != before
+
+
+def test_best_checkpoint_and_every_kth_are_kept_beside_the_newest(tmp_path):
+    store = checkpoints.Checkpoints(tmp_path, keep=2, keep_every=4)
+    for step in range(1, 8):
+        store.save(step, {"numbers": np.full(2, step, np.float32)})
+        store.wait()
+        store.delete_old(best=3 if step > 2 else 1)
+        assert store.newest() == step
+    assert training.checkpoint_steps(tmp_path) == [3, 4, 6, 7]
+    assert not (tmp_path / "deleted").exists()
+    numbers = jax.ShapeDtypeStruct((3,), np.float32)
+    difference = checkpoints.misfit(store.folder / "7", {"numbers": numbers, "more": numbers})
+    assert difference == "numbers is 2 there, and 3 here"
+    assert (
+        checkpoints.misfit(store.folder / "7", {"more": numbers})
+        == "more is none there, and 3 here"
+    )

@@ -81,13 +81,13 @@ def test_process_that_was_stopped_and_continued_is_not_aborted(steps, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("left", "action"), [(3 * 5 + 2 * 7 + 30.1, CONTINUE), (3 * 5 + 2 * 7 + 29.9, STOP)]
+    ("left", "action"), [(3 * 5 + 2 * 7 + 9 + 30.1, CONTINUE), (3 * 5 + 2 * 7 + 9 + 29.9, STOP)]
 )
-def test_stops_while_there_is_time_to_save(tmp_path, monkeypatch, left, action):
+def test_stops_while_there_is_time_to_validate_and_save(tmp_path, monkeypatch, left, action):
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     monkeypatch.setenv("JAXWAY_DEADLINE", str(1000 + left))
     dog = Watchdog(tmp_path, ALONE, save_minutes=10, hang_minutes=10)
-    assert dog.requested_action(step_seconds=5, save_seconds=7) == action
+    assert dog.requested_action(step_seconds=5, save_seconds=7, validation_seconds=9) == action
     assert dog.stop_reason() == "time limit approaching"
 
 
@@ -95,11 +95,11 @@ def test_saves_when_the_last_checkpoint_is_old(tmp_path, monkeypatch):
     clock = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     dog = Watchdog(tmp_path, ALONE, save_minutes=1, hang_minutes=10)
-    assert dog.requested_action(1, 1) == CONTINUE
+    assert dog.requested_action(1, 1, 1) == CONTINUE
     clock += 61
-    assert dog.requested_action(1, 1) == SAVE
+    assert dog.requested_action(1, 1, 1) == SAVE
     dog.record_save()
-    assert dog.requested_action(1, 1) == CONTINUE
+    assert dog.requested_action(1, 1, 1) == CONTINUE
 
 
 def test_processes_that_are_behind_or_do_not_respond_are_suspects(tmp_path):

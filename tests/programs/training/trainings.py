@@ -24,7 +24,7 @@ def arguments(record, state, out, **options):
     tiny = {
         "data_record": record, "steps": STEPS, "layers": 2, "width": 32, "heads": 2, "ngram": 2,
         "context": 64, "global_batch": 16, "learning_rate": 0.01, "warmup_steps": 5, "log_every": 1,
-        "checkpoint_minutes": 0.002,
+        "checkpoint_minutes": 0.002, "validate_every": 25, "validate_tokens": 200, "keep_every": 40,
     }  # fmt: skip
     flags = {"platform": "cpu", "state": state, "out": out / "summary.json", **tiny, **options}
     return [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
@@ -53,10 +53,8 @@ def read_lines(file):
 def metrics(folder):
     """Logged lines without their times, which no two runs share."""
     lines = read_lines(folder / "metrics.jsonl")
-    return [
-        {name: line[name] for name in ("step", "loss", "gradient_norm", "learning_rate")}
-        for line in lines
-    ]
+    names = ("step", "loss", "gradient_norm", "learning_rate", "validation_loss", "sample_tokens")
+    return [{name: line.get(name) for name in names} for line in lines]
 
 
 def state_arrays(state):
@@ -80,9 +78,13 @@ def state_arrays(state):
     return arrays
 
 
-def same_as(undisturbed, folder):
-    """Assert that a run came to what an undisturbed one came to, to the last bit."""
-    assert metrics(folder / "out") == metrics(undisturbed / "out")
+def same_as(undisturbed, folder, begin=0):
+    """Assert that a run came to what an undisturbed one came to, to the last bit.
+
+    ``begin``: the step of that one at which the run began.
+    """
+    lines = metrics(undisturbed / "out")
+    assert metrics(folder / "out") == [line for line in lines if line["step"] > begin]
     expected, found = (state_arrays(x / "state") for x in (undisturbed, folder))
     assert len(expected) > 12 and found.keys() == expected.keys()
     for name in expected:
@@ -90,6 +92,9 @@ def same_as(undisturbed, folder):
     one, other = (json.loads((x / "out/summary.json").read_text()) for x in (undisturbed, folder))
     for name in ("validation_bits_per_byte", "train_bits_per_byte", "sample", "data"):
         assert one[name] == other[name], name
+    best = training.best_step(training.read_metrics(folder / "out/metrics.jsonl"))
+    kept = {step for step in (best, 40, 80, STEPS) if step > begin}
+    assert kept <= {*training.checkpoint_steps(folder / "state")}
     return other["segments"]
 
 
@@ -131,4 +136,6 @@ def agree(one, other):
     """
     a, b = metrics(one / "out"), metrics(other / "out")
     assert [m["step"] for m in a] == [m["step"] for m in b]
-    np.testing.assert_allclose([m["loss"] for m in a], [m["loss"] for m in b], rtol=1e-3)
+    for name in ("loss", "validation_loss"):
+        one_values, other_values = ([m[name] for m in x if m[name] is not None] for x in (a, b))
+        np.testing.assert_allclose(one_values, other_values, rtol=1e-3)

@@ -5,7 +5,7 @@ import glob
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jaxway_shared import presets, training_rules
@@ -66,6 +66,8 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
         text = data_of(values, path) if data else None
         if text and values["mixture"]:
             check_mixture(values["mixture"], text, f"{path}.mixture")
+        if values.get("from"):
+            values["from"] = expand(values["from"], f"{path}.from")
         job = TrainJob(
             name=job_name,
             placement=placement(values, "train", path, site),
@@ -214,6 +216,25 @@ def check_sizes(job: TrainJob, path: str) -> None:
         standard = options_of("scripts/train.py")[key]["default"]
         default = ", its default" if value == standard else ""
         raise ConfigurationError("JW010", f"{path}.{key}: must be {expected}, not {value}{default}")
+
+
+def check_origins(jobs: Mapping[str, TrainJob]) -> None:
+    """Raise a sentence if a training begins at one that is not there, or in the end at itself."""
+    for name, job in jobs.items():
+        before = [name]
+        while (run := job.origin) and "/" not in run:
+            path = f"train.{before[-1]}.from"
+            known = [each for each, other in jobs.items() if other.program == "train"]
+            if run not in known:
+                raise ConfigurationError(
+                    "JW030",
+                    f"{path}: no training of program train is named {run}; {nearest(run, known)}; "
+                    "or name the folder of a state, as in results/train/<run>/state",
+                )
+            if run in before:
+                raise ConfigurationError("JW030", f"{path}: {run} would begin at itself")
+            before.append(run)
+            job = jobs[run]
 
 
 def check_command(command: str | None, path: str) -> None:

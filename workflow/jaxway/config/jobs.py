@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from jaxway_shared.training import split_origin
+
 Options = Mapping[str, Any]  # of a program, by the names that its OPTIONS declare
 RAW = "raw"
 BYTE_TOKENIZERS = ("bytes", RAW)  # tokens are bytes: of text, or of files of any kind
@@ -83,6 +85,12 @@ class TrainJob:
     options: Options
     data: DataOptions | None  # None: the program brings its own
     max_jobs: int
+
+    @property
+    def origin(self) -> str | None:
+        """The training at whose checkpoint it begins; one of another configuration has a /."""
+        name = self.options.get("from") if self.program == "train" else None
+        return split_origin(name)[0] if name else None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,8 @@ def load(settings: Any, site: Site) -> Config:
             "APPTAINER_DOCKER_USERNAME and APPTAINER_DOCKER_PASSWORD",
         )
     options = (f"--exclude={','.join(values['exclude'])}",) if values["exclude"] else ()
+    train = jobs_by_name("train", values["train"], entries.trainings, site, options)
+    entries.check_origins(train)
     benchmark = jobs_by_name("benchmark", values["benchmark"], entries.benchmarks, site, options)
     check_nodes = values["node_check"]
     return Config(
@@ -52,7 +54,7 @@ def load(settings: Any, site: Site) -> Config:
         platform=values["platform"] or site.platform,
         environment={**site.environment, **values["environment"]},
         smoke_test=with_options(entries.smoke_test(values["smoke_test"], site), options),
-        train=jobs_by_name("train", values["train"], entries.trainings, site, options),
+        train=train,
         benchmark=benchmark,
         history=expand(values["history"], "history"),
         benchmark_allocations=allocations.shared_allocations(benchmark, site),

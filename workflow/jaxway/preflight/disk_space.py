@@ -131,7 +131,7 @@ def in_words(space: Space) -> str:
 def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
     """Space for checkpoints of trainings that have none yet."""
     for job in trainings:
-        kept = job.options["keep_checkpoints"] + 1  # one is written before one is deleted
+        kept = kept_checkpoints(job) + 1  # one is written before one is deleted
         inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
         yield Requirement(Path(site.scratch), kept * checkpoint_bytes(job), kept * inodes)
 
@@ -146,6 +146,8 @@ def has_checkpoint(job: TrainJob, image: str | None) -> bool:
     except (OSError, UserError):
         return False
     options = presets.resolve(job.options)
+    if options["from"]:  # in an identity that one's content, which only the job's program knows
+        options |= {name: before.options.get(name) for name in ("from", "from_step")}
     this = Identity(
         {name: options.get(name) for name in before.options},
         data.sha256,
@@ -162,6 +164,14 @@ def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requ
         if not record_of(data):
             size = sum(file.bytes for file in found_files(*data.entries).files)
             yield Requirement(Path(site.scratch), size, FILES_OF_DATA)
+
+
+def kept_checkpoints(job: TrainJob) -> int:
+    """Checkpoints that a training keeps in the end, at most: newest, best, every so many steps."""
+    options = job.options
+    every, validates = options["keep_every"], options["validate_every"] is not None
+    kept: int = options["keep_checkpoints"] + validates
+    return kept + options["steps"] // every if every else kept
 
 
 def checkpoint_bytes(job: TrainJob) -> int:

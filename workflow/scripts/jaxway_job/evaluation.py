@@ -1,5 +1,7 @@
-"""What a trained model is worth: its score on held-out text, and text that it writes."""
+"""What a model is worth: its score on held-out text, and text that it writes."""
 
+import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,45 +14,83 @@ from jaxway_job import cross_entropy, dataset, model
 from jaxway_job.optimization import Tree
 from jaxway_job.training_setup import TrainingSetup
 
-PROMPT = b"\n"
 SAMPLE_TOKENS = 128
 
 
-def score(setup: TrainingSetup, params: Tree, progress: Callable[[], None]) -> float:
-    """Nats that the held-out text costs. Calls ``progress`` after each batch of windows."""
-    batch_size, total = setup.args.global_batch, 0.0
-    nats = jax.jit(partial(cross_entropy.loss, setup.config))
-    windows, weights = dataset.scoring_windows(setup.data.validation, setup.args.context)
-    for i in range(0, len(windows), batch_size):
-        rows = slice(i, i + batch_size)
-        padding = [(0, batch_size - len(windows[rows])), (0, 0)]
-        parts = [np.pad(part[rows], padding) for part in (windows, weights)]
-        # device_put() would compare them among processes, beside a collective that still runs.
-        arrays = (
-            jax.make_array_from_callback(x.shape, setup.by_batch, x.__getitem__) for x in parts
+class Evaluation:
+    """Evaluates models of a training, by functions that are compiled once.
+
+    ``begin_batch`` is called before each batch of windows.
+    """
+
+    def __init__(self, setup: TrainingSetup, begin_batch: Callable[[], None]) -> None:
+        self.setup, self.record, self.begin_batch = setup, setup.data.record, begin_batch
+        self.nats = jax.jit(partial(cross_entropy.loss, setup.config))
+        prompt, _ = dataset.scoring_windows(setup.data.validation[:1], setup.args.context)
+        first = int(prompt[0, 0])  # which comes before a text
+        self.write = jax.jit(
+            partial(sample, setup.config, setup.args.seed, first, self.record.vocabulary),
+            out_shardings=setup.replicated,
         )
-        total += float(nats(params, *arrays))
-        progress()
-    return total
+
+    def text_nats(self, params: Tree) -> float:
+        """Nats that the held-out text costs."""
+        return self.score(params, *self.windows())
+
+    def loss(self, params: Tree) -> float:
+        """Nats per token of a sample of the held-out text."""
+        windows, weights = self.sample_windows
+        return self.score(params, windows, weights) / float(weights.sum())
+
+    def windows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Windows over the held-out text, and weights of their tokens."""
+        return dataset.scoring_windows(self.setup.data.validation, self.setup.args.context)
+
+    @functools.cached_property
+    def sample_windows(self) -> tuple[np.ndarray, np.ndarray]:
+        """Those of the sample: spread evenly over the text."""
+        windows, weights = self.windows()
+        wanted = math.ceil(self.setup.args.validate_tokens / (self.setup.args.context // 2))
+        count = min(len(windows), wanted)
+        picks = np.linspace(0, len(windows) - 1, count).astype(int)
+        return windows[picks], weights[picks]
+
+    def score(self, params: Tree, windows: np.ndarray, weights: np.ndarray) -> float:
+        """Nats that windows cost."""
+        batch_size, total = self.setup.args.global_batch, 0.0
+        for i in range(0, len(windows), batch_size):
+            self.begin_batch()
+            rows = slice(i, i + batch_size)
+            padding = [(0, batch_size - len(windows[rows])), (0, 0)]
+            parts = [np.pad(part[rows], padding) for part in (windows, weights)]
+            # device_put() would compare them among processes, beside a collective that still runs.
+            arrays = (
+                jax.make_array_from_callback(x.shape, self.setup.by_batch, x.__getitem__)
+                for x in parts
+            )
+            total += float(self.nats(params, *arrays))
+        return total
+
+    def sample_tokens(self, params: Tree) -> list[int]:
+        """Tokens that a model writes."""
+        self.begin_batch()
+        tokens: list[int] = np.asarray(self.write(params)).tolist()
+        return tokens
+
+    def text(self, tokens: list[int]) -> str | None:
+        """Tokens as text; None with a tokenizer, which is not here."""
+        return bytes(tokens).decode(errors="replace") if self.record.tokenizer == "bytes" else None
 
 
-def sample_text(setup: TrainingSetup, params: Tree) -> str:
-    """Text that a model of bytes writes."""
-    sample = partial(sample_bytes, setup.config, length=SAMPLE_TOKENS, seed=setup.args.seed)
-    return bytes(np.asarray(jax.jit(sample)(params))).decode(errors="replace")
-
-
-def sample_bytes(config: model.Config, params: Tree, length: int, seed: int) -> jax.Array:
-    """``length`` bytes that start with PROMPT, sampled at temperature 0.8."""
-    start = (
-        jnp.zeros((1, length), jnp.uint8).at[0, : len(PROMPT)].set(jnp.array([*PROMPT], "uint8"))
-    )
+def sample(config: model.Config, seed: int, first: int, vocabulary: int, params: Tree) -> jax.Array:
+    """SAMPLE_TOKENS tokens below ``vocabulary``: ``first``, and others at temperature 0.8."""
+    start = jnp.zeros((1, SAMPLE_TOKENS), jnp.int32).at[0, 0].set(first)
 
     def extend(position: Any, text_1xT: jax.Array) -> jax.Array:
-        logits_V = model.logits(config, params, text_1xT)[0, position - 1]
+        logits_V = model.logits(config, params, text_1xT)[0, position - 1, :vocabulary]
         key = jax.random.fold_in(jax.random.key(seed), position)
-        byte = jax.random.categorical(key, logits_V / 0.8)
-        return text_1xT.at[0, position].set(byte.astype(jnp.uint8))
+        token = jax.random.categorical(key, logits_V / 0.8)
+        return text_1xT.at[0, position].set(token.astype(jnp.int32))
 
-    text: jax.Array = jax.lax.fori_loop(len(PROMPT), length, extend, start)[0]
+    text: jax.Array = jax.lax.fori_loop(1, SAMPLE_TOKENS, extend, start)[0]
     return text

@@ -3,7 +3,10 @@
 import resource
 import statistics
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import jax
 from jaxway_shared import training
@@ -13,14 +16,16 @@ from jaxway_job.training_setup import TrainingSetup
 
 
 class TrainingMetrics:
-    """Metrics of a training, of which this job writes the lines after those in ``folder``.
+    """Metrics of a training, of which this job writes the lines after those of step ``done``.
 
     Times are sums since the last line.
     """
 
-    def __init__(self, setup: TrainingSetup, folder: Path) -> None:
+    def __init__(self, setup: TrainingSetup, folder: Path, done: int) -> None:
         self.setup, self.folder = setup, folder
-        self.lines = training.read_metrics(folder / training.METRICS)
+        # The first process may not have dropped the later ones yet, and all decide by the same.
+        lines = training.read_metrics(folder / training.METRICS)
+        self.lines = [line for line in lines if line.step <= done]
         self.step_seconds = 0.0  # of a step, all included
         self.restart_clock()
 
@@ -29,12 +34,21 @@ class TrainingMetrics:
         self.steps, self.data_seconds, self.checkpoint_seconds = 0, 0.0, 0.0
         self.clock_start = time.perf_counter()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do something that is no part of a step's time."""
+        begin = time.perf_counter()
+        yield
+        self.clock_start += time.perf_counter() - begin
+
     def count_step(self) -> None:
         """Count a step whose result has arrived."""
         self.steps += 1
         self.step_seconds = (time.perf_counter() - self.clock_start) / self.steps
 
-    def log(self, step: int, loss: float, gradient_norm: float) -> None:
+    def log(
+        self, step: int, loss: float, gradient_norm: float, validation: Mapping[str, Any]
+    ) -> None:
         """Write a line about a step, and the speed of the steps since the last line."""
         args = self.setup.args
         speed = args.global_batch * args.context / self.step_seconds
@@ -50,10 +64,12 @@ class TrainingMetrics:
             "peak_memory_bytes": peak_memory(),
             "mfu": self.mfu(speed, causal=False),
             "mfu_causal": self.mfu(speed, causal=True),
+            **validation,
         }
         self.lines.append(training_state.append_metrics(self.folder, values))
         if runtime.first_process():
-            print(" ".join(f"{k} {v:.4g}" for k, v in values.items() if v is not None), flush=True)
+            numbers = ((k, v) for k, v in values.items() if isinstance(v, (int, float)))
+            print(" ".join(f"{k} {v:.4g}" for k, v in numbers), flush=True)
         self.restart_clock()
 
     def mfu(self, tokens_per_second: float, causal: bool) -> float | None:
@@ -65,6 +81,14 @@ class TrainingMetrics:
         """Mean loss over the last tenth of training, as one batch is a small sample."""
         first = 0.9 * self.setup.args.steps
         return statistics.mean(x.numbers["loss"] for x in self.lines if x.step > first)
+
+    def best_step(self) -> int | None:
+        """The step after which the validation's loss was least; None, there was no validation."""
+        return training.best_step(self.lines)
+
+    def newest(self, name: str) -> float | None:
+        """What the last line that has it says; None, none has."""
+        return next((x.numbers[name] for x in reversed(self.lines) if name in x.numbers), None)
 
     def median(self, name: str) -> float | None:
         """Median over all lines; None where it is not known."""

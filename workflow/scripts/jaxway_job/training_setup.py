@@ -57,6 +57,11 @@ class TrainingSetup:
         state: Tree = jax.jit(self.initial_state, out_shardings=self.shardings)()
         return state
 
+    def with_new_moments(self, params: Tree) -> Tree:
+        """The state before the first step, with these parameters."""
+        init = jax.jit(self.optimizer.init, out_shardings=self.shardings["optimizer"])
+        return {"params": params, "optimizer": init(params)}
+
     def sharded_shapes(self) -> Tree:
         """Shape, type and sharding of each array of the state."""
         return jax.tree.map(

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -50,10 +50,14 @@ def identity_of(
     program: str,
     options: Mapping[str, Mapping[str, Any]],
     data: str | None = None,
+    **more: Any,
 ) -> Identity:
-    """What this training is: its ``OPTIONS`` as they are set, sha256 of its data, and the rest."""
+    """What this training is: its ``OPTIONS`` as they are set, sha256 of its data, and the rest.
+
+    ``more``: in place of options.
+    """
     affecting = [name for name, option in options.items() if option.get("affects_result", True)]
-    values = {name: getattr(args, name) for name in affecting}
+    values = {name: getattr(args, name) for name in affecting} | more
     path = os.environ.get("PYTHONPATH", "")
     content = identity.program_content(program, values.get("command"), path)
     image = runtime.container_digest(args) or f"JAX {jax.__version__}"
@@ -84,10 +88,13 @@ def find_folder(args: argparse.Namespace, this: Identity) -> Path:
 
 
 @contextmanager
-def locked_state(args: argparse.Namespace, this: Identity) -> Iterator[Path]:
+def locked_state(
+    args: argparse.Namespace, this: Identity, extend: Callable[[Path, Identity], int] | None = None
+) -> Iterator[Path]:
     """The folder of the state, for this job alone. Ends the program when another one writes it.
 
-    A sentence with which the program ends stays there as the training's error.
+    A sentence with which the program ends stays there as the training's error. ``extend`` has a new
+    state go on from the step of another one that it returns; 0, there is none.
     """
     folder = find_folder(args, this)
     try:
@@ -117,7 +124,7 @@ def locked_state(args: argparse.Namespace, this: Identity) -> Iterator[Path]:
         try:
             with recorded_error(folder):
                 check_version(folder)
-                check_identity(folder, this, args.states)
+                check_identity(folder, this, args.states, extend)
                 yield folder
         finally:  # also for what the program has left behind, which inherited the lock
             if runtime.first_process():
@@ -161,7 +168,12 @@ def link_to(folder: Path, link: Path) -> None:
         fail("JW301", f"link {link} cannot be made: {error.strerror}")
 
 
-def check_identity(folder: Path, this: Identity, states: Path | None) -> None:
+def check_identity(
+    folder: Path,
+    this: Identity,
+    states: Path | None,
+    extend: Callable[[Path, Identity], int] | None,
+) -> None:
     """Record what a state is of. Ends the program when that is something else.
 
     An unfinished state of another program is resumed where the user says so: who gives it the name
@@ -179,7 +191,11 @@ def check_identity(folder: Path, this: Identity, states: Path | None) -> None:
         if runtime.first_process():
             print(f"{made}, and is resumed with what is there now", flush=True)
     if states and not before and runtime.first_process():
-        compare_beside(this, own)
+        step = extend(own, this) if extend else 0
+        if step:
+            record_checkpoint(own, step)
+        else:
+            compare_beside(this, own)
     runtime.write_json(folder / identity.FILE, this.to_json())
 
 
@@ -200,6 +216,10 @@ def compare_beside(this: Identity, own: Path) -> None:
         finished = (folder / training.SUMMARY).exists()
         step = TrainingState.read(folder).last_checkpoint_step or 0
         other = f"{folder}, which {'is finished' if finished else f'has got to step {step}'}"
+        if any(each.startswith("schedule_steps ") for each in differences):
+            other += (
+                "; a schedule that ends with `steps` cannot go on (docs/training.md#more-steps)"
+            )
         print(f"starting at step 0: {', '.join(differences)} as in {other}", flush=True)
 
 
@@ -218,7 +238,7 @@ def record_checkpoint(folder: Path, step: int) -> None:
 # ---------------------------------------------------------------------------------------- metrics
 
 
-def append_metrics(folder: Path, values: Mapping[str, float | None]) -> MetricsLine:
+def append_metrics(folder: Path, values: Mapping[str, Any]) -> MetricsLine:
     """Add a line of metrics. Only the first process writes."""
     line = json.dumps(values)
     if runtime.first_process():

@@ -49,12 +49,14 @@ class Watchdog:
         """Remember a signal: the step that runs ends first."""
         self.signal = signal.Signals(number).name
 
-    def requested_action(self, step_seconds: float, save_seconds: float) -> int:
+    def requested_action(
+        self, step_seconds: float, save_seconds: float, validation_seconds: float
+    ) -> int:
         """What this process wants to be done after the next step.
 
-        It stops while there is time to end the steps that are under way and to save.
+        It stops while there is time to end the steps that are under way, to validate and to save.
         """
-        needed = 3 * step_seconds + 2 * save_seconds + SHUTDOWN_MARGIN_S
+        needed = 3 * step_seconds + 2 * save_seconds + validation_seconds + SHUTDOWN_MARGIN_S
         if self.signal or (self.deadline and time.time() + needed > self.deadline):
             return STOP
         since_save = time.monotonic() - self.last_save

@@ -42,6 +42,7 @@ CODES = {
     "JW027": "environment of another checkout",
     "JW028": "no profile on a machine that has one",
     "JW029": "options of data that do not fit together",
+    "JW030": "no training of that name to begin from",
     #
     # Container and packages: 100 to 179.
     "JW110": "name of an image",
@@ -105,6 +106,7 @@ CODES = {
     "JW312": "metrics of the user's program cannot be read",
     "JW313": "no MaxText in the container",
     "JW314": "settings of MaxText",
+    "JW315": "checkpoint to begin from cannot be used",
     #
     # Devices and processes: 380 to 399.
     "JW380": "devices cannot be shared equally",

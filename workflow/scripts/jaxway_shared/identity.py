@@ -36,6 +36,7 @@ OWN_FILES: dict[str, tuple[str, ...]] = {
         "jaxway_job/evaluation.py",
         "jaxway_job/model.py",
         "jaxway_job/optimization.py",
+        "jaxway_job/origin.py",
         "jaxway_job/training_loop.py",
         "jaxway_job/training_setup.py",
         "jaxway_shared/presets.py",
@@ -74,11 +75,14 @@ class Identity:
         """Content of the file."""
         return versioned.encode(self, SCHEMA_VERSION)
 
+    @property
+    def digest(self) -> str:
+        """Its sha256."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
     def folder(self, states: Path) -> Path:
         """The state, of those whose names begin as ``states``."""
-        text = json.dumps(asdict(self), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return states.with_name(f"{states.name}-{digest[:DIGITS]}")
+        return states.with_name(f"{states.name}-{self.digest[:DIGITS]}")
 
     def same_but_program(self, other: "Identity") -> bool:
         """Whether nothing but the program may be another one."""

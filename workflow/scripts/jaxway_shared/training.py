@@ -12,6 +12,7 @@ program gave up, since the next job would fail as well.
 import fcntl
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +30,11 @@ LOCK = "lock"
 SEGMENTS = "segments.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"  # folder
+TRACE = "trace"  # folder
 LOG = "log"  # of the last job, of a finished training
 NOT_AGAIN = "nothing is trained again"
+ORIGIN_RE = re.compile(r"(.+?)(?:@(\d+|best))?", re.DOTALL)
 LOCK_OWNER_RE = re.compile(r"host (.+), process (\d+), job (.+)")
 
 
@@ -89,6 +93,23 @@ class TrainingState:
             except BlockingIOError:
                 return file.read() or "another job"
         return None
+
+
+def is_due(step: int, every: int | None) -> bool:
+    """Whether what is done every so many steps is done after this one."""
+    return every is not None and step % every == 0
+
+
+def checkpoint_steps(state: Path) -> list[int]:
+    """Steps of the finished checkpoints in a state."""
+    names = (path.name for path in (state / CHECKPOINTS).glob("*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def split_origin(name: str) -> tuple[str, str | None]:
+    """What a training's option `from` names: a run, or with a / a state, and `best` or a step."""
+    found = ORIGIN_RE.fullmatch(name)
+    return (found[1], found[2]) if found else (name, None)
 
 
 def text_of(path: Path) -> str | None:
@@ -175,6 +196,14 @@ def read_metrics(file: Path) -> list[MetricsLine]:
     return [MetricsLine.parse(line) for line in metrics_text(file)]
 
 
+def best_step(lines: Iterable[MetricsLine]) -> int | None:
+    """The step after which the validation's loss was least; None, there was no validation."""
+    losses = [
+        (x.numbers["validation_loss"], x.step) for x in lines if "validation_loss" in x.numbers
+    ]
+    return min(losses)[1] if losses else None
+
+
 # ---------------------------------------------------------------------------------------- summary
 
 
@@ -218,6 +247,7 @@ class ModelSummary(TrainingSummary):
     mfu: float | None
     mfu_causal: float | None
     sample: str | None  # text that the model wrote; None with a tokenizer
+    sample_tokens: tuple[int, ...] = ()  # the same as tokens
 
 
 def read_summary(file: Path) -> ModelSummary | ProgramSummary:

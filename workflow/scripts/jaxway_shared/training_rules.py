@@ -13,6 +13,9 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
     peak, lowest = options["learning_rate"], options["min_learning_rate"]
     stable = end - warmup  # steps that warm-up leaves
     parts = devices // tensor * options["gradient_accumulation_steps"]
+    profile, every = options["profile"], options["validate_every"]
+    # Its last step's validation comes after the trace.
+    traced = range(profile["first"], profile["first"] + profile["steps"] - 1) if profile else ()
     rules = (
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
         (
@@ -36,6 +39,11 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
             "steps",
             steps <= end or lowest,
             f"at most schedule_steps {end}, where the learning rate is 0",
+        ),
+        (
+            "profile",
+            all(step % every for step in traced) if every else True,
+            f"of steps between validations, which are every {every}",
         ),
     )
     return [(option, expected) for option, kept, expected in rules if not kept]

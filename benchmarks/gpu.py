@@ -49,10 +49,10 @@ class Sizes(NamedTuple):
 
 
 LARGE = Sizes(
-    {"124M": 64, "350M": 32, "1B": 8},
+    {"124M": 64, "350M": 32, "1.3B": 8},
     *(6, (), ("8192x8192x8192", "16384x8192x2048"), ("bfloat16", "tf32", "float8"), 1024),
 )
-SMALL = LARGE._replace(models={"124M": 32, "350M": 16, "1B": 4})  # 40 GB
+SMALL = LARGE._replace(models={"124M": 32, "350M": 16, "1.3B": 4})  # 40 GB
 CPU = Sizes(
     {"tiny": 2}, 1, ("--warmup=1", "--repeats=2"), ("64x64x64",), ("bfloat16", "float32"), 1
 )

@@ -31,11 +31,12 @@ def main() -> None:
         gpu=gpu, preset=preset, global_batch=sequences, **options
     )
     seconds, products = hlo.lower_limit(program.as_text(), *RATES[kind])
-    layers, width, heads, context, *_ = presets.PRESETS[preset]
-    work = flops.per_token(model.Config(layers, width, heads, 50304), context)
-    tokens = sequences * context / seconds
+    sizes = presets.PRESETS[preset]
+    config = model.Config(sizes.layers, sizes.width, sizes.heads, 50304)
+    work = flops.per_token(config, sizes.context)
+    tokens = sequences * sizes.context / seconds
     print(
-        f"{gpu}, {preset}, {sequences} x {context}: at least {1e3 * seconds:.1f} ms, of it "
+        f"{gpu}, {preset}, {sequences} x {sizes.context}: at least {1e3 * seconds:.1f} ms, of it "
         f"{1e3 * products:.1f} ms matrix products; at most {tokens:.0f} tokens/s, MFU "
         f"{tokens * work / (flops.peak(gpu) or 1):.0%}; "
         f"{measure.memory_use(program).compiled / 2**30:.2f} GiB"

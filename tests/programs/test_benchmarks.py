@@ -46,7 +46,7 @@ def wrong(operation, size=64):
     results = [jax.device_put(x.astype(np.float32), spread) for x in [*changed, each]]
     return [largest_error(operation, mesh, x, size) for x in results]
 
-presets.PRESETS["tiny"] = presets.Preset(1, 16, 2, 16, 1, 1e-2)
+presets.PRESETS["tiny"] = presets.Preset(1, 16, 2, 16, 1, True, 1e-2)
 for out, words in json.loads(sys.argv[1]):
     program, *flags = words.split()
     sys.argv = [program + ".py", "--out", out, *flags]

@@ -16,12 +16,19 @@ import pytest
 CUDA = Path(sys.prefix, "cuda")  # where `make setup` puts the plugin, which only these tests need
 A100, H100, GH200 = compile_for_gpus.GPUS
 SMALL = {"layers": 1, "width": 256, "heads": 4, "context": 1024, "ngram": 1, "global_batch": 16}
+OPTIONS = {"kv_heads": 2, "mlp": "gated", "tied_embeddings": True}
 TWO = {**SMALL, "layers": 2}
 CASES = {
     "A100": {**TWO, "gpu": A100},
-    "A100, remat": {**SMALL, "gpu": A100, "remat": "full", "gradient_accumulation_steps": 2},
+    "A100, remat": {
+        **SMALL,
+        "gpu": A100,
+        "remat": "full",
+        "gradient_accumulation_steps": 2,
+        **OPTIONS,
+    },
     "4 A100, data": {**TWO, "gpu": A100, "gpus": 4},
-    "4 A100, fsdp": {**TWO, "gpu": A100, "gpus": 4, "fsdp": 4},
+    "4 A100, fsdp": {**TWO, "gpu": A100, "gpus": 4, "fsdp": 4, "tied_embeddings": True},
     "4 A100, tensor": {**TWO, "gpu": A100, "gpus": 4, "tensor": 4},
     "2 x 4 A100, fsdp": {**TWO, "gpu": A100, "hosts": 2, "gpus": 4, "fsdp": 4},
     "4 H100, fsdp": {**TWO, "gpu": H100, "gpus": 4, "fsdp": 4},

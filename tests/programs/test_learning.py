@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import train
-from jaxway_job import dataset, model
+from jaxway_job import cross_entropy, dataset, model
 
 SEEDS = range(3)
 STEPS, WARMUP = 150, 10
@@ -55,39 +55,52 @@ def norm() -> nn.Module:
 class Block(nn.Module):
     """Attention, then a multilayer perceptron, each added to what it reads."""
 
+    heads: int
+    kv_heads: int
+    gated: int  # width of a gated perceptron; 0: it is four times as wide, and squares its ReLU
+
     @nn.compact
     def __call__(self, x_BxTxD):
         normal, zeros = nn.initializers.normal(WIDTH**-0.5), nn.initializers.zeros
-        shape = (3, HEADS, WIDTH // HEADS)
-        qkv = nn.DenseGeneral(shape, use_bias=False, kernel_init=normal, name="qkv")(
-            norm()(x_BxTxD)
-        )
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        dense = functools.partial(nn.DenseGeneral, use_bias=False)
+        size = WIDTH // self.heads
+        x = norm()(x_BxTxD)
+        q = dense((self.heads, size), kernel_init=normal, name="q")(x)
+        k = dense((self.kv_heads, size), kernel_init=normal, name="k")(x)
+        v = dense((self.kv_heads, size), kernel_init=normal, name="v")(x)
         q, k = (Rotary()(norm()(x)) for x in (q, k))
+        k, v = (jnp.repeat(x, self.heads // self.kv_heads, axis=2) for x in (k, v))
         mask = nn.make_causal_mask(x_BxTxD[..., 0])
         mixed = nn.dot_product_attention(q, k, v, mask=mask)  # divides by the root of K
-        x_BxTxD += nn.DenseGeneral(
-            WIDTH, axis=(-2, -1), use_bias=False, kernel_init=zeros, name="out"
-        )(mixed)
-        hidden = nn.Dense(4 * WIDTH, use_bias=False, kernel_init=normal, name="up")(norm()(x_BxTxD))
-        return x_BxTxD + nn.Dense(WIDTH, use_bias=False, kernel_init=zeros, name="down")(
-            nn.relu(hidden) ** 2
-        )
+        x_BxTxD += dense(WIDTH, axis=(-2, -1), kernel_init=zeros, name="out")(mixed)
+        x = norm()(x_BxTxD)
+        hidden = dense(self.gated or 4 * WIDTH, kernel_init=normal, name="up")(x)
+        if self.gated:
+            hidden *= nn.swish(dense(self.gated, kernel_init=normal, name="gate")(x))
+        else:
+            hidden = nn.relu(hidden) ** 2
+        return x_BxTxD + dense(WIDTH, kernel_init=zeros, name="down")(hidden)
 
 
 class Transformer(nn.Module):
     """Scores of the next byte, BxTx256, after each of the bytes BxT."""
 
+    heads: int = HEADS
+    kv_heads: int = HEADS
+    gated: int = 0
+    tied: bool = False
+
     @nn.compact
     def __call__(self, tokens_BxT):
-        x_BxTxD = nn.Embed(256, WIDTH, embedding_init=nn.initializers.normal(1.0), name="embed")(
-            tokens_BxT
-        )
-        x_BxTxD = norm()(x_BxTxD)
+        embed = nn.Embed(256, WIDTH, embedding_init=nn.initializers.normal(1.0), name="embed")
+        x_BxTxD = norm()(embed(tokens_BxT))
         for layer in range(LAYERS):
-            x_BxTxD = Block(name=f"block{layer}")(x_BxTxD)
+            x_BxTxD = Block(self.heads, self.kv_heads, self.gated, name=f"block{layer}")(x_BxTxD)
+        x_BxTxD = norm()(x_BxTxD)
+        if self.tied:
+            return embed.attend(x_BxTxD)
         init = nn.initializers.normal(0.1 * WIDTH**-0.5)
-        return nn.Dense(256, use_bias=False, kernel_init=init, name="head")(norm()(x_BxTxD))
+        return nn.Dense(256, use_bias=False, kernel_init=init, name="head")(x_BxTxD)
 
 
 class AdamW(NamedTuple):
@@ -98,8 +111,11 @@ class AdamW(NamedTuple):
     square: Any
 
 
-def mean_loss(params, tokens_BxT1):
-    logits: Any = Transformer().apply({"params": params}, tokens_BxT1[:, :-1].astype(jnp.int32))
+PLAIN = Transformer()
+
+
+def mean_loss(params, tokens_BxT1, transformer=PLAIN):
+    logits: Any = transformer.apply({"params": params}, tokens_BxT1[:, :-1].astype(jnp.int32))
     right = jax.nn.one_hot(tokens_BxT1[:, 1:], 256)
     return -jnp.mean(jnp.sum(right * jax.nn.log_softmax(logits), -1))
 
@@ -136,19 +152,20 @@ def learn(params, batches_SxBxT1):
     return jax.lax.scan(update, AdamW(params, zeros, zeros), (steps, batches_SxBxT1))[1]
 
 
-def in_flax(params):
+def in_flax(params, heads=HEADS):
     """Parameters of model.py under the names they have here."""
     params = jax.tree.map(np.asarray, params)
+    size = WIDTH // heads
 
     def block(layer):
         arrays = {name.split("_")[0]: x[layer] for name, x in params["layers"].items()}
-        parts = arrays["qkv"].reshape(WIDTH, HEADS, 3, WIDTH // HEADS)
-        arrays["qkv"] = parts.transpose(0, 2, 1, 3)
+        q, arrays["k"], arrays["v"] = np.split(arrays.pop("qkv"), [-2 * size, -size], axis=-1)
+        arrays["q"] = q.reshape(WIDTH, heads, size)
         return {name: {"kernel": x} for name, x in arrays.items()}
 
     blocks = {f"block{layer}": block(layer) for layer in range(LAYERS)}
-    embed, head = {"embedding": params["embed_VxD"]}, {"kernel": params["head_DxV"]}
-    return {"embed": embed, **blocks, "head": head}
+    heads = {"head": {"kernel": params["head_DxV"]}} if "head_DxV" in params else {}
+    return {"embed": {"embedding": params["embed_VxD"]}, **blocks, **heads}
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +230,7 @@ def model_parameters(seed):
 
 def flax_parameters(seed):
     tokens_BxT = jnp.zeros((1, CONTEXT), jnp.int32)
-    return jax.jit(Transformer().init)(jax.random.key(100 + seed), tokens_BxT)["params"]
+    return jax.jit(PLAIN.init)(jax.random.key(100 + seed), tokens_BxT)["params"]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -254,3 +271,36 @@ def test_other_parameters_give_the_same_final_loss(logged, batches):
     difference = np.mean(flax_losses, axis=0) - np.mean(our_losses, axis=0)
     assert abs(difference[-LAST:].mean()) < 4 * SPREAD / np.sqrt(len(SEEDS))
     assert np.abs(difference[WARMUP:]).max() < 5 * STEP_SPREAD / np.sqrt(len(SEEDS))
+
+
+@pytest.fixture
+def quick():
+    """To compile is most of the time where one step is computed."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.usefixtures("quick")
+def test_options_of_the_model_give_the_same_loss_and_gradients(batches):
+    """Keys and values that heads share, a gate, and a head that is the embeddings' matrix."""
+    config = model.Config(
+        LAYERS, WIDTH, heads=4, kv_heads=2, mlp="gated", mlp_width=96, tied_embeddings=True
+    )
+    shapes = jax.eval_shape(functools.partial(model.init, config), jax.random.key(0))
+    draw = np.random.default_rng(0).normal  # so that no branch is zero
+    params = jax.tree.map(lambda x: draw(0, 0.15, x.shape).astype(np.float32), shapes)
+    other = functools.partial(mean_loss, transformer=Transformer(4, 2, 96, tied=True))
+    losses = functools.partial(cross_entropy.loss, config), other
+    gradients_of = [jax.jit(jax.value_and_grad(f)) for f in losses]
+    both = params, in_flax(params, heads=4)
+    (loss, gradient), expected = (
+        f(x, batches(0)[0]) for f, x in zip(gradients_of, both, strict=True)
+    )
+    assert expected[0] > 1
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * np.abs(b).max()),
+        in_flax(gradient, heads=4),
+        expected[1],
+    )

@@ -131,7 +131,7 @@ def test_arrays_are_sharded_as_their_names_say():
     shapes = jax.eval_shape(functools.partial(model.init, CONFIG), jax.random.key(0))
     found = jax.tree.map(lambda s: s.spec, model.shardings(mesh, {"mu": shapes, "count": 1.0 * 0}))
     assert found["mu"]["layers"]["up_LxDxF"] == PartitionSpec(None, "fsdp", "tensor")
-    assert found["mu"]["layers"]["qkv_LxDxHx3K"] == PartitionSpec(None, "fsdp", "tensor", None)
+    assert found["mu"]["layers"]["qkv_LxDxGxP"] == PartitionSpec(None, "fsdp", "tensor", None)
     assert found["mu"]["embed_VxD"] == PartitionSpec("tensor", "fsdp")
     assert found["mu"]["ngrams_RxD"][1] == PartitionSpec(None, "fsdp")
     assert found["count"] == PartitionSpec()
@@ -152,6 +152,8 @@ def test_bfloat16_is_near_float32(params, tokens):
 def test_heads_must_divide_the_width_evenly():
     with pytest.raises(ValueError, match=r"width 36 .* 4 heads"):
         model.Config(layers=1, width=36, heads=4)
+    with pytest.raises(ValueError, match=r"4 heads .* 3 kv_heads"):
+        model.Config(layers=1, width=32, heads=4, kv_heads=3)
 
 
 def test_flops_agree_with_the_compiler():

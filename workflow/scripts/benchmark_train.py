@@ -25,7 +25,7 @@ OPTIONS = {
         "minItems": 1,
         "items": {
             "type": "string",
-            "enum": ["tiny", "124M", "350M", "774M", "1B", "3B", "7B"],
+            "enum": ["tiny", "124M", "350M", "774M", "1.3B", "2.7B", "6.7B"],
         },
         "default": None,
         "description": "sizes of model; null, tiny on a CPU and 124M on a GPU",
@@ -88,19 +88,20 @@ def make_config(args: argparse.Namespace, mesh: Mesh, preset: str) -> tuple[mode
     """One size of model, and the length of its sequences."""
     platform = mesh.devices.flat[0].platform
     _, vocabulary, dtype = DEFAULTS[platform]
-    layers, width, heads, context, ngram = (int(size) for size in presets.PRESETS[preset][:5])
+    sizes = presets.PRESETS[preset]
     config = model.Config(
-        layers=layers,
-        width=width,
-        heads=args.heads or heads,
-        ngram=ngram,
+        layers=sizes.layers,
+        width=sizes.width,
+        heads=args.heads or sizes.heads,
+        tied_embeddings=sizes.tied_embeddings,
+        ngram=sizes.ngram,
         vocabulary=args.vocabulary or vocabulary,
         dtype=dtype,
         remat=args.remat,
         unroll=platform == "gpu" if args.unroll is None else args.unroll,
         mesh=mesh,
     )
-    return config, context
+    return config, sizes.context
 
 
 def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeasurement:

@@ -22,10 +22,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "steps": {"type": "integer", "minimum": 1, "default": 1200, "description": "steps in all"},
     "preset": {
         "type": "string",
-        "enum": ["tiny", "124M", "350M", "774M", "1B", "3B", "7B"],
+        "enum": ["tiny", "124M", "350M", "774M", "1.3B", "2.7B", "6.7B"],
         "default": "tiny",
-        "description": "model, named as in GPT-2 and llm-foundry (docs/training.md); those of the "
-        "next six that are not null override it",
+        "description": "model, named by its size (docs/training.md); those of the next options "
+        "up to learning_rate that are not null override it",
     },
     "layers": {
         "type": ["integer", "null"],
@@ -44,6 +44,30 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "minimum": 1,
         "default": None,
         "description": "attention heads",
+    },
+    "kv_heads": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "heads of keys and values, each for a group of heads; null: as many as "
+        "heads",
+    },
+    "mlp": {
+        "type": "string",
+        "enum": ["relu2", "gated"],
+        "default": "relu2",
+        "description": "MLP: squared ReLU, or gated by SiLU (SwiGLU)",
+    },
+    "mlp_width": {
+        "type": ["integer", "null"],
+        "minimum": 1,
+        "default": None,
+        "description": "width of the MLP; null: 4 x width, gated 8/3 x width, rounded up to 64s",
+    },
+    "tied_embeddings": {
+        "type": ["boolean", "null"],
+        "default": None,
+        "description": "whether the head is the matrix of the embeddings",
     },
     "context": {
         "type": ["integer", "null"],

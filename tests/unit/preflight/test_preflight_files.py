@@ -1,5 +1,6 @@
 """Checks of files: folders, disk space, the shared file system, and $HOME."""
 
+import dataclasses
 import json
 import os
 from dataclasses import replace
@@ -171,13 +172,21 @@ def test_prepared_data_need_no_space(site, tmp_path, monkeypatch) -> None:
     assert finding.status is PASS
 
 
-@pytest.mark.parametrize("preset", ["tiny", "124M", "7B"])
-def test_size_of_a_checkpoint_is_that_of_the_model_s_arrays(preset) -> None:
-    sizes = presets.PRESETS[preset]
-    shape = {key: getattr(sizes, key) for key in ("layers", "width", "heads", "ngram")}
-    params = jax.eval_shape(lambda: model.init(model.Config(**shape), jax.random.key(0)))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"preset": "tiny"},
+        {"preset": "6.7B"},
+        {"preset": "124M", "kv_heads": 4, "mlp": "gated", "mlp_width": 100, "ngram": 2},
+    ],
+)
+def test_size_of_a_checkpoint_is_that_of_the_model_s_arrays(options) -> None:
+    sizes = presets.resolve(make_training(**options).options)
+    names = {field.name for field in dataclasses.fields(model.Config)} & sizes.keys()
+    config = model.Config(**{name: sizes[name] for name in names - {"dtype"}})
+    params = jax.eval_shape(lambda: model.init(config, jax.random.key(0)))
     size = 12 * sum(x.size for x in jax.tree.leaves(params))
-    assert checkpoint_bytes(make_training(preset=preset)) == size
+    assert checkpoint_bytes(make_training(**options)) == size
 
 
 def test_checkpoint_grows_with_the_tokenizer_s_vocabulary(tmp_path) -> None:

@@ -177,8 +177,9 @@ def kept_checkpoints(job: TrainJob) -> int:
 def checkpoint_bytes(job: TrainJob) -> int:
     """Size of a checkpoint: parameters as model.init() has them, whose module imports JAX."""
     sizes = presets.resolve(job.options)
-    vocabulary = vocabulary_size(job.data.tokenizer if job.data else "bytes")
-    ngrams: int = (sizes["ngram"] - 1) * 2**presets.NGRAM_BITS
-    width: int = sizes["width"]
-    blocks: int = 12 * sizes["layers"] * width
-    return BYTES_OF_A_PARAMETER * width * (blocks + 2 * vocabulary + ngrams)
+    shape = (sizes[key] for key in ("width", "heads", "kv_heads", "mlp", "mlp_width"))
+    rows = vocabulary_size(job.data.tokenizer if job.data else "bytes")
+    rows *= 1 if sizes["tied_embeddings"] else 2
+    rows += (sizes["ngram"] - 1) * 2**presets.NGRAM_BITS
+    parameters: int = sizes["layers"] * presets.layer_parameters(*shape) + sizes["width"] * rows
+    return BYTES_OF_A_PARAMETER * parameters

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxway_job.model import HEAD, Config, Params, constrain, forward, widen
+from jaxway_job.model import HEAD, Config, Params, constrain, forward, head, widen
 
 MAX_LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
 
@@ -24,7 +24,7 @@ def loss(
     if weight_BxT is None:
         weight_BxT = jnp.full(target_BxT.shape, 1 / target_BxT.size, jnp.float32)
     x_BxTxD = forward(config, params, tokens_BxT)
-    head_DxV = constrain(config, params["head_DxV"].astype(config.dtype), HEAD)
+    head_DxV = constrain(config, head(config, params), HEAD)
     return cross_entropy(config, x_BxTxD, head_DxV, target_BxT, weight_BxT)
 
 

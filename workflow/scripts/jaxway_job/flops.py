@@ -1,5 +1,7 @@
 """Arithmetic of a training step, and what share of a device's peak it reaches (MFU)."""
 
+from jaxway_shared import presets
+
 from jaxway_job import model
 
 # Dense bfloat16 peak of one device, FLOP/s, by what JAX calls its kind. From NVIDIA's data sheets:
@@ -23,7 +25,8 @@ def per_token(config: model.Config, context: int, causal: bool = False) -> int:
     leaves out embeddings, as lookups.
     """
     L, D = config.layers, config.width
-    n = L * 12 * D * D + D * config.vocabulary
+    layer = presets.layer_parameters(D, config.heads, config.G, config.mlp, config.F)
+    n = L * layer + D * config.vocabulary
     return 6 * n + (6 if causal else 12) * L * D * context
 
 

@@ -1,9 +1,11 @@
 """A decoder-only transformer: a pytree of parameters, pure functions, and how both are sharded.
 
-Pre-norm RMSNorm without gain, rotary positions, normalised queries and keys, squared ReLU and, for
-small vocabularies, an embedding of the last tokens together (n-grams) beside that of each token.
+Pre-norm RMSNorm without gain, rotary positions, normalised queries and keys, an MLP with squared
+ReLU or a gate and, for small vocabularies, an embedding of the last tokens together (n-grams)
+beside that of each token. Groups of heads may share keys and values, and the head the embeddings.
 A name ends in the sizes of its axes: L layers, B sequences, T positions, D width, H heads, K width
-of a head, F width of the MLP, V vocabulary, R rows of a table of n-grams.
+of a head, G heads of keys and values, P width of the queries, key and value of one of them, F width
+of the MLP, V vocabulary, R rows of a table of n-grams.
 """
 
 from dataclasses import dataclass
@@ -14,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxway_shared.presets import NGRAM_BITS
+from jaxway_shared.presets import NGRAM_BITS, default_mlp_width
 
 AXES = ("data", "fsdp", "tensor")  # of the mesh
 SHARDING = {  # axis of an array: axes of the mesh over which it is sharded
     "B": ("data", "fsdp"),
     "D": "fsdp",
     "F": "tensor",
+    "G": "tensor",
     "H": "tensor",
     "V": "tensor",
 }
@@ -43,6 +46,10 @@ class Config:
     width: int
     heads: int
     vocabulary: int = 256
+    kv_heads: int | None = None  # of keys and values, each for a group of heads; None: as heads
+    mlp: str = "relu2"  # or gated, by SiLU
+    mlp_width: int | None = None  # None: default_mlp_width()
+    tied_embeddings: bool = False  # the head has no parameters of its own
     ngram: int = 1
     dtype: str = "float32"
     remat: str = "none"
@@ -53,6 +60,18 @@ class Config:
         """Raises ValueError when the heads do not divide the width into parts of even size."""
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} is not an even multiple of {self.heads} heads")
+        if self.heads % self.G:
+            raise ValueError(f"{self.heads} heads are not a multiple of {self.G} kv_heads")
+
+    @property
+    def G(self) -> int:  # noqa: N802
+        """Heads of keys and values."""
+        return self.kv_heads or self.heads
+
+    @property
+    def F(self) -> int:  # noqa: N802
+        """Width of the MLP."""
+        return self.mlp_width or default_mlp_width(self.width, self.mlp)
 
     @property
     def on_gpu(self) -> bool:
@@ -96,20 +115,31 @@ def constrain(config: Config, x: Array, spec: PartitionSpec = BATCH) -> Array:
 
 def init(config: Config, key: Array) -> Params:
     """Random parameters, float32. The layers' have a leading axis L, over which forward() scans."""
-    L, D, H, F, V = config.layers, config.width, config.heads, 4 * config.width, config.vocabulary
+    L, D, H, G, F, V = (
+        *(config.layers, config.width, config.heads),
+        *(config.G, config.F, config.vocabulary),
+    )
     keys = jax.random.split(key, 4)
-    # Residual branches end in zeros and the head is small: the first prediction is nearly uniform.
-    return {
-        "embed_VxD": jax.random.normal(keys[0], (V, D)),
-        "ngrams_RxD": [jnp.zeros((2**NGRAM_BITS, D)) for _ in range(2, config.ngram + 1)],
-        "layers": {
-            "qkv_LxDxHx3K": jax.random.normal(keys[1], (L, D, H, 3 * D // H)) * D**-0.5,
-            "out_LxHxKxD": jnp.zeros((L, H, D // H, D)),
-            "up_LxDxF": jax.random.normal(keys[2], (L, D, F)) * D**-0.5,
-            "down_LxFxD": jnp.zeros((L, F, D)),
-        },
-        "head_DxV": jax.random.normal(keys[3], (D, V)) * 0.1 * D**-0.5,
+    qkv_LxDxGxP = jax.random.normal(keys[1], (L, D, G, (H // G + 2) * D // H))
+    layers = {
+        "qkv_LxDxGxP": qkv_LxDxGxP * D**-0.5,
+        "out_LxHxKxD": jnp.zeros((L, H, D // H, D)),
+        "up_LxDxF": jax.random.normal(keys[2], (L, D, F)) * D**-0.5,
+        "down_LxFxD": jnp.zeros((L, F, D)),
     }
+    if config.mlp == "gated":
+        gate_LxDxF = jax.random.normal(jax.random.fold_in(keys[2], 1), (L, D, F))
+        layers["gate_LxDxF"] = gate_LxDxF * D**-0.5
+    # Residual branches end in zeros and the head is small: the first prediction is nearly uniform.
+    small = 0.1 * D**-0.5
+    params = {
+        "embed_VxD": jax.random.normal(keys[0], (V, D)) * (small if config.tied_embeddings else 1),
+        "ngrams_RxD": [jnp.zeros((2**NGRAM_BITS, D)) for _ in range(2, config.ngram + 1)],
+        "layers": layers,
+    }
+    if not config.tied_embeddings:
+        params["head_DxV"] = jax.random.normal(keys[3], (D, V)) * small
+    return params
 
 
 def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
@@ -155,13 +185,13 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return turned.astype(x_BxTxHxK.dtype)
 
 
-def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -> Array:
+def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxGxK: Array, v_BxTxGxK: Array) -> Array:
     """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA."""
     _, T, _, K = q_BxTxHxK.shape
     fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
     if config.on_gpu and fits:
         return jax.nn.dot_product_attention(
-            q_BxTxHxK, k_BxTxHxK, v_BxTxHxK, is_causal=True, implementation="cudnn"
+            q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, is_causal=True, implementation="cudnn"
         )
     # XLA computes all products, also those that the mask hides. A quarter of the positions at a
     # time, with the keys that these can see, it has 3/8 fewer to compute and to hold.
@@ -171,8 +201,8 @@ def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxHxK: Array, v_BxTxHxK: Array) -
         parts.append(
             jax.nn.dot_product_attention(
                 q_BxTxHxK[:, at[0] : end],
-                k_BxTxHxK[:, :end],
-                v_BxTxHxK[:, :end],
+                k_BxTxGxK[:, :end],
+                v_BxTxGxK[:, :end],
                 mask=jnp.asarray(at[:, None] >= np.arange(end))[None, None],
             )
         )
@@ -190,20 +220,26 @@ def matmul(x: Array, weight: Array) -> Array:
 
 def attention(config: Config, layer: Params, x_BxTxD: Array) -> Array:
     """Causal self-attention."""
-    weights_DxHx3K = layer["qkv_LxDxHx3K"]
+    (B, T, D), H, G = x_BxTxD.shape, config.heads, config.G
+    weights_DxGxP, ends = layer["qkv_LxDxGxP"], [D // G, D // G + D // H]
     if config.on_gpu:  # three products leave three arrays, as cuDNN wants them
-        parts = (matmul(x_BxTxD, weight) for weight in jnp.split(weights_DxHx3K, 3, axis=-1))
-        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = parts
+        parts = [matmul(x_BxTxD, weight) for weight in jnp.split(weights_DxGxP, ends, axis=-1)]
     else:
-        q_BxTxHxK, k_BxTxHxK, v_BxTxHxK = jnp.split(matmul(x_BxTxD, weights_DxHx3K), 3, axis=-1)
-    attended_BxTxHxK = sdpa(config, rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxHxK)), v_BxTxHxK)
-    out_HKxD = layer["out_LxHxKxD"].reshape(x_BxTxD.shape[-1], -1)
-    return matmul(attended_BxTxHxK.reshape(x_BxTxD.shape), out_HKxD)
+        parts = jnp.split(matmul(x_BxTxD, weights_DxGxP), ends, axis=-1)
+    q_BxTxHxK, (k_BxTxGxK, v_BxTxGxK) = parts[0].reshape(B, T, H, D // H), parts[1:]
+    attended_BxTxHxK = sdpa(config, rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxGxK)), v_BxTxGxK)
+    out_HKxD = layer["out_LxHxKxD"].reshape(D, D)
+    return matmul(attended_BxTxHxK.reshape(B, T, D), out_HKxD)
 
 
-def mlp(layer: Params, x_BxTxD: Array) -> Array:
-    """Squared ReLU (So et al. 2021): learns like a gated unit, with fewer passes over memory."""
-    h_BxTxF = jnp.square(jax.nn.relu(matmul(x_BxTxD, layer["up_LxDxF"])))
+def mlp(config: Config, layer: Params, x_BxTxD: Array) -> Array:
+    """Squared ReLU (So et al. 2021), which learns like a gated unit with fewer passes over memory,
+    or a unit gated by SiLU (Shazeer 2020, SwiGLU)."""
+    h_BxTxF = matmul(x_BxTxD, layer["up_LxDxF"])
+    if config.mlp == "gated":
+        h_BxTxF *= jax.nn.silu(matmul(x_BxTxD, layer["gate_LxDxF"]))
+    else:
+        h_BxTxF = jnp.square(jax.nn.relu(h_BxTxF))
     return matmul(h_BxTxF, layer["down_LxFxD"])
 
 
@@ -213,7 +249,7 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
 
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
         x_BxTxD += attention(config, layer, norm(x_BxTxD))
-        x_BxTxD += mlp(layer, norm(x_BxTxD))
+        x_BxTxD += mlp(config, layer, norm(x_BxTxD))
         return constrain(config, x_BxTxD), None
 
     if config.remat != "none":
@@ -227,10 +263,15 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
     return norm(x_BxTxD)
 
 
+def head(config: Config, params: Params) -> Array:
+    """Weights DxV of the head."""
+    weights_DxV: Array = params["embed_VxD"].T if config.tied_embeddings else params["head_DxV"]
+    return weights_DxV.astype(config.dtype)
+
+
 def logits(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Logits BxTxV, float32: at each position for the token that follows it."""
-    x_BxTxD, head_DxV = forward(config, params, tokens_BxT), params["head_DxV"]
-    return widen(x_BxTxD @ head_DxV.astype(config.dtype))
+    return widen(forward(config, params, tokens_BxT) @ head(config, params))
 
 
 def parameter_count(params: Params) -> int:

@@ -30,6 +30,10 @@ class TrainingSetup:
             layers=args.layers,
             width=args.width,
             heads=args.heads,
+            kv_heads=args.kv_heads,
+            mlp=args.mlp,
+            mlp_width=args.mlp_width,
+            tied_embeddings=args.tied_embeddings,
             ngram=args.ngram,
             vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
             dtype=args.dtype or ("bfloat16" if on_gpu else "float32"),

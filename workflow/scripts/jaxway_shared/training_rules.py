@@ -7,7 +7,7 @@ from typing import Any
 def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]]:
     """Each option that breaks a rule, and what it must be. ``options``: resolved ones."""
     fsdp, tensor = options["fsdp"], options["tensor"]
-    width, heads = options["width"], options["heads"]
+    width, heads, kv_heads = options["width"], options["heads"], options["kv_heads"]
     steps, warmup = options["steps"], options["warmup_steps"]
     end = options["schedule_steps"] or steps
     peak, lowest = options["learning_rate"], options["min_learning_rate"]
@@ -25,6 +25,9 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
         ),
         ("width", width % fsdp == 0, f"a multiple of fsdp {fsdp}"),
         ("heads", heads % tensor == 0, f"a multiple of tensor {tensor}"),
+        ("heads", heads % kv_heads == 0, f"a multiple of kv_heads {kv_heads}"),
+        ("kv_heads", kv_heads % tensor == 0, f"a multiple of tensor {tensor}"),
+        ("mlp_width", options["mlp_width"] % tensor == 0, f"a multiple of tensor {tensor}"),
         # The vocabulary is padded to a multiple of 128.
         ("tensor", 128 % tensor == 0, "a power of 2, at most 128"),
         ("width", width % (2 * heads) == 0, "an even multiple of heads"),

@@ -122,7 +122,9 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
     tokens = make_batch(mesh, batch, context, config.vocabulary)
     actions = np.zeros(mesh.size, np.int32)
     train_step = partial(optimization.train_step, config, optimizer, 1)
-    lowered = jax.jit(train_step, donate_argnums=0).lower(state, tokens, actions)
+    # The next step takes the state as this one leaves it.
+    jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
+    lowered = jitted.lower(state, tokens, actions)
     step = lowered.compile(optimization.compiler_options(mesh))
     state, metrics = step(state, tokens, actions)
     # Before training all tokens are about equally likely; the logits have a spread of 0.1.

@@ -166,7 +166,7 @@ def prepare_text(folder: Path) -> Path:
     scores = {"unigram_bits_per_byte": 8.0, "gzip_bits_per_byte": 8.0}  # not compared with
     record = data_record.DataRecord(
         documents=1, tokenizer="raw", tokenizer_sha256=None, vocabulary=256, dtype="uint8",
-        end_of_text=None, sources={"": 1},
+        end_of_text=None, sources={"": 1}, header_bytes=0,
         special_tokens=0, unknown_tokens=0, lossless=True, sha256="0" * 64, folder=str(data),
         **numbers, **held, **scores,
     )  # fmt: skip

@@ -34,6 +34,7 @@ def data_record(**fields: Any) -> DataRecord:
         **{
             "documents": 2,
             "end_of_text": None,
+            "header_bytes": 0,
             "sources": {"": 1},
             "tokenizer": "bytes",
             "tokenizer_sha256": None,

@@ -266,6 +266,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"end_of_text": "<eos>"}}},
         "train.a.end_of_text: must be a byte, 0 to 255, not '<eos>'",
     ),
+    "shards of tokens without their tokenizer": (
+        {"train": {"a": {"token_shards": "uint16", "validation": ["."]}}},
+        "train.a.token_shards: needs the tokenizer.json that made them",
+    ),
+    "shards of tokens without some to validate on": (
+        {"train": {"a": {"token_shards": "uint16", "tokenizer": __file__}}},
+        "train.a.token_shards: needs validation",
+    ),
     "no byte": ({"train": {"a": {"end_of_text": 256}}}, "train.a.end_of_text: must be at most 255"),
     "data in an unset variable": (
         {"train": {"a": {"data": ["$NOT_SET/x"]}}},

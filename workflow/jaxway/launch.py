@@ -90,6 +90,7 @@ class Launch:
         words += [f"--validation-bytes={data.validation_bytes}"]
         words += [f"--text-column={data.text_column}"]
         words += [f"--end-of-text={data.end_of_text}"] if data.end_of_text is not None else []
+        words += [f"--token-shards={data.token_shards}"] if data.token_shards else []
         words += ["--validation", *data.validation] if data.validation else []
         for name, entries in data.sources:
             words += ["--source", name, *entries] if name else ["--data", *entries]

@@ -13,7 +13,10 @@ from trainings import PROGRAM, arguments, logged, wait, wait_for
 
 @pytest.fixture(scope="session")
 def record(tmp_path_factory):
-    """Record of forty files of sentences from a few words: easy to learn, and no two the same."""
+    """Record of forty files of sentences from a few words: easy to learn, and no two the same.
+
+    They are of two sources, and each file ends with a byte of its own.
+    """
     folder = tmp_path_factory.mktemp("record")
     draw = random.Random(0)
     words = "def return import class self print value for in range if else".split()  # noqa: SIM905
@@ -21,7 +24,9 @@ def record(tmp_path_factory):
         text = "\n".join(" ".join(draw.choices(words, k=6)) for _ in range(40))
         (folder / f"{number}.txt").write_text(text)
     file = tmp_path_factory.mktemp("data") / "data.json"
-    command = ["--data", folder, "--validation-bytes=1500", "--tokenizer=bytes"]
+    command = ["--validation-bytes=1500", "--tokenizer=bytes", "--end-of-text=0"]
+    command += ["--source", "some", f"{folder}/[0-4].txt"]
+    command += ["--source", "most", f"{folder}/[5-9].txt", f"{folder}/??.txt"]
     command += [f"--store={file.parent / 'shards'}", f"--out={file}"]
     subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
     return file

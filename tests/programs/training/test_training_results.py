@@ -46,10 +46,12 @@ def test_training_learns_and_writes_results(undisturbed):
     assert summary["validation_bits_per_byte"] == pytest.approx(
         summary["train_bits_per_byte"], abs=0.5
     )
-    per_byte = np.log(2) * summary["validation_bits_per_byte"]  # in nats; a token is a byte
-    assert summary["validation_nats_per_token"] == pytest.approx(per_byte)
+    data = summary["data"]
+    nats = np.log(2) * summary["validation_bits_per_byte"] * data["validation_bytes"]
+    assert summary["validation_nats_per_token"] == pytest.approx(nats / data["validation_tokens"])
+    assert data["special_tokens"] == data["validation_tokens"] - data["validation_bytes"] > 0
     assert summary["sample"].startswith("\n") and len(summary["sample"]) > 20
-    assert summary["data"]["files"] == 40 and summary["steps"] == STEPS
+    assert data["documents"] == 40 and summary["steps"] == STEPS
     assert summary["parameters"] == 2 * 12 * 32**2 + (2 * 256 + 4096) * 32
     (segment,) = summary["segments"]
     assert (segment["first_step"], segment["last_step"]) == (1, STEPS)

@@ -25,6 +25,7 @@ def arguments(record, state, out, **options):
         "data_record": record, "steps": STEPS, "layers": 2, "width": 32, "heads": 2, "ngram": 2,
         "context": 64, "global_batch": 16, "learning_rate": 0.01, "warmup_steps": 5, "log_every": 1,
         "checkpoint_minutes": 0.002, "validate_every": 25, "validate_tokens": 200, "keep_every": 40,
+        "mixture": '{"some": 1, "most": 2}',
     }  # fmt: skip
     flags = {"platform": "cpu", "state": state, "out": out / "summary.json", **tiny, **options}
     return [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]

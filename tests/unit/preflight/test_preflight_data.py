@@ -106,6 +106,29 @@ def test_tables_without_the_column_are_refused_by_name(text) -> None:
     assert finding == passed(said)
 
 
+@pytest.mark.parametrize("size", [2000, 10, 1001])
+def test_shards_of_tokens_are_counted(text, tmp_path, size) -> None:
+    file = tmp_path / "tokenizer.json"
+    Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).save(str(file))
+    (text / "a.bin").write_bytes(bytes(size))
+    (text / "val.bin").write_bytes(bytes(400))
+    job = make_training(("text/a.bin",), tokenizer=str(file), context=10)
+    assert job.data
+    data = replace(job.data, token_shards="uint16", validation=("text/val.bin",))
+    (finding,) = check(a=replace(job, data=data))
+    reads = "which the longest training reads 0.40 times"
+    assert (
+        finding
+        == {
+            2000: passed(f"train.a: 0.0 M tokens, {reads}"),
+            10: failure("JW513", "train.a.data: only 5 tokens in shards"),
+            1001: failure(
+                "JW188", "train.a.data: text/a.bin is no shard of uint16: it has 1,001 bytes"
+            ),
+        }[size]
+    )
+
+
 def test_size_of_compressed_text_is_not_judged(text) -> None:
     (text / "a.txt").write_bytes(gzip.compress(b"text " * 1000))
     (text / "b.txt").unlink()

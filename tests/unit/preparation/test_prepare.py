@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jaxway.data import prepare as prepare_data
-from jaxway.data import sources
+from jaxway.data import shards, sources
 from jaxway.data.corpus import Corpus
 from jaxway.data.find import find_files
 from jaxway_shared.errors import UserError
@@ -73,7 +73,7 @@ def test_bytes_are_kept_and_no_file_is_on_both_sides(prepare, corpus, tmp_path):
     )  # fmt: skip
     validation = np.frombuffer(b"".join(contents)[:5000], np.uint8)
     assert record.unigram_bits_per_byte == pytest.approx(
-        prepare_data.unigram_bits(np.bincount(text, minlength=256), validation)
+        shards.unigram_bits(np.bincount(text, minlength=256), validation)
     )
     assert 0 < record.gzip_bits_per_byte < record.unigram_bits_per_byte < 8
 
@@ -140,12 +140,12 @@ def test_paths_and_copies_make_no_difference(prepare, corpus, tmp_path):
 
 def test_shards_are_full_but_for_the_last(prepare, monkeypatch):
     whole = train_tokens(prepare())
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 1000)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 1000)
     record = prepare()
     last = len(whole) % 1000
     assert record.shards == (1000,) * (len(whole) // 1000) + (last,) * (last > 0)
     np.testing.assert_array_equal(train_tokens(record), whole)
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", len(whole))  # no empty one after the last
+    monkeypatch.setattr(shards, "SHARD_TOKENS", len(whole))  # no empty one after the last
     assert prepare().shards == (len(whole),)
 
 
@@ -196,7 +196,7 @@ def test_token_that_is_none_is_refused(prepare, tokenizer):
 
 
 def test_sources_have_shards_of_their_own(prepare, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 9000)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 9000)
     other = files(tmp_path / "other", "other text " * 900, (corpus / "7.txt").read_text())
     words = ["--source", "web", corpus, "--source", "code", other]
     record = prepare([], words=words)
@@ -277,8 +277,8 @@ def test_progress_is_reported(prepare, monkeypatch, capsys):
 def test_baselines():
     text, uniform = np.frombuffer(b"ab" * 5000, np.uint8), np.arange(256, dtype=np.uint8)
     once, counts = np.bincount(uniform), np.bincount(text, minlength=256)
-    assert prepare_data.unigram_bits(once, text) == pytest.approx(8)
-    assert prepare_data.unigram_bits(counts, text) == pytest.approx(1, abs=0.05)
-    assert prepare_data.unigram_bits(counts, np.frombuffer(b"c", np.uint8)) > 13
-    assert prepare_data.gzip_bits(text.tobytes()) < 0.1
-    assert prepare_data.gzip_bits(uniform.tobytes()) > 8
+    assert shards.unigram_bits(once, text) == pytest.approx(8)
+    assert shards.unigram_bits(counts, text) == pytest.approx(1, abs=0.05)
+    assert shards.unigram_bits(counts, np.frombuffer(b"c", np.uint8)) > 13
+    assert shards.gzip_bits(text.tobytes()) < 0.1
+    assert shards.gzip_bits(uniform.tobytes()) > 8

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxway.data import prepare as prepare_data
+from jaxway.data import shards
 from jaxway_shared import data_record
 from jaxway_shared.errors import UserError
 from prepared import train_tokens
@@ -43,7 +43,7 @@ def test_other_data_are_beside_the_old(prepare, corpus, tokenizer, tmp_path, mon
     records = [first, *(prepare(**change) for change in changes)]
     assert len({record.folder for record in records}) == 5 and records[-1] == first
     assert not [record for record in records if record.find_problem()]
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 20_000)
     assert prepare().folder != first.folder
     same = Tokenizer.from_file(str(tokenizer))
     same.add_tokens(["ship sails"])
@@ -76,7 +76,7 @@ def problem(record):
 @pytest.mark.parametrize("name", ["data.json", "validation.bin", "train-00001.bin"])
 @pytest.mark.parametrize("damage", ["missing", "shorter", "longer"])
 def test_damaged_data_are_refused_and_written_again(prepare, tmp_path, monkeypatch, name, damage):
-    monkeypatch.setattr(prepare_data, "SHARD_TOKENS", 20_000)
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 20_000)
     record = prepare()
     tokens, file = train_tokens(record), Path(record.folder, name)
     if damage == "missing":
@@ -108,8 +108,8 @@ def test_killed_preparation_leaves_nothing_that_looks_whole(prepare, corpus, tmp
     lines = [
         "import os, signal",
         "from jaxway import cli",
-        "from jaxway.data import prepare",  # all shards are written when a baseline is measured
-        f"prepare.gzip_bits = lambda text: os.kill(os.getpid(), signal.{signal})",
+        "from jaxway.data import shards",  # all shards are written when a baseline is measured
+        f"shards.gzip_bits = lambda text: os.kill(os.getpid(), signal.{signal})",
         "cli.main()",
     ]
     words = [f"--data={corpus}", "--validation-bytes=5000", f"--store={store}", f"--out={out}"]

@@ -157,6 +157,13 @@ def data_of(values: Values, path: str) -> DataOptions:
     if end is not None and is_byte != (tokenizer in BYTE_TOKENIZERS):
         expected = "name a token of the tokenizer" if is_byte else "be a byte, 0 to 255"
         raise ConfigurationError("JW029", f"{path}.end_of_text: must {expected}, not {end!r}")
+    if values["token_shards"] and (tokenizer in BYTE_TOKENIZERS or not values["validation"]):
+        needed = (
+            "validation"
+            if tokenizer not in BYTE_TOKENIZERS
+            else "the tokenizer.json that made them"
+        )
+        raise ConfigurationError("JW029", f"{path}.token_shards: needs {needed}")
     return DataOptions(
         sources=tuple(sources),
         tokenizer=tokenizer,
@@ -164,6 +171,7 @@ def data_of(values: Values, path: str) -> DataOptions:
         validation=found_entries(values["validation"] or [], f"{path}.validation"),
         text_column=values["text_column"],
         end_of_text=end if end is None else str(end),
+        token_shards=values["token_shards"],
     )
 
 

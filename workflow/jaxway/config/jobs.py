@@ -52,6 +52,7 @@ class DataOptions:
     validation: tuple[str, ...] = ()  # empty: text of the sources is held out
     text_column: str = "text"
     end_of_text: str | None = None
+    token_shards: str | None = None  # type of the tokens that files are shards of
 
     @property
     def entries(self) -> tuple[str, ...]:

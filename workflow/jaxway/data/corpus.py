@@ -46,49 +46,52 @@ Document = TextFile | Row
 class RowStore:
     """Rows, which are read in the order of their digests.
 
-    The first byte of its digest picks the file of a row. One file after the other, and the rows of
+    The first bits of its digest pick the file of a row. One file after the other, and the rows of
     each sorted, are all rows in order; in memory is the index of one file.
     """
 
-    HEADER = struct.Struct("<32sHQ")
+    FILES = 128
+    ENTRY = struct.Struct("<32sHQ")  # of an index: digest, source, size
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.files, self.bytes = folder, list[IO[bytes]](), 0
+        self.folder, self.bytes = folder, 0
+        self.texts, self.indexes = list[IO[bytes]](), list[IO[bytes]]()
 
     def add(self, source: int, text: bytes) -> None:
-        if not self.files:
+        if not self.texts:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for _ in range(256):
-                self.files.append(tempfile.TemporaryFile(dir=self.folder))  # noqa: SIM115
+            for files in (self.texts, self.indexes):
+                for _ in range(self.FILES):
+                    files.append(tempfile.TemporaryFile(dir=self.folder))  # noqa: SIM115
         digest = hashlib.sha256(text).digest()
-        self.files[digest[0]].write(self.HEADER.pack(digest, source, len(text)) + text)
+        number = digest[0] * self.FILES // 256
+        self.texts[number].write(text)
+        self.indexes[number].write(self.ENTRY.pack(digest, source, len(text)))
         self.bytes += len(text)
 
-    def index(self, file: IO[bytes]) -> list[tuple[bytes, int, int, int]]:
-        """Digest, source, size and place in the file of each of its rows, in order."""
+    def index(self, number: int) -> list[tuple[bytes, int, int, int]]:
+        """Digest, source, size and place of each row in a file, in order."""
         found, place = [], 0
-        file.seek(0)
-        while header := file.read(self.HEADER.size):
-            digest, source, size = self.HEADER.unpack(header)
-            place += len(header)
+        self.indexes[number].seek(0)
+        for digest, source, size in self.ENTRY.iter_unpack(self.indexes[number].read()):
             found.append((digest, source, size, place))
-            place = file.seek(place + size)
+            place += size
         return sorted(found)
 
     def entries(self) -> Iterator[Entry]:
         """All rows in order, without their texts."""
-        for file in self.files:
-            yield from (Entry(*row[:3]) for row in self.index(file))
+        for number in range(len(self.indexes)):
+            yield from (Entry(*row[:3]) for row in self.index(number))
 
     def documents(self) -> Iterator[Row]:
         """All rows in order."""
-        for file in self.files:
-            for digest, source, size, place in self.index(file):
+        for number, file in enumerate(self.texts):
+            for digest, source, size, place in self.index(number):
                 file.seek(place)
                 yield Row(digest, source, size, file.read(size))
 
     def close(self) -> None:
-        for file in self.files:
+        for file in (*self.texts, *self.indexes):
             file.close()
 
 

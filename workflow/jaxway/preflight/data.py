@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from jaxway_shared import presets
 from jaxway_shared.data_record import DataRecord, read_prepared
 from jaxway_shared.errors import UserError
@@ -14,6 +15,7 @@ from jaxway_shared.errors import UserError
 from jaxway.config.jobs import BYTE_TOKENIZERS, RAW, DataOptions, TrainJob
 from jaxway.data.find import File, Found, find_files
 from jaxway.data.sources import Look, first_text, look
+from jaxway.data.token_shards import open_tokens
 from jaxway.data.tokenizer import Encoder, Text, load_tokenizer, round_trip
 from jaxway.preflight.finding import Finding, Findings, and_more, failure, passed, warning
 
@@ -100,6 +102,10 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
         if not os.access(file.path, os.R_OK):
             yield failure("JW512", f"{who}.data: {file.path} cannot be read by this user")
             return
+    if data.token_shards:
+        if not found.problems:
+            yield check_tokens(data, labels, demand)
+        return
     looks = [] if data.tokenizer == RAW else looks_of(data.text_column, *data.entries)
     refused = [each.error for each in looks if each.error]
     if refused:
@@ -110,6 +116,20 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
         yield check_size(data, labels, demand, found.files, packed)
         if data.tokenizer not in BYTE_TOKENIZERS:
             yield from check_round_trip(data, who, found.files)
+
+
+def check_tokens(data: DataOptions, labels: list[str], demand: Demand) -> Finding:
+    """Whether shards of tokens are some, and are enough. UserError where one is none."""
+    dtype = np.dtype(data.token_shards)
+    held_out = {*found_files(*data.validation).files}
+    counts = {
+        file: len(open_tokens(file.path, dtype)[1]) for file in found_files(*data.entries).files
+    }
+    tokens = sum(count for file, count in counts.items() if file not in held_out)
+    if tokens <= demand.context:
+        return failure("JW513", f"{labels[0]}.data: only {tokens:,} tokens in shards")
+    said = f"{tokens / 1e6:,.1f} M tokens, {reads(demand, tokens)}"
+    return passed(f"{and_more(labels)}: {said}")
 
 
 def check_round_trip(data: DataOptions, who: str, files: list[File]) -> Findings:
@@ -126,8 +146,7 @@ def check_size(
     data: DataOptions, labels: list[str], demand: Demand, files: list[File], packed: bool
 ) -> Finding:
     """Whether files leave enough after validation, as far as is known before they are read."""
-    held_out = found_files(*data.validation).files if data.validation else []
-    size = sum(file.bytes for file in {*files} - {*held_out})
+    size = sum(file.bytes for file in {*files} - {*found_files(*data.validation).files})
     left = size - (0 if data.validation else data.validation_bytes)
     what = f"{size / 1e6:,.1f} MB in {len(files)} files"
     if packed:

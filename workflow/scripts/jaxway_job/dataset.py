@@ -41,7 +41,8 @@ def load(path: Path, mixture: Mapping[str, float] | None = None) -> Data:
     except OSError as error:
         fail("JW308", f"{path} cannot be read: {error.strerror}")
     folder, dtype = Path(record.folder), record.token_type
-    shards = [np.memmap(folder / name, dtype, mode="r") for name in record.shard_names]
+    begin, names = record.header_bytes, record.shard_names
+    shards = [np.memmap(folder / name, dtype, mode="r", offset=begin) for name in names]
     return Data(record, shards, np.fromfile(folder / VALIDATION, dtype), mixture)
 
 

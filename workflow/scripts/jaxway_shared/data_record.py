@@ -28,12 +28,12 @@ def shard(number: int, source: str = "") -> str:
 class DataRecord:
     """What the files in ``folder`` hold, and how compressible their text is.
 
-    ``shards`` are the tokens in each shard, those of one source after those of another; how many
-    are of each is in ``sources``. ``end_of_text`` is the token behind each document, if there is
-    one. ``sha256`` is of the options and all documents. Of the ``validation_tokens``,
-    ``special_tokens`` mark where documents begin and end, and ``unknown_tokens`` stand for what the
-    tokenizer does not know. ``lossless``: the held-out text comes back from its tokens; else bits
-    per byte of text say nothing.
+    ``shards`` are the tokens in each shard, which begin after ``header_bytes``; those of one source
+    after those of another, and how many are of each is in ``sources``. ``end_of_text`` is the token
+    behind each document, if there is one. ``sha256`` is of the options and all documents. Of the
+    ``validation_tokens``, ``special_tokens`` mark where documents begin and end, and
+    ``unknown_tokens`` stand for what the tokenizer does not know. ``lossless``: the held-out text
+    comes back from its tokens; else bits per byte of text say nothing.
     """
 
     documents: int
@@ -44,6 +44,7 @@ class DataRecord:
     end_of_text: int | None
     sources: dict[str, int]
     shards: tuple[int, ...]
+    header_bytes: int
     train_tokens: int
     train_bytes: int
     validation_tokens: int
@@ -79,14 +80,16 @@ class DataRecord:
     def find_problem(self) -> UserError | None:
         """Why the files are not those of the record; None when they are."""
         record = Path(self.folder, RECORD)
-        tokens = dict(zip(self.shard_names, self.shards, strict=True))
-        tokens[VALIDATION] = self.validation_tokens
+        itemsize = self.token_type.itemsize
+        counts = zip(self.shard_names, self.shards, strict=True)
+        sizes = {name: self.header_bytes + count * itemsize for name, count in counts}
+        sizes[VALIDATION] = self.validation_tokens * itemsize
         try:
             if self.read(record) != self:
                 return UserError("JW186", f"{record} has changed: {REMEDY}")
-            for name, count in tokens.items():
+            for name, size in sizes.items():
                 file = record.with_name(name)
-                if file.stat().st_size != count * self.token_type.itemsize:
+                if file.stat().st_size != size:
                     return UserError("JW186", f"{file} has changed: {REMEDY}")
         except OSError as error:
             return UserError("JW186", f"{error.filename}: {error.strerror}; {REMEDY}")

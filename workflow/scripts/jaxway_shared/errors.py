@@ -74,6 +74,7 @@ CODES = {
     "JW185": "no space left for prepared data",
     "JW186": "prepared data missing or changed",
     "JW187": "table without text",
+    "JW188": "shards of tokens that cannot be used",
     #
     # Slurm, its executor, and a run as a whole: 200 to 299.
     "JW200": "second run in a folder",

@@ -1,4 +1,4 @@
-"""The metrics of a training in pandas and TensorBoard, by the lines that docs/output.md gives."""
+"""The metrics of a training in pandas, by the lines that docs/output.md gives."""
 
 import json
 import re
@@ -9,8 +9,6 @@ from pathlib import Path
 import pandas
 import pytest
 import train
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.util import tensor_util
 
 DOCUMENT = Path(__file__).parents[2] / "docs/output.md"
 TRAINING = "small-learning_rate=0.01"
@@ -61,15 +59,3 @@ def test_pandas_reads_all(written):
     assert list(table.columns) == list(written[0])
     assert list(table["loss"]) == pytest.approx([line["loss"] for line in written], rel=1e-9)
     assert table["mfu"].isna().all()  # not known on a CPU
-
-
-def test_tensorboard_reads_what_its_writer_wrote(written):
-    exec(code("tensorboard"), {})
-    events = EventAccumulator(f"tensorboard/{TRAINING}", size_guidance={"tensors": 0})
-    events.Reload()
-    assert {*events.Tags()["tensors"]} == {key for key, value in written[0].items() if value}
-    for name in ("loss", "tokens_per_second"):
-        found = [(x.step, tensor_util.make_ndarray(x.tensor_proto)) for x in events.Tensors(name)]
-        assert [step for step, _ in found] == [2, 4, 6]
-        assert [value for _, value in found] == pytest.approx([x[name] for x in written], rel=1e-6)
-    assert "tensorflow" not in sys.modules

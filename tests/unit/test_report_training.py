@@ -1,5 +1,9 @@
 """The report's part about training: loss curves, verdicts, samples and segments."""
 
+import hashlib
+import json
+import math
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,6 +11,7 @@ from jaxway.report import plots, training
 from jaxway_shared.training import ProgramSummary
 from report_results import DATA, PROVENANCE, SEGMENT, Results, rows, section
 from results import write
+from tokenizers import Tokenizer, models
 
 
 @pytest.fixture
@@ -76,6 +81,45 @@ def test_sample_is_text(results):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;��[31m�� &amp; &#34;é\t</pre>" in text
 
 
+def test_validations_and_what_the_model_wrote_after_them(results, tmp_path):
+    Tokenizer(models.WordLevel({"<a>": 0, "b": 1}, unk_token="b")).save(str(tmp_path / "t.json"))
+    sha256 = hashlib.sha256((tmp_path / "t.json").read_bytes()).hexdigest()
+    data = replace(DATA, tokenizer=str(tmp_path / "t.json"), tokenizer_sha256=sha256)
+    # A token of the held-out text has two bytes, so it costs twice as much as each of them.
+    data = replace(data, validation_tokens=DATA.validation_bytes // 2)
+    results.add_run(data=data, sample=None, sample_tokens=(1, 1, 0))
+    lines = [
+        {
+            "step": step,
+            "loss": 1,
+            "validation_loss": 2 * math.log(2) * bits,
+            "sample_tokens": tokens,
+        }
+        for step, bits, tokens in ((20, 4, [1]), (40, 3, [0, 1]), (60, 3.5, [0]))
+    ]
+    metrics = results.train[0].with_name("metrics.jsonl")
+    metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = results.report()
+    assert ["Best while training", "3.000 bits per byte, step 40"] in rows(text)
+    assert "Dotted: loss on a sample" in text
+    assert re.findall(r"<pre [^>]*>(.*?)</pre>", text) == [
+        "b b &lt;a&gt;",
+        "&lt;a&gt;",
+        "&lt;a&gt; b",
+        "b",
+    ]
+    (tmp_path / "t.json").write_text("{}")  # another one
+    assert "<pre" not in results.report()
+
+
+def test_settings_that_are_objects(results):
+    arguments = PROVENANCE.arguments | {"profile": {"first": 20, "steps": 3}}
+    results.add_run(provenance=replace(PROVENANCE, arguments=arguments))
+    text = results.report()
+    assert ["profile", "first 20, steps 3"] in rows(text)
+    assert "that were traced" not in text  # its state is gone
+
+
 def test_several_runs_share_a_plot(results):
     for k in range(8):
         results.add_run(f"seed={k}", validation_bits_per_byte=2 + k / 10)
@@ -88,12 +132,12 @@ def test_several_runs_share_a_plot(results):
 
 def test_curve_of_many_steps_is_averaged(results):
     results.add_run(losses=[8 - 6 * k / 99999 for k in range(100000)])
-    curve = training.load_curve(results.train[0].with_name("metrics.jsonl"), DATA)
+    curve, _ = training.load_curves(results.train[0].with_name("metrics.jsonl"), DATA)
     assert curve.shape == (2, plots.MAX_POINTS)
     assert curve[1].mean() == pytest.approx(5)
     # A token of four bytes costs four times as much as each of them.
     tokens = replace(DATA, train_tokens=DATA.train_bytes // 4)
-    costly = training.load_curve(results.train[0].with_name("metrics.jsonl"), tokens)
+    costly, _ = training.load_curves(results.train[0].with_name("metrics.jsonl"), tokens)
     assert 4 * costly[1].mean() == pytest.approx(5)
     assert len(results.report()) < 50_000
 

@@ -28,9 +28,11 @@ def command_line(
     return words, {**kept, "SCRATCH": str(folder / "work"), "USER": "alice"}
 
 
-def follow(folder: Path, **options: str) -> subprocess.CompletedProcess[str]:
+def follow(folder: Path, *more: str, **options: str) -> subprocess.CompletedProcess[str]:
     words, environment = command_line(folder, **options)
-    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*words, *more], env=environment, capture_output=True, text=True, timeout=60
+    )
 
 
 def test_without_a_terminal_it_prints_once(folder) -> None:
@@ -49,8 +51,14 @@ def test_without_a_terminal_it_prints_once(folder) -> None:
 
 
 def test_folder_without_a_run_is_named(folder) -> None:
-    done = follow(folder)
+    """What there is of earlier ones is written for TensorBoard."""
+    state = train(METRICS)
+    link = folder / "results/train/gpt/state"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(state.absolute())
+    done = follow(folder, "--tensorboard=events")
     assert (done.returncode, done.stdout) == (0, f"no run in {folder}\n")
+    assert [*(folder / "events").glob(f"{state.name}/events.*")]
 
 
 @pytest.mark.parametrize(

@@ -27,11 +27,14 @@ from jaxway.report.plots import (
     strokes,
     svg,
 )
+from jaxway.report.samples import decoder, samples_of
+from jaxway.report.trace import StepTime, step_time
 
 INTERNAL_ARGS = {
     "data_record",
     "out",
     "state",
+    "states",
     "devices",
     "platform",
     "container_record",
@@ -51,6 +54,10 @@ class Run:
     name: str
     summary: ModelSummary
     curve: Any  # steps and losses; numpy, 2 x n
+    validations: Any  # the same on the held-out text while it was trained
+    sample: str | None  # what it writes; None, no text
+    samples: list[tuple[int, str]]  # steps, and what the model wrote after them
+    step_time: StepTime | None
     colour: str
 
     @property
@@ -58,6 +65,15 @@ class Run:
         """The loss on the held-out text."""
         bits = self.summary.validation_bits_per_byte
         return self.summary.validation_nats_per_token if bits is None else bits
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Step and loss of the best validation while it was trained."""
+        steps, losses = self.validations
+        if not len(steps):
+            return None
+        index = int(np.argmin(losses))
+        return int(steps[index]), float(losses[index])
 
     @property
     def unit(self) -> str:
@@ -99,14 +115,28 @@ def runs_of(summaries: dict[Path, ModelSummary]) -> list[Run]:
     best_first = sorted(summaries.items(), key=lambda item: order(item[1]))
     colours = [*SERIES, *[GREY] * len(summaries)]
     return [
-        Run(
-            path.parent.name,
-            summary,
-            load_curve(path.with_name(training.METRICS), summary.data),
-            colour,
-        )
+        run_of(path, summary, colour)
         for (path, summary), colour in zip(best_first, colours, strict=False)
     ]
+
+
+def run_of(path: Path, summary: ModelSummary, colour: str) -> Run:
+    """The run whose summary is in a file, with what is beside it."""
+    metrics, data = path.with_name(training.METRICS), summary.data
+    profile, decode = summary.provenance.arguments.get("profile"), decoder(data)
+    curve, validations = load_curves(metrics, data)
+    return Run(
+        name=path.parent.name,
+        summary=summary,
+        curve=curve,
+        validations=validations,
+        sample=decode(summary.sample_tokens)
+        if decode and summary.sample_tokens
+        else summary.sample,
+        samples=samples_of(metrics, decode) if decode else [],
+        step_time=step_time(path.with_name("state"), profile["steps"]) if profile else None,
+        colour=colour,
+    )
 
 
 def order(summary: ModelSummary) -> tuple[float, float]:
@@ -115,20 +145,31 @@ def order(summary: ModelSummary) -> tuple[float, float]:
     return (math.inf if bits is None else bits, summary.validation_nats_per_token)
 
 
-def load_curve(path: Path, data: DataRecord) -> Any:
+def load_curves(path: Path, data: DataRecord) -> tuple[Any, Any]:
     """Steps and losses that a training on ``data`` logged, 2 x n: means over equal parts if they
-    are many."""
+    are many; and those of its validations."""
     try:
-        lines = [(line.step, line.numbers["loss"]) for line in training.read_metrics(path)]
+        lines = training.read_metrics(path)
+        losses = [(line.step, line.numbers["loss"]) for line in lines]
     except (ValueError, KeyError) as error:
         sentence = f"{path} is damaged ({error!r}): delete it and run snakemake again"
         raise UserError("JW481", sentence) from None
     if not lines:
         sentence = f"{path} has no steps: delete summary.json beside it and run snakemake again"
         raise UserError("JW481", sentence)
-    points = np.array(lines, float)
+    name = "validation_loss"
+    validations = [(line.step, line.numbers[name]) for line in lines if name in line.numbers]
+    return (
+        curve_of(losses, data, data.train_tokens, data.train_bytes),
+        curve_of(validations, data, data.validation_tokens, data.validation_bytes),
+    )
+
+
+def curve_of(losses: list[tuple[int, float]], data: DataRecord, tokens: int, size: int) -> Any:
+    """Steps and losses, 2 x n, of text with so many tokens and bytes."""
+    points = np.array(losses, float).reshape(-1, 2)
     if data.lossless:
-        points[:, 1] *= data.train_tokens / data.train_bytes / math.log(2)
+        points[:, 1] *= tokens / size / math.log(2)
     parts = np.array_split(points, MAX_POINTS) if len(points) > MAX_POINTS else points[:, None]
     return np.array([part.mean(axis=0) for part in parts]).reshape(-1, 2).T
 
@@ -150,6 +191,7 @@ def loss_plot(runs: Sequence[Run]) -> Markup:
     for run in reversed(runs):  # the best on top
         x, y = run.summary.steps, run.validation
         ax.plot(*run.curve, color=run.colour, linewidth=1.8, clip_on=False)
+        ax.plot(*run.validations, color=run.colour, linewidth=1.8, linestyle=":", clip_on=False)
         for colour, width in ((PAGE, 13), (run.colour, 9)):  # a point with a halo
             strokes(ax, [x], [y], [x], [y], cap="round", color=colour, linewidth=width, zorder=3)
     ends = [(runs[0].validation, "best" if len(runs) > 1 else "model", INK)]
@@ -161,7 +203,9 @@ def loss_plot(runs: Sequence[Run]) -> Markup:
             ax.axhline(baseline, color=MUTED, linestyle=dashed, linewidth=1.2, clip_on=False)
     # From 0 to what a guess costs, the 8 bits of a byte or a token's nats, or whatever is higher.
     guess = 8 if best.data.lossless else math.log(best.data.vocabulary)
-    height = 1.02 * max(guess, *(y for y, *_ in ends), *(max(run.curve[1]) for run in runs))
+    height = 1.02 * max(
+        guess, *(y for y, *_ in ends), *(max(*run.curve[1], *run.validations[1]) for run in runs)
+    )
     ax.set(xlim=(0, last), ylim=(0, height))
     labels(ax, [(y, f"{name} {y:.3f}", colour) for y, name, colour in ends])
     finals = ", ".join(f"{name} {y:.3f}" for y, name, _ in ends)

@@ -164,6 +164,7 @@ CODES = {
     "JW553": "no container to enter",
     "JW554": "program to enter a container is missing",
     "JW555": "no command for the container",
+    "JW556": "no TensorBoard to write for",
 }
 
 

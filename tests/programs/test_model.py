@@ -51,6 +51,22 @@ def test_attention_depends_on_order(params, tokens):
     assert np.abs(before[:, -1] - after[:, -1]).max() > 1e-3
 
 
+def test_document_is_predicted_as_if_it_were_alone(params, tokens):
+    config = dataclasses.replace(CONFIG, document_end=255)
+    packed = np.minimum(tokens, 254)
+    packed[:, 6] = 255
+    second_first = np.roll(packed, -7, axis=1)
+    found, alone, mixed = (
+        np.asarray(apply(*arguments))
+        for arguments in (
+            (config, params, packed), (config, params, second_first), (CONFIG, params, packed)
+        )
+    )  # fmt: skip
+    np.testing.assert_allclose(found[:, 7:], alone[:, :10], atol=1e-4)
+    assert (np.abs(found - mixed)[:, 7:].max(axis=-1) > 1e-2).all()
+    np.testing.assert_allclose(found[:, :7], mixed[:, :7], atol=1e-5)
+
+
 def test_rotation_keeps_lengths_and_makes_products_depend_on_distance_only():
     q, k = (jax.random.normal(jax.random.key(i), (8,)) for i in (0, 1))
     q_TxK, k_TxK = (model.rotate(jnp.tile(x, (1, 12, 1, 1)))[0, :, 0] for x in (q, k))

@@ -274,6 +274,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"token_shards": "uint16", "tokenizer": __file__}}},
         "train.a.token_shards: needs validation",
     ),
+    "attention within documents that have no end": (
+        {"train": {"a": {"document_attention": True}}},
+        "train.a.document_attention: needs end_of_text",
+    ),
     "no byte": ({"train": {"a": {"end_of_text": 256}}}, "train.a.end_of_text: must be at most 255"),
     "data in an unset variable": (
         {"train": {"a": {"data": ["$NOT_SET/x"]}}},

@@ -81,6 +81,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": None,
         "description": "longest n-grams of tokens with embeddings of their own; 1: no n-grams",
     },
+    "document_attention": {
+        "type": "boolean",
+        "default": False,
+        "description": "attention stops behind end_of_text; on a GPU it is XLA's then, not cuDNN's",
+    },
     "learning_rate": {
         "type": ["number", "null"],
         "exclusiveMinimum": 0,
@@ -306,6 +311,8 @@ def main() -> None:
     begin = origin.find(vars(args)["from"], args.state) if vars(args)["from"] else None
     check(args, begin)
     data = dataset.load(args.data_record, args.mixture)
+    if args.document_attention and data.record.end_of_text is None:
+        fail("JW029", "document_attention needs end_of_text")
     # By content: the same run may be another one later.
     of = {"from": begin.identity, "from_step": begin.step} if begin else {}
     identity = training_state.identity_of(args, "train", OPTIONS, data.record.sha256, **of)

@@ -200,6 +200,14 @@ def test_broken_record_counts_as_none(site, tmp_path, content) -> None:
     assert record_of(options) is None
 
 
+def test_each_source_of_a_mixture_is_read_as_often_as_it_is() -> None:
+    record = data_record(shards=(20, 30, 100), sources={"web": 2, "code": 1})
+    demand = data.Demand(10, 300, {"code": 1, "web": 3})
+    found = data.check_prepared(record, ["train.a"], demand)
+    often = "of which the longest training reads web 4.50 times, code 0.75 times"
+    assert found == passed(f"train.a: 0.0 M tokens, {often}")
+
+
 def test_prepared_data_need_no_files(site, tmp_path) -> None:
     job = make_training(("gone",), context=10)
     (tmp_path / "train-00000.bin").write_bytes(bytes(50))

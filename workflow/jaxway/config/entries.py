@@ -66,6 +66,8 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
         text = data_of(values, path) if data else None
         if text and values["mixture"]:
             check_mixture(values["mixture"], text, f"{path}.mixture")
+        if text and values["document_attention"] and text.end_of_text is None:
+            raise ConfigurationError("JW029", f"{path}.document_attention: needs end_of_text")
         if values.get("from"):
             values["from"] = expand(values["from"], f"{path}.from")
         job = TrainJob(

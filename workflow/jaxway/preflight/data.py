@@ -27,6 +27,7 @@ class Demand(NamedTuple):
 
     context: int
     read: int  # all steps of the longest training
+    mixture: Mapping[str, float] | None = None  # of the longest training
 
 
 @functools.cache
@@ -79,16 +80,23 @@ def check_data(trainings: Mapping[str, TrainJob]) -> Findings:
 
 def demand_of(trainings: Iterable[TrainJob]) -> Demand:
     options = [presets.resolve(job.options) for job in trainings]
-    return Demand(
-        context=max(each["context"] for each in options),
-        read=max(each["steps"] * each["global_batch"] * each["context"] for each in options),
-    )
+    reads = [each["steps"] * each["global_batch"] * each["context"] for each in options]
+    longest = options[reads.index(max(reads))]
+    return Demand(max(each["context"] for each in options), max(reads), longest["mixture"])
 
 
 def check_prepared(record: DataRecord, labels: list[str], demand: Demand) -> Finding:
     """What is known of data that have been prepared."""
     tokens = f"{record.train_tokens / 1e6:,.1f} M tokens"
-    return passed(f"{and_more(labels)}: {tokens}, {reads(demand, record.train_tokens)}")
+    often = reads(demand, record.train_tokens)
+    if demand.mixture:
+        whole = sum(demand.mixture.values())
+        each = [
+            f"{name} {demand.read * demand.mixture[name] / whole / available:,.2f} times"
+            for name, available in record.source_tokens.items()
+        ]
+        often = f"of which the longest training reads {', '.join(each)}"
+    return passed(f"{and_more(labels)}: {tokens}, {often}")
 
 
 def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Findings:

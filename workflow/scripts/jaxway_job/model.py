@@ -51,6 +51,7 @@ class Config:
     mlp_width: int | None = None  # None: default_mlp_width()
     tied_embeddings: bool = False  # the head has no parameters of its own
     ngram: int = 1
+    document_end: int | None = None  # attention and n-grams stop behind this token; None: nowhere
     dtype: str = "float32"
     remat: str = "none"
     unroll: bool = False
@@ -156,6 +157,8 @@ def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
     x_BxTxD = look_up(params["embed_VxD"], tokens_BxT)
     token = key = tokens_BxT.astype(jnp.uint32)
     for table_RxD in params["ngrams_RxD"]:
+        if config.document_end is not None:
+            key = jnp.where(tokens_BxT == config.document_end, 0, key)
         key = jnp.pad(key, ((0, 0), (1, 0)))[:, :-1] * jnp.uint32(0x01000193) + token
         row_BxT = (key * jnp.uint32(0x9E3779B1)) >> jnp.uint32(32 - NGRAM_BITS)
         x_BxTxD += look_up(table_RxD, row_BxT)
@@ -185,11 +188,20 @@ def rotate(x_BxTxHxK: Array) -> Array:
     return turned.astype(x_BxTxHxK.dtype)
 
 
-def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxGxK: Array, v_BxTxGxK: Array) -> Array:
-    """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA."""
+def sdpa(
+    config: Config,
+    q_BxTxHxK: Array,
+    k_BxTxGxK: Array,
+    v_BxTxGxK: Array,
+    document_BxT: Array | None = None,
+) -> Array:
+    """Causal attention BxTxHxK: by cuDNN on a GPU where it can, else by XLA.
+
+    ``document_BxT``: the document of each position, to which it attends alone.
+    """
     _, T, _, K = q_BxTxHxK.shape
     fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
-    if config.on_gpu and fits:
+    if config.on_gpu and fits and document_BxT is None:
         return jax.nn.dot_product_attention(
             q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, is_causal=True, implementation="cudnn"
         )
@@ -198,12 +210,16 @@ def sdpa(config: Config, q_BxTxHxK: Array, k_BxTxGxK: Array, v_BxTxGxK: Array) -
     parts = []
     for at in np.array_split(np.arange(T), 4):
         end = at[-1] + 1
+        mask = jnp.asarray(at[:, None] >= np.arange(end))[None, None]
+        if document_BxT is not None:
+            same = document_BxT[:, at[0] : end, None] == document_BxT[:, None, :end]
+            mask &= same[:, None]
         parts.append(
             jax.nn.dot_product_attention(
                 q_BxTxHxK[:, at[0] : end],
                 k_BxTxGxK[:, :end],
                 v_BxTxGxK[:, :end],
-                mask=jnp.asarray(at[:, None] >= np.arange(end))[None, None],
+                mask=mask,
             )
         )
     return jnp.concatenate(parts, axis=1)
@@ -218,7 +234,7 @@ def matmul(x: Array, weight: Array) -> Array:
     return rows.reshape(*x.shape[:-1], *weight.shape[1:])
 
 
-def attention(config: Config, layer: Params, x_BxTxD: Array) -> Array:
+def attention(config: Config, layer: Params, x_BxTxD: Array, document_BxT: Array | None) -> Array:
     """Causal self-attention."""
     (B, T, D), H, G = x_BxTxD.shape, config.heads, config.G
     weights_DxGxP, ends = layer["qkv_LxDxGxP"], [D // G, D // G + D // H]
@@ -227,7 +243,8 @@ def attention(config: Config, layer: Params, x_BxTxD: Array) -> Array:
     else:
         parts = jnp.split(matmul(x_BxTxD, weights_DxGxP), ends, axis=-1)
     q_BxTxHxK, (k_BxTxGxK, v_BxTxGxK) = parts[0].reshape(B, T, H, D // H), parts[1:]
-    attended_BxTxHxK = sdpa(config, rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxGxK)), v_BxTxGxK)
+    q_BxTxHxK, k_BxTxGxK = rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxGxK))
+    attended_BxTxHxK = sdpa(config, q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, document_BxT)
     out_HKxD = layer["out_LxHxKxD"].reshape(D, D)
     return matmul(attended_BxTxHxK.reshape(B, T, D), out_HKxD)
 
@@ -246,9 +263,13 @@ def mlp(config: Config, layer: Params, x_BxTxD: Array) -> Array:
 def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Input BxTxD of the head, at each position."""
     params = jax.tree.map(lambda p: p.astype(config.dtype), params)
+    document_BxT = None
+    if config.document_end is not None:
+        ends_BxT = (tokens_BxT == config.document_end).astype(jnp.int32)
+        document_BxT = jnp.cumsum(ends_BxT, axis=1) - ends_BxT  # how many end before
 
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
-        x_BxTxD += attention(config, layer, norm(x_BxTxD))
+        x_BxTxD += attention(config, layer, norm(x_BxTxD), document_BxT)
         x_BxTxD += mlp(config, layer, norm(x_BxTxD))
         return constrain(config, x_BxTxD), None
 

@@ -35,6 +35,7 @@ class TrainingSetup:
             mlp_width=args.mlp_width,
             tied_embeddings=args.tied_embeddings,
             ngram=args.ngram,
+            document_end=data.record.end_of_text if args.document_attention else None,
             vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
             dtype=args.dtype or ("bfloat16" if on_gpu else "float32"),
             remat=args.remat,

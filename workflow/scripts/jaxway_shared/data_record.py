@@ -4,6 +4,7 @@ Tokens lie one after the other, little-endian, in the type that the record names
 """
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ class DataRecord:
         """File name of each shard."""
         counts = self.sources.items()
         return [shard(number, source) for source, count in counts for number in range(count)]
+
+    @property
+    def source_tokens(self) -> dict[str, int]:
+        """Tokens of each source to train on."""
+        shards = iter(self.shards)
+        return {name: sum(islice(shards, count)) for name, count in self.sources.items()}
 
     def find_problem(self) -> UserError | None:
         """Why the files are not those of the record; None when they are."""

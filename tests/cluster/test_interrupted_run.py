@@ -8,7 +8,7 @@ import pytest
 from chain import STEPS_PER_JOB, Chain
 from nodes import Snakemake
 
-INTERRUPTS = 5
+INTERRUPTS = 3
 CANCELLED = re.compile(r"Cancelled: ((?:\d+ \([^)]*\)(?:, )?)+)")
 
 pytestmark = pytest.mark.usefixtures("repaired")

@@ -156,7 +156,7 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "finding"),
     [
-        ("3925347", "4399990", "FAIL disk space /p/scratch/training: "),
+        ("3925347", "4399990", "WARN disk space /p/scratch/training: "),
         ('"budget-accounts": "training"', '"budget-accounts": "-"', "WARN account "),
         ("project-dir", "directory", "WARN disk space `jutil project dataquota "),
     ],

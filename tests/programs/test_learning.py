@@ -12,12 +12,14 @@ import os
 import subprocess
 import sys
 import sysconfig
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import prepared_bytes
 import pytest
 import train
 from jaxway_job import cross_entropy, dataset, model
@@ -171,12 +173,10 @@ def in_flax(params, heads=HEADS):
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
     """Record of real text: almost a megabyte of programs of Python's standard library."""
-    folder = tmp_path_factory.mktemp("data")
-    library = sysconfig.get_paths()["stdlib"]
-    command = ["--data", *(f"{library}/{name}/*.py" for name in ("asyncio", "email", "json"))]
-    command += ["--validation-bytes=4096", f"--store={folder}", f"--out={folder / 'record.json'}"]
-    subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
-    return folder / "record.json"
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = [file for name in ("asyncio", "email", "json") for file in library.glob(f"{name}/*.py")]
+    validation, *texts = (file.read_bytes() for file in sorted(files))
+    return prepared_bytes.write(tmp_path_factory.mktemp("data"), {"": texts}, [validation])
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,9 @@ from jaxway_shared.benchmark import (
 )
 from results import PROVENANCE, write
 
+# JAX, which other tests have started in this process, warns of forks.
+pytestmark = pytest.mark.filterwarnings(r"ignore:os.fork\(\) was called:RuntimeWarning")
+
 # Notes its start in the log, and then does what the round's word says.
 PROGRAM = """
 import json, os, sys, time

@@ -3,33 +3,23 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 
+import numpy as np
 import preforked
+import prepared_bytes
 import pytest
 from trainings import PROGRAM, arguments, logged, wait, wait_for
 
 
 @pytest.fixture(scope="session")
 def record(tmp_path_factory):
-    """Record of forty files of sentences from a few words: easy to learn, and no two the same.
-
-    They are of two sources, and each file ends with a byte of its own.
-    """
-    folder = tmp_path_factory.mktemp("record")
+    """Record of forty documents of sentences from a few words: easy to learn, no two the same."""
     draw = random.Random(0)
     words = "def return import class self print value for in range if else".split()  # noqa: SIM905
-    for number in range(40):
-        text = "\n".join(" ".join(draw.choices(words, k=6)) for _ in range(40))
-        (folder / f"{number}.txt").write_text(text)
-    file = tmp_path_factory.mktemp("data") / "data.json"
-    command = ["--validation-bytes=1500", "--tokenizer=bytes", "--end-of-text=0"]
-    command += ["--source", "some", f"{folder}/[0-4].txt"]
-    command += ["--source", "most", f"{folder}/[5-9].txt", f"{folder}/??.txt"]
-    command += [f"--store={file.parent / 'shards'}", f"--out={file}"]
-    subprocess.run([sys.executable, "-m", "jaxway", "prepare-data", *command], check=True)
-    return file
+    sentences = [[" ".join(draw.choices(words, k=6)) for _ in range(40)] for _ in range(40)]
+    some, most, validation = np.split(["\n".join(x).encode() for x in sentences], [5, 39])
+    sources = {"some": some.tolist(), "most": most.tolist()}
+    return prepared_bytes.write(tmp_path_factory.mktemp("data"), sources, validation.tolist())
 
 
 @pytest.fixture(scope="session")

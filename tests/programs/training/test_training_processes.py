@@ -15,7 +15,8 @@ from trainings import (
     wait_for,
 )
 
-SHORT = {"steps": 20, "checkpoint_minutes": 60}  # many processes on few cores are slow
+# Many processes on few cores are slow.
+SHORT = {"steps": 20, "checkpoint_minutes": 60, "layers": 1, "ngram": 1}
 # To compile is most of the time. What these tests compare agrees but for rounding anyway.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 

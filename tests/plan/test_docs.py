@@ -66,6 +66,8 @@ ELSEWHERE = {
     "tests/cluster/cluster stop slurmctld": "test_job_survives_restarted_controller",
     "python -m pytest tests/cluster": FAULTS,
     "pytest tests/plan/test_sites.py": "test_site_plans_the_whole_chain",
+    ".venv/bin/jaxway exec --profile profiles/jureca --here python3 workflow/scripts/export.py "
+    "--own results/train/small/state FOLDER": "test_export_computes_the_same_without_the_workflow",
 }
 WAIT_FOR_SERVER = "sh -c 'until grep -q http:// output; do sleep 0.1; done'"
 BY_HAND = {

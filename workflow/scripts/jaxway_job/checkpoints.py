@@ -170,15 +170,19 @@ def read(checkpoint: Path, like: Any) -> tuple[Any, str]:
 def misfit(checkpoint: Path, like: Any) -> str:
     """How arrays of a checkpoint differ from those of ``like``, in the parts of the state that this
     has: the first that does; empty, if none does."""
-    metadata = ocp.PyTreeCheckpointHandler().metadata(checkpoint / "default")
-    there = shapes(getattr(metadata, "tree", metadata)["state"])  # Orbax 0.6 has no .tree
-    here = shapes(like)
+    there, here = saved_shapes(checkpoint), shapes(like)
     parts = {name.partition("/")[0] for name in here}
     for name in {**here, **there}:
         sizes = [each.get(name, "none") for each in (there, here)]
         if sizes[0] != sizes[1] and name.partition("/")[0] in parts:
             return f"{name} is {sizes[0]} there, and {sizes[1]} here"
     return ""
+
+
+def saved_shapes(checkpoint: Path) -> dict[str, str]:
+    """The shape of each array of a checkpoint's state, by its path."""
+    metadata = ocp.PyTreeCheckpointHandler().metadata(checkpoint / "default")
+    return shapes(getattr(metadata, "tree", metadata)["state"])  # Orbax 0.6 has no .tree
 
 
 def shapes(tree: Any) -> dict[str, str]:

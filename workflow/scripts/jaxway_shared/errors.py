@@ -108,6 +108,7 @@ CODES = {
     "JW313": "no MaxText in the container",
     "JW314": "settings of MaxText",
     "JW315": "checkpoint to begin from cannot be used",
+    "JW316": "model that cannot be exported or imported",
     #
     # Devices and processes: 380 to 399.
     "JW380": "devices cannot be shared equally",

@@ -43,12 +43,17 @@ lock:
 	echo 'jax[cuda12-local]' | $(COMPILE) --constraint requirements.txt --no-annotate - -o requirements-cuda.txt \
 		$(addprefix --no-emit-package ,jax jaxlib ml-dtypes numpy opt-einsum scipy)
 
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# uv needs a third of the time that pip needs, and leaves nothing in the home folder. It knows nothing of
+# pip's settings, but is told of an index there.
+INDEX = $(or $(PIP_INDEX_URL),$(shell $(BIN)/pip config get global.index-url 2>/dev/null))
+UV = $(if $(INDEX),UV_DEFAULT_INDEX=$(INDEX)) $(BIN)/uv pip install --quiet --no-cache --link-mode=copy --python $(BIN)/python
 $(VENV)/.done: requirements.txt requirements-cuda.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("jaxway needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.12")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "jaxway needs Python'\''s venv module; try: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) --no-deps --target $(VENV)/cuda --require-hashes --requirement requirements-cuda.txt & \
-		$(PIP) --require-hashes --requirement requirements.txt && wait $$!
-	$(PIP) --no-deps --no-build-isolation --editable .
+	sed -n '/^uv==/,/[^\\]$$/p' requirements.txt > $(VENV)/uv.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(VENV)/uv.txt
+	$(UV) --require-hashes --compile-bytecode --requirement requirements.txt
+	$(UV) --require-hashes --no-deps --target $(VENV)/cuda --requirement requirements-cuda.txt
+	$(UV) --no-deps --no-build-isolation --editable .
 	@touch $@

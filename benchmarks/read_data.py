@@ -92,7 +92,7 @@ with tempfile.TemporaryDirectory(dir=FOLDER) as name:
     def measure(program: str, *command: str | Path) -> None:
         runs[program].append(run(*command))
         seconds, memory = runs[program][-1]
-        print(f"{program}: {size / seconds / 1e6:.1f} MB/s, {memory:.2f} GB", flush=True)
+        print(f"{program}: {size / seconds / 1e6:.2f} MB/s, {memory:.2f} GB", flush=True)
 
     ours = [sys.executable, ROOT / "workflow/jaxway", "prepare-data", f"--data={file}"]
     ours += [f"--store={folder}/data", f"--out={folder}/data.json"]
@@ -105,4 +105,4 @@ with tempfile.TemporaryDirectory(dir=FOLDER) as name:
     for program, each in runs.items():
         speeds = [size / seconds / 1e6 for seconds, _ in each]
         if speeds:
-            print(f"{program}: median {statistics.median(speeds):.1f} MB/s of {len(speeds)}")
+            print(f"{program}: median {statistics.median(speeds):.2f} MB/s of {len(speeds)}")

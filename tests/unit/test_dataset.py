@@ -87,6 +87,12 @@ def test_each_source_of_a_mixture_has_epochs(source):
     assert (epochs[0] != epochs[1]).any()
 
 
+def test_sources_of_one_size_have_orders_of_their_own():
+    sources, offsets = mixed({"a": 1, "b": 1, "c": 1}, 801, 801, 801)
+    first, second = (offsets[sources == source][:50] - 801 * source for source in (0, 1))
+    assert len(np.unique(first // 16)) == 50 and (first // 16 != second // 16).any()
+
+
 def test_a_mixture_depends_on_seed_and_position_only():
     _, by_few = mixed(MIXTURE, *LENGTHS, batch=128)
     _, by_many = mixed(MIXTURE, *LENGTHS, batch=dataset.BLOCK)

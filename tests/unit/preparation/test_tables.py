@@ -169,6 +169,10 @@ def invalid() -> Iterator[tuple[bytes, str]]:
     yield parquet(["long text " * 99])[:-50], "Parquet damaged: "
     pq.write_table(pa.table({"text": pa.array([b"\xff"], pa.binary())}), file := io.BytesIO())
     yield file.getvalue(), "Parquet damaged: Invalid UTF8 payload"
+    text = pa.array([b"\xff"], pa.binary()).view(pa.string())
+    with pa.ipc.new_stream(file := io.BytesIO(), pa.schema({"text": pa.string()})) as writer:
+        writer.write(pa.record_batch({"text": text}))
+    yield file.getvalue(), "Arrow damaged: Invalid"
     yield arrow_stream(["a" * 999])[:-600], "Arrow damaged: "
 
 

@@ -17,7 +17,7 @@ import train
 from example_records import data_record
 from examples import make_config
 from jaxway.preflight.disk_space import has_checkpoint
-from jaxway_job import training_state
+from jaxway_job import origin, training_state
 from jaxway_shared import identity, training
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.training import Segments
@@ -241,6 +241,13 @@ def test_training_that_cannot_begin_at_a_checkpoint(trainings, name, sentence):
         trainings.run()
     with pytest.raises(SystemExit, match=rf"from: .*{sentence}.*\[JW315\]"):
         begin_at(trainings, **{"from": name.format(trainings.out.with_name("state"))})
+
+
+def test_checkpoint_at_which_a_training_begins_is_gone(trainings):
+    trainings.run()
+    found = origin.find(f"{trainings.out.with_name('state')}@19", trainings.out)
+    with pytest.raises(SystemExit, match=r"@19 is not there; checkpoints of steps 20 \[JW315\]"):
+        _ = found.checkpoint
 
 
 def test_training_has_more_steps_than_the_checkpoint_at_which_it_begins(trainings):

@@ -16,7 +16,7 @@ from trainings import (
 )
 
 # Many processes on few cores are slow.
-SHORT = {"steps": 20, "checkpoint_minutes": 60, "layers": 1, "ngram": 1}
+SHORT = {"steps": 20, "checkpoint_minutes": 60, "layers": 1, "ngram": 1, "validate_every": 10}
 # To compile is most of the time. What these tests compare agrees but for rounding anyway.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxway_shared import identity, training
-from jaxway_shared.errors import fail
+from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
 from jaxway_shared.training import CHECKPOINTS, MetricsLine, Segments, TrainingState
 
@@ -31,8 +31,11 @@ class Origin:
 
     @property
     def checkpoint(self) -> Path:
-        """Folder of the checkpoint."""
-        return self.state / CHECKPOINTS / str(self.step)
+        """Folder of the checkpoint. Ends the program where it is gone."""
+        folder = self.state / CHECKPOINTS / str(self.step)
+        if not folder.is_dir():
+            fail("JW315", f"from: {self} is not there; {what_is_there(self.state)}")
+        return folder
 
 
 def find(name: str, link: Path) -> Origin:
@@ -47,6 +50,8 @@ def find(name: str, link: Path) -> Origin:
         digest = Identity.read(state).digest
     except OSError as error:
         fail("JW315", f"from: no training in {state}: {error.strerror}")
+    except UserError as error:
+        fail(error.code, f"from: {error}")
     if word == "best":
         step = training.best_step(training.read_metrics(state / training.METRICS))
     elif word:

@@ -86,8 +86,12 @@ class Training:
         """Metrics of a model on the sample of the held-out text, and text that it writes."""
         begin = time.perf_counter()
         loss, tokens = self.evaluation.loss(params), self.evaluation.sample_tokens(params)
-        seconds = time.perf_counter() - begin
-        return {"validation_loss": loss, "validation_seconds": seconds, "sample_tokens": tokens}
+        self.validation_seconds = time.perf_counter() - begin
+        return {
+            "validation_loss": loss,
+            "validation_seconds": self.validation_seconds,
+            "sample_tokens": tokens,
+        }
 
     @property
     def steps_before(self) -> int:
@@ -110,6 +114,7 @@ class Training:
             self.folder, done, self.timer.process_start, runtime.provenance(self.args)
         )
         self.metrics = TrainingMetrics(self.setup, self.folder, done)
+        self.validation_seconds = self.metrics.newest("validation_seconds") or 0.0
         # Of the last job alone: one that was slow once is not to end all that follow.
         earlier = self.segments.earlier
         self.last_jobs_save_seconds = (earlier[-1].save_seconds or 0.0) if earlier else 0.0
@@ -140,9 +145,8 @@ class Training:
     def requested_action(self) -> int:
         """What this process wants to be done after the next step."""
         save_seconds = max(self.last_jobs_save_seconds, self.checkpoints.longest_save)
-        validation_seconds = self.metrics.newest("validation_seconds") or 0.0
         return self.watchdog.requested_action(
-            self.metrics.step_seconds, save_seconds, validation_seconds
+            self.metrics.step_seconds, save_seconds, self.validation_seconds
         )
 
     def process_metrics(self, step: int, result: Tree, params: Tree) -> int:

@@ -226,6 +226,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "no data": ({"train": {"a": {"data": []}}}, "train.a.data: must not be empty"),
     "data that is text": ({"train": {"a": {"data": "python"}}}, "train.a.data: must be a list"),
+    "no source": ({"train": {"a": {"data": {}}}}, "train.a.data: must not be empty"),
     "source without files": (
         {"train": {"a": {"data": {"web": []}}}},
         "train.a.data.web: must not be empty",

@@ -165,6 +165,7 @@ def invalid() -> Iterator[tuple[bytes, str]]:
     yield file.getvalue(), "Parquet without text in 'text': it is int64"
     yield b'{"text": ["a"]}\n', "JSON lines without text in 'text': in line 1 it is something else"
     yield b'{"text": "a"}\n' * 9999 + b"{", "JSON lines damaged: line 10,000 is not JSON"
+    yield b'{"text": "a"}\n{"text": "b\n{"text": "c"}\n', "JSON lines damaged: line 2 is not JSON"
     yield b'{"text": "\\ud800"}\n', "JSON lines damaged: line 1 has half a character"
     yield parquet(["long text " * 99])[:-50], "Parquet damaged: "
     pq.write_table(pa.table({"text": pa.array([b"\xff"], pa.binary())}), file := io.BytesIO())

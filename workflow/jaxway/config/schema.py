@@ -94,6 +94,7 @@ EXPECTED: Mapping[str, Callable[[Any], str]] = {  # by the keyword of JSON Schem
     "exclusiveMinimum": lambda v: f"must be greater than {v}",
     "maximum": lambda v: f"must be at most {v}",
     "minItems": lambda v: "must not be empty",
+    "minProperties": lambda v: "must not be empty",
     "pattern": lambda v: f"must match {v}",
 }
 

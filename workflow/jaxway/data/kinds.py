@@ -148,17 +148,20 @@ def has_characters_only(content: bytes) -> bool:
 
 
 def is_json_lines(head: bytes) -> bool:
-    """Whether each line is an object, or there are several and each is an object or an array.
+    """Whether the first line is an object, or each is an object or an array.
 
-    The last line may be cut.
+    So a line that is damaged makes no text of the others. The last line may be cut.
     """
     if not re.match(rb"\s*[{[]", head):
         return False
-    *lines, last = head.strip().splitlines()
-    if not lines:
-        return bool(re.match(rb'\{\s*"([^"\\]|\\.)*"\s*:', last, re.DOTALL))
+    first, *others = head.strip().splitlines()
+    if not others:
+        return bool(re.match(rb'\{\s*"([^"\\]|\\.)*"\s*:', first, re.DOTALL))
     try:
-        values = [json.loads(line) for line in lines if line.strip()]
+        value = json.loads(first)
+        if isinstance(value, dict) and value:
+            return True
+        values = [value, *(json.loads(line) for line in others[:-1] if line.strip())]
     except (ValueError, RecursionError):
         return False
     return all(isinstance(value, dict | list) for value in values)

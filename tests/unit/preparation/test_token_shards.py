@@ -76,6 +76,13 @@ def test_shards_on_another_file_system_are_copied(prepare, write, tokenizer, tmp
     np.testing.assert_array_equal(train_tokens(record), tokens)
 
 
+def test_tokens_that_would_be_a_large_number_are_no_header(tmp_path):
+    tokens = np.full(600, 0x7FFF, "<u2")  # as int32 twice as many bytes as int32 can say
+    tokens.tofile(tmp_path / "a.bin")
+    header, found = token_shards.open_tokens(tmp_path / "a.bin", np.dtype("<u2"))
+    assert header == 0 and len(found) == 600
+
+
 def test_no_more_is_validated_on_than_asked_for(prepare, write, tokenizer, tmp_path):
     write("a.bin", 0, 30)
     held_out = write("val.bin", 30, 40)

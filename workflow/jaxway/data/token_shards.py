@@ -62,10 +62,9 @@ class TokenPreparation:
 def open_tokens(path: Path, dtype: np.dtype[Any]) -> tuple[int, Tokens]:
     """Bytes before a file's tokens, and the tokens, mapped to memory. UserError for other files."""
     size = path.stat().st_size
-    head = np.fromfile(path, "<i4", 3)
-    header = (
-        HEADER_BYTES if len(head) == 3 and size == HEADER_BYTES + head[2] * dtype.itemsize else 0
-    )
+    head = np.fromfile(path, "<i4", 3).tolist()
+    has_header = len(head) == 3 and size == HEADER_BYTES + head[2] * dtype.itemsize
+    header = HEADER_BYTES if has_header else 0
     if (size - header) % dtype.itemsize or size == header:
         raise UserError("JW188", f"data: {path} is no shard of {dtype.name}: it has {size:,} bytes")
     return header, np.memmap(path, dtype, "r", offset=header)

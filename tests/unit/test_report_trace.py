@@ -72,7 +72,9 @@ def test_on_a_cpu_an_operation_counts_where_it_is_and_not_in_its_loop(tmp_path: 
     assert found and (found.compute, found.operations) == (2.5, [("dot.2", 3.5)])
 
 
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(b"{"), gzip.compress(b"{}")])
+@pytest.mark.parametrize(
+    "content", [b"", b"no gzip", gzip.compress(b"{"), gzip.compress(b"{}")], ids=range(4)
+)
 def test_trace_that_cannot_be_read_is_none(tmp_path: Path, content: bytes) -> None:
     assert step_time(tmp_path, 1) is None
     write(tmp_path, [], {})

@@ -16,6 +16,7 @@ import json
 import shutil
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from jax.sharding import Mesh
 from jaxway_job import checkpoints, exporting, load_exported, model, origin, runtime
 from jaxway_shared import identity, training
 from jaxway_shared.data_record import DataRecord
-from jaxway_shared.errors import fail
+from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
 
 MODULES = ("jaxway_job/model.py", "jaxway_shared/presets.py")  # that load.py needs
@@ -44,15 +45,19 @@ def main() -> None:
     out = args.out.absolute()
     if out.exists():
         fail("JW316", f"{out} is there already")
-    part = out.with_name(f"{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    with runtime.explain_write(out):
-        part.mkdir(parents=True)
-        if args.back:
-            import_own(Path(args.source), part)
-        else:
-            export(args.source, part, args.own)
-        part.rename(out)
+    try:
+        with runtime.explain_write(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+                part = Path(folder, out.name)
+                part.mkdir()
+                if args.back:
+                    import_own(Path(args.source), part)
+                else:
+                    export(args.source, part, args.own)
+                part.rename(out)
+    except UserError as error:
+        fail(error.code, str(error))
 
 
 def export(source: str, out: Path, own: bool) -> None:
@@ -109,7 +114,7 @@ def read_model(begin: origin.Origin, options: dict[str, Any]) -> tuple[model.Con
 
 def data_of(state: Path) -> DataRecord | None:
     """The record of what a finished training has learnt; None, it is not finished."""
-    with suppress(OSError):
+    with suppress(OSError, UserError):
         summary = training.read_summary(state / training.SUMMARY)
         if isinstance(summary, training.ModelSummary):
             return summary.data
@@ -129,13 +134,14 @@ def import_own(folder: Path, state: Path) -> None:
     """Write a state at whose step 0 a training may begin."""
     try:
         config, params = load_exported.load(folder)
-        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        file = folder / "model.safetensors"
+        digest = identity.sha256(file, identity.key(file))
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail("JW316", f"{folder} is no model that --own has written: {runtime.first_line(error)}")
     saved = checkpoints.Checkpoints(state, keep=1)
     saved.save(0, {"params": jax.tree.map(jnp.asarray, params)})
     saved.wait()
-    this = Identity(exporting.own_config(config), None, {"model.safetensors": digest}, "")
+    this = Identity(exporting.own_config(config), None, {file.name: digest}, "")
     (state / identity.FILE).write_text(json.dumps(this.to_json()) + "\n")
 
 

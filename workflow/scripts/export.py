@@ -45,19 +45,16 @@ def main() -> None:
     out = args.out.absolute()
     if out.exists():
         fail("JW316", f"{out} is there already")
-    try:
-        with runtime.explain_write(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-                part = Path(folder, out.name)
-                part.mkdir()
-                if args.back:
-                    import_own(Path(args.source), part)
-                else:
-                    export(args.source, part, args.own)
-                part.rename(out)
-    except UserError as error:
-        fail(error.code, str(error))
+    with runtime.explain_write(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            part = Path(folder, out.name)
+            part.mkdir()
+            if args.back:
+                import_own(Path(args.source), part)
+            else:
+                export(args.source, part, args.own)
+            part.rename(out)
 
 
 def export(source: str, out: Path, own: bool) -> None:
@@ -96,7 +93,7 @@ def read_model(begin: origin.Origin, options: dict[str, Any]) -> tuple[model.Con
     try:
         there = checkpoints.saved_shapes(begin.checkpoint)
     except Exception as error:  # whatever Orbax makes of a folder that is none of its own
-        fail("JW304", f"{begin}: {runtime.first_line(error)}; {origin.what_is_there(begin.state)}")
+        fail("JW304", f"{begin} cannot be read: {runtime.first_line(error)}")
     vocabulary = int(there["params/embed_VxD"].partition("x")[0])
     config = model.Config(vocabulary=vocabulary, **shape)  # type: ignore[arg-type]
     mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), model.AXES)

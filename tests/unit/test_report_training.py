@@ -130,6 +130,11 @@ def test_several_runs_share_a_plot(results):
     assert "best 2.000" in text
 
 
+def test_curve_of_one_step_is_drawn(results):
+    results.add_run(losses=[8.0])
+    assert "Training loss over" in results.report()
+
+
 def test_curve_of_many_steps_is_averaged(results):
     results.add_run(losses=[8 - 6 * k / 99999 for k in range(100000)])
     curve, _ = training.load_curves(results.train[0].with_name("metrics.jsonl"), DATA)

@@ -204,7 +204,7 @@ def loss_plot(runs: Sequence[Run]) -> Markup:
     # From 0 to what a guess costs, the 8 bits of a byte or a token's nats, or whatever is higher.
     guess = 8 if best.data.lossless else math.log(best.data.vocabulary)
     height = 1.02 * max(
-        guess, *(y for y, *_ in ends), *(max(*run.curve[1], *run.validations[1]) for run in runs)
+        guess, *(y for y, *_ in ends), *(max([*run.curve[1], *run.validations[1]]) for run in runs)
     )
     ax.set(xlim=(0, last), ylim=(0, height))
     labels(ax, [(y, f"{name} {y:.3f}", colour) for y, name, colour in ends])

@@ -3,18 +3,27 @@
 What is looked for depends on neither the number of layers nor their width, so both are small.
 """
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import compile_for_gpus
-import hlo
+import hlo_problems
 import pytest
+from examples import make_site
+from jaxway.config.gpus import known_gpus
+from jaxway.config.load import load
+from jaxway.preflight import plan, plan_memory
+from jaxway.preflight.memory import check_memory
+from jaxway_job import hlo
+from jaxway_shared.environment import FOR_COMPILING
 
-CUDA = Path(sys.prefix, "cuda")  # where `make setup` puts the plugin, which only these tests need
-A100, H100, GH200 = compile_for_gpus.GPUS
+CUDA = Path(sys.prefix, "cuda")  # where `make setup` puts the plugin
+A100, H100, GH200 = known_gpus()
 SMALL = {"layers": 1, "width": 256, "heads": 4, "context": 1024, "ngram": 1, "global_batch": 16}
 OPTIONS = {"kv_heads": 2, "mlp": "gated", "tied_embeddings": True}
 TWO = {**SMALL, "layers": 2}
@@ -48,7 +57,7 @@ def compiled(tmp_path_factory):
     """Function that returns a program's text and the number of arrays in its state."""
     folder = tmp_path_factory.mktemp("compiled")
     packages = os.pathsep.join([str(CUDA), *sys.path])
-    environment = {**os.environ, **hlo.ENVIRONMENT, "PYTHONPATH": packages}
+    environment = {**os.environ, **FOR_COMPILING, "PYTHONPATH": packages}
     words = [sys.executable, compile_for_gpus.__file__, json.dumps(CASES | MUTANTS), str(folder)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -59,7 +68,7 @@ def compiled(tmp_path_factory):
 def problems(compiled, name, case):
     text, donated = compiled(name)
     forward = case["layers"] * (2 if "remat" in case else 1)
-    return hlo.problems(text, forward, case["layers"], donated)
+    return hlo_problems.problems(text, forward, case["layers"], donated)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -71,7 +80,7 @@ def test_step_is_as_it_should_be(compiled, name):
 def test_collectives_run_beside_computation(compiled, name):
     text, _ = compiled(name)
     assert "all-reduce-start(" in text
-    assert hlo.share_waited_for(text) < MOST_WAITED_FOR
+    assert hlo_problems.share_waited_for(text) < MOST_WAITED_FOR
 
 
 @pytest.mark.parametrize(
@@ -87,14 +96,29 @@ def test_mutant_is_found(compiled, name, expected):
 
 
 def test_blocking_collectives_are_found(compiled):
-    assert hlo.share_waited_for(compiled("blocking collectives")[0]) > 0.9
+    assert hlo_problems.share_waited_for(compiled("blocking collectives")[0]) > 0.9
 
 
 def test_the_hosts_part_is_found(compiled):
     text, donated = compiled("GH200")
     outfeed = "  %x = token[] outfeed(%y), outfeed_shape=f32[]\n}\n\nENTRY"
     changed = text.replace("}\n\nENTRY", outfeed, 1)
-    assert hlo.problems(changed, 1, 1, donated) == ["the host takes part: outfeed "]
+    assert hlo_problems.problems(changed, 1, 1, donated) == ["the host takes part: outfeed "]
+
+
+def test_preflight_knows_compiled_steps(tmp_path, monkeypatch, capsys):
+    site = make_site(gpu=A100, scratch=str(tmp_path))
+    small = {"data": ["python"], "layers": 1, "width": 64, "heads": 1, "context": 64, "ngram": 1}
+    settings = {"train": {"a": small}}
+    monkeypatch.setattr(plan_memory, "read", lambda args: ({}, settings, site))
+    plan_memory.run(argparse.Namespace())
+    printed = capsys.readouterr().out.strip()
+    assert re.match(
+        r"PASS memory      train.a: 0.0 GiB of .*at least [\d.]+ ms a step, so at most", printed
+    )
+    config = load(settings, site)
+    (known,) = check_memory(config, site, plan.all_jobs(config))
+    assert known.message in printed
 
 
 def test_lower_limit_adds_up_kernels(compiled):

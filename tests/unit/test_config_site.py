@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from examples import make_site
 from jaxway.config import site
 from jaxway.config.load import load
 from jaxway.config.schema import ConfigurationError
@@ -69,6 +70,11 @@ def test_site_with_an_unknown_key_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXWAY_SITE", str(tmp_path))
     with pytest.raises(ConfigurationError, match="did you mean 'name'"):
         load_site(ROOT)
+
+
+def test_unknown_gpu_is_one_sentence():
+    with pytest.raises(ConfigurationError, match=r"site.gpu: A100 is not in profiles/gpus.yaml"):
+        make_site(gpu="A100")
 
 
 def test_one_process_where_there_is_no_launcher(monkeypatch):

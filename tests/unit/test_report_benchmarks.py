@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 from jaxway.report import benchmarks
+from jaxway.steps.compiled import Compiled, folder_of, keep
+from jaxway.steps.step import step_of_benchmark
 from jaxway_shared.benchmark import CaseResult
 from report_results import (
     FLOAT32,
@@ -131,6 +133,17 @@ def test_gpus_have_a_table(results):
     assert "98.70 TFLOP/s of model arithmetic on each device: MFU 31.6&#8239;%, causal 30.1" in (
         results.report()
     )
+
+
+def test_speed_is_compared_with_the_limit_that_was_planned(results, tmp_path):
+    step = step_of_benchmark({}, "124M", "NVIDIA A100-SXM4-40GB", nodes=1, gpus_per_node=4)
+    known = Compiled(2**30, 0.1, 0.05, tokens_per_second=120000.0, mfu=0.5)
+    keep(step, known, folder_of(str(tmp_path)))
+    results.site.write_text(yaml.safe_dump(SITE | {"scratch": str(tmp_path)}))
+    results.add(benchmark("train", [tokens(90000.0)]))
+    assert re.search(r"%; 75\.?0*&#8239;% of the highest speed", results.report())
+    results.add(benchmark("train", [tokens(90000.0)], options={"remat": "dots"}))
+    assert "highest speed" not in results.report()
 
 
 def test_thousand_cases(results):

@@ -33,6 +33,11 @@ COMMANDS = {
         "check whether the site would run all that the configuration asks for",
         f"jaxway preflight {JURECA}",
     ),
+    "plan-memory": Command(
+        "jaxway.preflight.plan_memory",
+        "say whether each training fits a GPU, and how fast it can be",
+        f"jaxway plan-memory {JURECA}",
+    ),
     "follow": Command(
         "jaxway.monitor.follow",
         "show what each job of the run in this folder does",
@@ -93,7 +98,7 @@ def overview() -> str:
     lines = ["commands:"]
     for name, command in COMMANDS.items():
         if command.example:
-            lines += [f"  {name:10}{command.summary}", f"{'':12}{command.example}"]
+            lines += [f"  {name:12}{command.summary}", f"{'':14}{command.example}"]
     lines += ["", "called by the workflow's rules:"]
     lines += [f"  {n:18}{c.summary}" for n, c in COMMANDS.items() if not c.example]
     return "\n".join(lines)

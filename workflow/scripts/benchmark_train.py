@@ -16,7 +16,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jaxway_job import flops, measure, model, optimization, runtime
 from jaxway_shared import presets
-from jaxway_shared.benchmark import LossChange, RoundMeasurement
+from jaxway_shared.benchmark import TRAINED, LossChange, RoundMeasurement
 from jaxway_shared.errors import UserError, fail
 
 OPTIONS = {
@@ -72,7 +72,6 @@ OPTIONS = {
         "description": "layers one after the other in place of a loop; null, on a GPU",
     },
 }
-DEFAULTS = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 
 
 def make_batch(mesh: Mesh, batch: int, context: int, vocabulary: int) -> jax.Array:
@@ -87,7 +86,7 @@ def make_batch(mesh: Mesh, batch: int, context: int, vocabulary: int) -> jax.Arr
 def make_config(args: argparse.Namespace, mesh: Mesh, preset: str) -> tuple[model.Config, int]:
     """One size of model, and the length of its sequences."""
     platform = mesh.devices.flat[0].platform
-    _, vocabulary, dtype = DEFAULTS[platform]
+    _, vocabulary, dtype = TRAINED[platform]
     sizes = presets.PRESETS[preset]
     config = model.Config(
         layers=sizes.layers,
@@ -165,7 +164,7 @@ def main() -> None:
     if args.devices % args.fsdp:
         fail("JW452", f"fsdp {args.fsdp} does not divide {args.devices} devices")
     mesh = Mesh(runtime.start(args).devices.reshape(-1, args.fsdp, 1), model.AXES)
-    presets = args.presets or [DEFAULTS[mesh.devices.flat[0].platform][0]]
+    presets = args.presets or [TRAINED[mesh.devices.flat[0].platform][0]]
     measure.write(
         args,
         (measure.run_case(partial(measure_step, args, mesh, x), preset=x) for x in presets),

@@ -195,7 +195,7 @@ def test_checkpoint_grows_with_the_tokenizer_s_vocabulary(tmp_path) -> None:
     tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0")).save(str(file))
     small, large = make_training(ngram=1), make_training(ngram=1, tokenizer=str(file))
     width = presets.PRESETS["tiny"].width
-    assert checkpoint_bytes(large) - checkpoint_bytes(small) == 12 * width * 2 * (1000 - 256)
+    assert checkpoint_bytes(large) - checkpoint_bytes(small) == 12 * width * 2 * (1024 - 256)
 
 
 # ------------------------------------------------------------------------------ shared file system

@@ -11,12 +11,14 @@ from typing import Any
 
 import yaml
 
+from jaxway.config.gpus import known_gpus
 from jaxway.config.schema import (
     WORKFLOW,
     ConfigurationError,
     check,
     expand,
     load_schema,
+    nearest,
     simple_path,
     with_defaults,
 )
@@ -38,6 +40,7 @@ class Site:
     scratch: str
     platform: str | None
     gpus_per_node: int
+    gpu: str | None
     cores_per_node: int | None
     host_suffix: str
     partitions: Mapping[str, str]
@@ -57,6 +60,9 @@ def parse(values: Any, file: str) -> Site:
     """The site that these values describe, checked and with defaults."""
     schema = load_schema("site")
     check(values, schema, "site")
+    if (gpu := values.get("gpu")) not in (None, *known_gpus()):
+        known = nearest(gpu, [*known_gpus()])
+        raise ConfigurationError("JW020", f"site.gpu: {gpu} is not in profiles/gpus.yaml; {known}")
     return Site(file=file, **with_defaults(values, schema["properties"]))
 
 

@@ -24,7 +24,6 @@ from jaxway.preflight.folders import nearest_existing_parent
 FILES_OF_A_PULL = 8  # SIF, record, digest, link, lock, a run's link back in its folder, and a part
 FILES_OF_DATA = 5  # shards and record
 FILES_OF_A_CHECKPOINT, FILES_OF_A_PROCESS = 20, 10  # as Orbax writes them, roughly
-BYTES_OF_A_PARAMETER = 12  # float32, and AdamW's two moments
 
 
 @dataclass(frozen=True)
@@ -176,10 +175,6 @@ def kept_checkpoints(job: TrainJob) -> int:
 
 def checkpoint_bytes(job: TrainJob) -> int:
     """Size of a checkpoint: parameters as model.init() has them, whose module imports JAX."""
-    sizes = presets.resolve(job.options)
-    shape = (sizes[key] for key in ("width", "heads", "kv_heads", "mlp", "mlp_width"))
-    rows = vocabulary_size(job.data.tokenizer if job.data else "bytes")
-    rows *= 1 if sizes["tied_embeddings"] else 2
-    rows += (sizes["ngram"] - 1) * 2**presets.NGRAM_BITS
-    parameters: int = sizes["layers"] * presets.layer_parameters(*shape) + sizes["width"] * rows
-    return BYTES_OF_A_PARAMETER * parameters
+    vocabulary = vocabulary_size(job.data.tokenizer if job.data else "bytes")
+    counts = presets.parameter_counts(presets.resolve(job.options), vocabulary)
+    return presets.BYTES_OF_A_PARAMETER * sum(counts)

@@ -7,6 +7,7 @@ coloured by the page's CSS variables, so that they follow light and dark.
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ from jaxway.report.benchmarks import group, rooflines, scaling
 from jaxway.report.costs import cost_table
 from jaxway.report.entries import entries_of, overview
 from jaxway.report.history import timelines
+from jaxway.report.limits import share_of_limit
 from jaxway.report.nodes import node_table
 from jaxway.report.plots import STYLE, number
 from jaxway.report.provenance import origin_of
@@ -116,6 +118,7 @@ def page(args: argparse.Namespace) -> str:
         benchmark_count=sum(len(result.benchmarks) for result in results.benchmarks.values()),
         verdicts=overview(entries),
         groups=group(entries),
+        share_of_limit=partial(share_of_limit, site=args.site),
         scaling=scaling(entries),
         rooflines=rooflines(entries),
         history=timelines(args.history, entries),

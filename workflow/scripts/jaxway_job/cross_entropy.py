@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxway_shared.presets import MAX_LOGITS
 
 from jaxway_job.model import HEAD, Config, Params, constrain, forward, head, widen
-
-MAX_LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
 
 
 def loss(

@@ -1,13 +1,13 @@
 """What a training works with and never changes: data, model, optimizer, and how all is sharded."""
 
 import argparse
-import math
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxway_shared import presets
 
 from jaxway_job import dataset, flops, model
 from jaxway_job.optimization import (
@@ -36,7 +36,7 @@ class TrainingSetup:
             tied_embeddings=args.tied_embeddings,
             ngram=args.ngram,
             document_end=data.record.end_of_text if args.document_attention else None,
-            vocabulary=math.ceil(self.data.record.vocabulary / 128) * 128,  # for matrix units
+            vocabulary=presets.padded(self.data.record.vocabulary),
             dtype=args.dtype or ("bfloat16" if on_gpu else "float32"),
             remat=args.remat,
             unroll=on_gpu if args.unroll is None else args.unroll,

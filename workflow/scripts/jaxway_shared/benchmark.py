@@ -8,6 +8,8 @@ from jaxway_shared import versioned
 from jaxway_shared.provenance import Provenance
 
 SCHEMA_VERSION = 2
+# What benchmark_train measures unless options say it: preset, vocabulary, type of activations.
+TRAINED = {"cpu": ("tiny", 256, "float32"), "gpu": ("124M", 50304, "bfloat16")}
 Case = dict[str, str | int | float | None]  # as {"dtype": "float32", "shape": "1024x1024x1024"}
 
 

@@ -16,6 +16,13 @@ SHELL_RE = (
 # Of the site, of Slurm and of the image, too.
 RECORDED_RE = re.compile(f"{SHELL_RE}|^(CUDA_|GLOO_|MAXTEXT_|OMP_|UCX_)")
 SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")
+FOR_COMPILING = {  # of a process that compiles for GPUs that are not there
+    "JAX_PLATFORMS": "cpu",
+    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver
+    # There is nothing to try kernels on, and nobody runs what LLVM makes of them.
+    "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+}
 CREDENTIALS_RE = re.compile("//[^/]*@")  # of a URL
 
 

@@ -157,6 +157,9 @@ CODES = {
     "JW514": "compute nodes do not see a folder",
     "JW515": "run in $HOME",
     "JW516": "container does not see a file",
+    "JW517": "training that does not fit a GPU's memory",
+    "JW518": "step that cannot be compiled",
+    "JW519": "site without a known GPU",
     #
     # The command line `jaxway`: 550 to 599.
     "JW550": "ended by a signal",

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 NGRAM_BITS = 12  # a table of n-grams has 2**12 rows
+BYTES_OF_A_PARAMETER = 12  # float32, and AdamW's two moments
+MAX_LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
 
 
 class Preset(NamedTuple):
@@ -40,6 +42,19 @@ def layer_parameters(width: int, heads: int, kv_heads: int, mlp: str, mlp_width:
     """Parameters of a layer, all in matrices: queries and output, keys and values, MLP."""
     attention = 2 * width**2 + 2 * width * kv_heads * (width // heads)
     return attention + (3 if mlp == "gated" else 2) * width * mlp_width
+
+
+def padded(vocabulary: int) -> int:
+    """Rows of the embeddings: a multiple of 128, for matrix units."""
+    return math.ceil(vocabulary / 128) * 128
+
+
+def parameter_counts(sizes: Mapping[str, Any], vocabulary: int) -> tuple[int, int]:
+    """Parameters of all layers, and of embeddings and head; ``sizes``: resolved options."""
+    shape = (sizes[key] for key in ("width", "heads", "kv_heads", "mlp", "mlp_width"))
+    rows = padded(vocabulary) * (1 if sizes["tied_embeddings"] else 2)
+    rows += (sizes["ngram"] - 1) * 2**NGRAM_BITS
+    return sizes["layers"] * layer_parameters(*shape), sizes["width"] * rows
 
 
 def resolve(options: Mapping[str, Any]) -> dict[str, Any]:

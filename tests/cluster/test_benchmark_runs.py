@@ -143,7 +143,8 @@ def throttled(cluster: Cluster, node: str) -> Iterator[None]:
 @pytest.mark.timeout(1800)
 def test_slow_node_is_excluded(cluster: Cluster, alice: Checkout, store: str) -> None:
     """One job at a time: the nodes share this machine's cores."""
-    long = {"shapes": ["2048x2048x2048"], "rounds": 3}  # a sample takes many of THROTTLE's turns
+    # A sample takes many of THROTTLE's turns.
+    long = {"shapes": ["2048x2048x2048"], "rounds": 3, "repeats": 10}
     settings = {
         "benchmark": {"quick": QUICK | long | {"timeout_minutes": 10}},
         "node_check": {"nodes": ["jrc[0101-0102]"]},

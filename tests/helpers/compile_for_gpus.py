@@ -34,8 +34,9 @@ def compile_step(gpu: str, hosts: int = 1, gpus: int = 1, **options: Any) -> tup
 sdpa, jit = model.sdpa, jax.jit
 
 
-def float32_attention(config: Any, *qkv: Any) -> Any:
-    return sdpa(config, *(x.astype(jnp.float32) for x in qkv)).astype(jnp.bfloat16)
+def float32_attention(config: Any, q: Any, k: Any, v: Any, document: Any) -> Any:
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    return sdpa(config, q, k, v, document).astype(jnp.bfloat16)
 
 
 def jit_without_donation(function: Any, **options: Any) -> Any:

@@ -8,6 +8,7 @@ of a head, G heads of keys and values, P width of the queries, key and value of 
 of the MLP, V vocabulary, R rows of a table of n-grams.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,14 +133,16 @@ def init(config: Config, key: Array) -> Params:
         gate_LxDxF = jax.random.normal(jax.random.fold_in(keys[2], 1), (L, D, F))
         layers["gate_LxDxF"] = gate_LxDxF * D**-0.5
     # Residual branches end in zeros and the head is small: the first prediction is nearly uniform.
-    small = 0.1 * D**-0.5
+    # Tied embeddings are larger, since the first updates are large beside small ones, up to where
+    # each token would predict itself: its own logit is their spread x D.
+    tied = min(0.2 * D**-0.5, math.log1p(V / 20) / D)
     params = {
-        "embed_VxD": jax.random.normal(keys[0], (V, D)) * (small if config.tied_embeddings else 1),
+        "embed_VxD": jax.random.normal(keys[0], (V, D)) * (tied if config.tied_embeddings else 1),
         "ngrams_RxD": [jnp.zeros((2**NGRAM_BITS, D)) for _ in range(2, config.ngram + 1)],
         "layers": layers,
     }
     if not config.tied_embeddings:
-        params["head_DxV"] = jax.random.normal(keys[3], (D, V)) * small
+        params["head_DxV"] = jax.random.normal(keys[3], (D, V)) * 0.1 * D**-0.5
     return params
 
 

@@ -1,3 +1,4 @@
+import argparse
 import json
 import os
 import shlex
@@ -24,14 +25,14 @@ class Training:
         self.folder, self.state, self.out = folder, folder / "state", folder / "out/summary.json"
         self.state.mkdir()
 
-    def start(self, script, devices=1, **environment):
+    def start(self, script, devices=1, options=(), **environment):
         (self.folder / "script.py").write_text(script)
         words = f"{sys.executable} '{self.folder}/script.py' --lr 1e-3"
-        return self.start_words(words, devices, **environment)
+        return self.start_words(words, devices, options, **environment)
 
-    def start_words(self, words, devices=1, **environment):
+    def start_words(self, words, devices=1, options=(), **environment):
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_", "JAX"))}
-        flags = ["--platform=cpu", f"--devices={devices}", f"--state={self.state}"]
+        flags = ["--platform=cpu", f"--devices={devices}", f"--state={self.state}", *options]
         return subprocess.Popen(
             [sys.executable, PROGRAM, *flags, f"--command={words}", f"--out={self.out}"],
             env={**outer, **environment},
@@ -95,6 +96,33 @@ def test_the_documented_example_resumes_and_finishes(training):
     assert summary["provenance"]["arguments"]["platform"] == "cpu"
     assert summary["seconds"] == sum(s["seconds"] for s in summary["segments"]) > 0
     assert training.segments() == [(1, 10), (11, 100)]
+
+
+# Keeps its own checkpoints, of which one is complete when the file `done` is in it.
+TRAINER = f"""{STEP}import signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+step = max((int(x.parent.name) for x in state.glob("run/*/done")), default=0)
+while step < 6:
+    step += 2
+    (state / f"run/{{step}}").mkdir(parents=True)
+    if step == 6 and not (state / "stopped").exists():
+        (state / "stopped").touch()
+        signal.sigwait([signal.SIGTERM])
+        sys.exit()
+    (state / f"run/{{step}}/done").touch()"""
+
+
+def test_program_that_keeps_its_own_checkpoints(training):
+    """It does not say that it is to be resumed: exit code 0 would mean finished."""
+    options = ["--checkpoints=run/{step}/done", "--stop-seconds=60"]
+    soon = str(time.time() + 60)
+    job = training.start(TRAINER, options=options, JAXWAY_DEADLINE=soon)
+    assert "the command exited with code 0, can be resumed" in wait(job, 75)
+    assert not training.out.exists() and training.error() is None
+    (training.state / "run/6").rmdir()
+    wait(training.start(TRAINER, options=options))
+    assert training.segments() == [(1, 4), (5, 6)]
+    assert json.loads(training.out.read_text())["steps"] == 6
 
 
 def test_finished_state_is_not_run_again(training):
@@ -308,3 +336,29 @@ def test_variables_of_the_training_are_replaced_without_a_shell(training):
 )
 def test_commands_that_cannot_run(training, words, sentence):
     assert wait(training.start_words(words), 1) == f"command.py: {sentence} [JW310]\n"
+
+
+def test_checkpoints_that_cannot_be_found(tmp_path):
+    args = argparse.Namespace(checkpoints="checkpoint-*")
+    with pytest.raises(SystemExit, match=r"checkpoints: checkpoint-[*] must have {step} once"):
+        command.watch(args, tmp_path)
+
+
+def test_check_program_of_the_documented_example(tmp_path):
+    slow = EXAMPLE.replace("while step < 100:\n", "while step < 1000:\n    time.sleep(0.002)\n")
+    assert slow != EXAMPLE
+    (tmp_path / "slow.py").write_text(slow)
+    (tmp_path / "config.yaml").write_text(
+        f"train: {{mine: {{program: command, command: {sys.executable} slow.py}}}}"
+    )
+    profile = f"--profile={PROGRAM.parents[2]}/profiles/local"
+    words = [sys.executable, "-m", "jaxway", "check-program", "mine", profile]
+    done = subprocess.run(
+        [*words, "--configfile=config.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+        ["PASS", "start"],
+        ["PASS", "stop"],
+        ["PASS", "resume"],
+    ]

@@ -13,7 +13,8 @@ import pytest
 
 PROGRAM = Path(maxtext.__file__)
 STEPS = 10
-# A stub, not MaxText: it logs, saves, resumes and ends on SIGTERM as MaxText does, in no time.
+# A stub, not MaxText: it logs, evaluates, saves, resumes and ends on SIGTERM as MaxText did, that
+# of 2024-10-23 (commit ed2d123) and the package 0.2.5, when benchmarks/maxtext.py ran them.
 # After the step that $STUB_PAUSE names it writes the file `ready<rank>` and waits for SIGTERM;
 # after the one that $STUB_FAIL names it exits with 3.
 STUB = """
@@ -35,6 +36,8 @@ first = max((int(p.name) + 1 for p in checkpoints.iterdir() if p.name.isdigit())
 for step in range(first, int(settings["steps"])):
     loss = os.environ.get("STUB_LOSS") or f"{9 - step / 10:.3f}"
     print(f"LINE", file=sys.OUTPUT, flush=True)
+    if step == 4:
+        print(f"EVALUATION", file=sys.OUTPUT, flush=True)
     if str(step) == os.environ.get("STUB_PAUSE"):
         (state / f"ready{rank}").touch()
         while not preempted:
@@ -57,6 +60,8 @@ NEW_LINE = (
     "I1123 03:45:58.211639 139890003512192 metric_logger.py:265] " + OLD_LINE + ", lm_loss: 5, "
     "perplexity: 1629487.000"
 )
+OLD_EVALUATION = "average loss after step={step}: eval_step_count=2, eval_loss=6.5, total_weights=8"
+NEW_EVALUATION = "Completed eval after train step {step}, loss=6.500, perplexity=665.142"
 OLD_KEYS = (
     "run_name base_output_directory jax_cache_dir hardware model_name steps per_device_batch_size "
     "max_target_length dataset_type ici_data_parallelism ici_fsdp_parallelism learning_rate "
@@ -73,7 +78,11 @@ def write(path, text):
 
 def old_image(folder):
     """Stub of MaxText in the image of October 2024, as a folder."""
-    stub = STUB.replace("LINE", OLD_LINE).replace("OUTPUT", "stdout")
+    stub = (
+        STUB.replace("LINE", OLD_LINE)
+        .replace("EVALUATION", OLD_EVALUATION)
+        .replace("OUTPUT", "stdout")
+    )
     write(folder / "MaxText/train.py", stub)
     write(folder / "MaxText/configs/base.yml", OLD_KEYS.replace(" ", ":\n") + ":\n")
     return {"MAXTEXT_HOME": str(folder)}
@@ -81,7 +90,11 @@ def old_image(folder):
 
 def new_package(folder):
     """Stub of the package maxtext."""
-    stub = STUB.replace("LINE", NEW_LINE).replace("OUTPUT", "stderr")
+    stub = (
+        STUB.replace("LINE", NEW_LINE)
+        .replace("EVALUATION", NEW_EVALUATION)
+        .replace("OUTPUT", "stderr")
+    )
     write(folder / "maxtext/trainers/pre_train/train.py", stub)
     for package in ("maxtext", "maxtext/trainers", "maxtext/trainers/pre_train"):
         write(folder / package / "__init__.py", "")
@@ -133,7 +146,8 @@ def read_lines(path):
 def test_run_that_finishes(start, stub, tmp_path):
     log = wait(start("--settings=learning_rate=1e-4", devices=2, **stub))
     metrics = read_lines(tmp_path / "out/metrics.jsonl")
-    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, STEPS + 1))
+    assert {"step": 5, "validation_loss": 6.5} in metrics
     assert metrics[3] == {
         "step": 4,
         "loss": 8.7,
@@ -166,9 +180,8 @@ def test_maxtext_is_stopped_before_the_deadline_and_resumes(start, stub, tmp_pat
     assert "MaxText was asked to stop and exited with code 0, can be resumed" in log
     assert not (tmp_path / "out").exists() and not (tmp_path / "state/error").exists()
     wait(start(**stub))
-    assert [line["step"] for line in read_lines(tmp_path / "out/metrics.jsonl")] == [
-        *range(1, STEPS + 1)
-    ]
+    lines = read_lines(tmp_path / "out/metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [*range(1, STEPS + 1)]
     segments = json.loads((tmp_path / "state/segments.json").read_text())["segments"]
     assert [(s["first_step"], s["last_step"]) for s in segments] == [(1, saved), (saved + 1, STEPS)]
 
@@ -211,9 +224,9 @@ def test_steps_after_a_killed_run_are_logged_once(start, stub, tmp_path):
         os.kill(int(child), signal.SIGKILL)
     wait(process, 137)
     assert (tmp_path / "state/last_checkpoint_step").read_text() == "5\n"
-    assert len(read_lines(tmp_path / "state/metrics.jsonl")) == 7
+    assert len(read_lines(tmp_path / "state/metrics.jsonl")) == 7 + 1  # an evaluation
     wait(start(**stub))
-    assert len(read_lines(tmp_path / "out/metrics.jsonl")) == STEPS
+    assert len(read_lines(tmp_path / "out/metrics.jsonl")) == STEPS + 1
 
 
 def test_failure_is_recorded(start, stub, tmp_path):
@@ -251,9 +264,18 @@ def test_two_processes(start, stub, tmp_path):
 
 def test_line_that_another_thread_wrote_into_is_skipped():
     line = NEW_LINE.format(step=4, loss="6.645W1126 03:45:59.000001")
-    assert maxtext.parse_step(line, 1) is None
-    metrics = maxtext.parse_step(NEW_LINE.format(step=4, loss="6.645"), 2)
+    assert maxtext.parse_line(line, 1) is None
+    metrics = maxtext.parse_line(NEW_LINE.format(step=4, loss="6.645"), 2)
     assert metrics is not None and (metrics["step"], metrics["loss"]) == (5, 6.645)
+
+
+@pytest.mark.parametrize(
+    ("line", "step"),
+    [(OLD_EVALUATION, "9"), (OLD_EVALUATION, "np.int64(9)"), (NEW_EVALUATION, "9")],
+)
+def test_lines_of_evaluations(line, step):
+    found = maxtext.parse_line(line.format(step=step), 1)
+    assert found == {"step": 10, "validation_loss": 6.5}
 
 
 def test_container_without_maxtext(start):

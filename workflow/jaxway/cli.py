@@ -38,6 +38,11 @@ COMMANDS = {
         "say whether each training fits a GPU, and how fast it can be",
         f"jaxway plan-memory {JURECA}",
     ),
+    "check-program": Command(
+        "jaxway.preflight.program",
+        "try whether a program of your own starts, stops and resumes as jobs need it",
+        "jaxway check-program mine --platform cpu",
+    ),
     "follow": Command(
         "jaxway.monitor.follow",
         "show what each job of the run in this folder does",
@@ -98,7 +103,7 @@ def overview() -> str:
     lines = ["commands:"]
     for name, command in COMMANDS.items():
         if command.example:
-            lines += [f"  {name:12}{command.summary}", f"{'':14}{command.example}"]
+            lines += [f"  {name:15}{command.summary}", f"{'':17}{command.example}"]
     lines += ["", "called by the workflow's rules:"]
     lines += [f"  {n:18}{c.summary}" for n, c in COMMANDS.items() if not c.example]
     return "\n".join(lines)

@@ -6,6 +6,7 @@ docs/programs.md says what the program is given, and what it must do.
 import argparse
 import contextlib
 import ctypes
+import math
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxway_job import runtime, training_state
-from jaxway_shared import training
+from jaxway_shared import own_checkpoints, training
 from jaxway_shared.errors import fail
 from jaxway_shared.training import ProgramSummary, TrainingState
 
@@ -28,6 +29,21 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "default": None,
         "description": "what to run, required; words are split as a shell does, but no shell runs; "
         "`$JAXWAY_STATE` and other variables of that kind are replaced",
+    },
+    "checkpoints": {
+        "type": ["string", "null"],
+        "default": None,
+        "affects_result": False,
+        "description": "of a program that keeps its own checkpoints: what is below `JAXWAY_STATE` "
+        "once one is complete, with `{step}` for its step and `*` for anything but `/`, as in "
+        "`checkpoint-{step}/trainer_state.json`",
+    },
+    "stop_seconds": {
+        "type": "integer",
+        "minimum": 0,
+        "default": 120,
+        "affects_result": False,
+        "description": "such a program gets SIGTERM so long before the job ends",
     },
 }
 POLL_INTERVAL_S = 0.5  # between two looks at a running program
@@ -42,6 +58,31 @@ EXIT_SIGNALS = range(129, 160)  # exit codes of a program that a signal ended: 1
 def last_checkpoint_step(folder: Path) -> int | None:
     """Step of the last checkpoint that the program has recorded; None, it has recorded none."""
     return TrainingState.read(folder).last_checkpoint_step
+
+
+class OwnCheckpoints:
+    """Looks after a program that keeps its own checkpoints, and asks it to stop in time.
+
+    ``newest`` finds the step of the newest complete one, ``margin_s`` is before the deadline.
+    """
+
+    def __init__(self, folder: Path, newest: Callable[[], int], margin_s: float) -> None:
+        self.folder, self.newest = folder, newest
+        self.stop_time = (training_state.deadline() or math.inf) - margin_s
+        self.record()
+
+    def record(self) -> None:
+        """Record the newest checkpoint, if it is another one."""
+        step = self.newest()
+        if step != last_checkpoint_step(self.folder):
+            training_state.record_checkpoint(self.folder, step)
+
+    def poll(self) -> None:
+        """Record the newest checkpoint; when it is time, have this program forward SIGTERM."""
+        self.record()
+        if time.time() > self.stop_time:
+            self.stop_time = math.inf
+            signal.raise_signal(signal.SIGTERM)
 
 
 class Progress:
@@ -205,6 +246,18 @@ def expand(word: str, environment: Mapping[str, str]) -> str:
     return OWN_VARIABLE_RE.sub(lambda found: environment.get(found[1] or found[2], found[0]), word)
 
 
+def watch(args: argparse.Namespace, folder: Path) -> OwnCheckpoints | None:
+    """What looks after the program's own checkpoints; None, it records their steps itself."""
+    pattern = args.checkpoints
+    if pattern is None:
+        return None
+    if problem := own_checkpoints.problem(pattern):
+        fail("JW310", f"checkpoints: {pattern} {problem}")
+    return OwnCheckpoints(
+        folder, lambda: own_checkpoints.newest(folder, pattern), args.stop_seconds
+    )
+
+
 def main() -> None:
     """Run the program, and end as it does."""
     parser = runtime.parser(__doc__.splitlines()[0], OPTIONS)
@@ -217,11 +270,19 @@ def main() -> None:
         if training_state.rewrite_results(folder, args.out):
             return
         check_metrics(folder)
+        watched = watch(args, folder)
         progress = Progress(args, folder)
         variables = environment(args, folder)
         words = [expand(word, variables) for word in words]
-        code, _ = run(words, variables, progress.poll)
-        if code == training_state.EXIT_RESUBMIT:
+
+        def poll() -> None:
+            if watched:
+                watched.poll()
+            progress.poll()
+
+        code, terminated = run(words, variables, poll)
+        # What stops such a program has no say in its exit code: 0, 1, that of the signal.
+        if code == training_state.EXIT_RESUBMIT or (watched and terminated):
             training_state.exit_for_resubmission(f"the command exited with code {code}")
         if code in EXIT_SIGNALS:
             sys.exit(code)

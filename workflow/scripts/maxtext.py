@@ -11,18 +11,16 @@ import math
 import os
 import re
 import shlex
-import signal
 import socket
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import command
 from jaxway_job import runtime, training_state
-from jaxway_shared import training
+from jaxway_shared import own_checkpoints, training
 from jaxway_shared.errors import fail
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -81,6 +79,10 @@ SHUTDOWN_MARGIN_S = 120  # before the deadline, when MaxText is asked to save an
 HOME = Path(os.environ.get("MAXTEXT_HOME", "/opt/maxtext"))
 RUN_NAME = "run"  # name of the folder that MaxText makes in the state
 NUMBER = r"([-+.\w]+)"
+EVALUATION_RE = re.compile(  # October 2024's, today's; numpy may write np.int64(9)
+    rf"average loss after step=\D*(?:64\()?(\d+)\)?: .*?\beval_loss={NUMBER}"
+    rf"|Completed eval after train step (\d+), loss={NUMBER}"
+)
 STEP_RE = re.compile(
     rf"completed step: (\d+), seconds: {NUMBER}, TFLOP/s/device: {NUMBER}, "
     rf"Tokens/s/device: {NUMBER}, .*?\bloss: {NUMBER}"
@@ -169,27 +171,28 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
 
 def saved_steps(folder: Path) -> int:
     """Steps that the newest finished checkpoint holds. MaxText counts them from 0."""
-    found = (folder / RUN_NAME / "checkpoints").glob("*")
-    return max((int(path.name) + 1 for path in found if path.name.isdecimal()), default=0)
+    found = own_checkpoints.find(folder, f"{RUN_NAME}/checkpoints/{own_checkpoints.STEP}")
+    return max(found, default=-1) + 1
 
 
-def parse_step(line: str, devices: int) -> dict[str, float] | None:
+def parse_line(line: str, devices: int) -> dict[str, float] | None:
     """Metrics of a step that a line of MaxText's log is about; None, it is about none.
 
     Another thread may have written into the line: it is skipped unless all numbers are numbers.
     """
-    found = STEP_RE.search(line)
-    if not found:
-        return None
     with contextlib.suppress(ValueError):
-        seconds, tflops, tokens, loss = map(float, found.groups()[1:])
-        return {
-            "step": int(found[1]) + 1,
-            "loss": loss,
-            "step_seconds": seconds,
-            "tokens_per_second": tokens * devices,
-            "tflops_per_device": tflops,
-        }
+        if found := STEP_RE.search(line):
+            seconds, tflops, tokens, loss = map(float, found.groups()[1:])
+            return {
+                "step": int(found[1]) + 1,
+                "loss": loss,
+                "step_seconds": seconds,
+                "tokens_per_second": tokens * devices,
+                "tflops_per_device": tflops,
+            }
+        if found := EVALUATION_RE.search(line):
+            step, loss = filter(None, found.groups())
+            return {"step": int(step) + 1, "validation_loss": float(loss)}
     return None
 
 
@@ -201,16 +204,10 @@ class LogReader:
         self.read_end, self.write_end = os.pipe()
         os.set_blocking(self.read_end, False)
         self.incomplete_line = b""
-        self.step = 0
-        self.record_checkpoint()
+        self.checkpoints = command.OwnCheckpoints(
+            folder, lambda: saved_steps(folder), SHUTDOWN_MARGIN_S
+        )
         self.progress = command.Progress(args, folder)
-        self.stop_time = (training_state.deadline() or math.inf) - SHUTDOWN_MARGIN_S
-
-    def record_checkpoint(self) -> None:
-        """Record the newest checkpoint, if it is another one."""
-        step = saved_steps(self.folder)
-        if step != command.last_checkpoint_step(self.folder):
-            training_state.record_checkpoint(self.folder, step)
 
     def poll(self) -> None:
         """Read what is new, and ask MaxText to stop when it is time to."""
@@ -221,20 +218,17 @@ class LogReader:
                 *lines, self.incomplete_line = (self.incomplete_line + chunk).split(b"\n")
                 for line in lines:
                     self.record_metrics(line.decode(errors="replace"))
-        self.record_checkpoint()
+        self.checkpoints.poll()
         self.progress.poll()
-        if time.time() > self.stop_time:
-            self.stop_time = math.inf
-            signal.raise_signal(signal.SIGTERM)
 
     def record_metrics(self, line: str) -> None:
         """Add a line of the log to the metrics, if it is about a step."""
-        metrics = parse_step(line, self.devices)
+        metrics = parse_line(line, self.devices)
         if metrics is None:
             return
-        self.step = int(metrics["step"])
-        if not math.isfinite(metrics["loss"]):
-            fail("JW305", f"the loss is {metrics['loss']} at step {self.step}")
+        for name in metrics.keys() & {"loss", "validation_loss"}:
+            if not math.isfinite(metrics[name]):
+                fail("JW305", f"the {name} is {metrics[name]} at step {metrics['step']}")
         training_state.append_metrics(self.folder, metrics)
 
 
@@ -270,14 +264,16 @@ def main() -> None:
             run(args, words, home, log)
             saved, before = saved_steps(folder), saved
             words = start + settings(args, folder, base)
-        metrics = training.read_metrics(folder / training.METRICS)
-        rates = [line.numbers["tokens_per_second"] for line in metrics]
+        lines = training.read_metrics(folder / training.METRICS)
+        steps = [line.numbers for line in lines if "loss" in line.numbers]
         summary = log.progress.summary(
             "maxtext",
             words,
             saved,
-            loss=metrics[-1].numbers["loss"] if metrics else None,
-            tokens_per_second=statistics.median(rates) if rates else None,
+            loss=steps[-1]["loss"] if steps else None,
+            tokens_per_second=(
+                statistics.median(each["tokens_per_second"] for each in steps) if steps else None
+            ),
         )
         training_state.write_results(folder, args.out, summary)
 

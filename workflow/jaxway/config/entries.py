@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from jaxway_shared import presets, training_rules
+from jaxway_shared import own_checkpoints, presets, training_rules
 
 from jaxway.config.jobs import (
     BYTE_TOKENIZERS,
@@ -82,6 +82,7 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
             check_sizes(job, path)
         if program == "command":
             check_command(values["command"], f"{path}.command")
+            check_checkpoints(values["checkpoints"], f"{path}.checkpoints")
         yield job
 
 
@@ -245,6 +246,12 @@ def check_origins(jobs: Mapping[str, TrainJob]) -> None:
                 raise ConfigurationError("JW030", f"{path}: {run} would begin at itself")
             before.append(run)
             job = jobs[run]
+
+
+def check_checkpoints(pattern: str | None, path: str) -> None:
+    """Raise a sentence if a pattern of a program's own checkpoints cannot tell their steps."""
+    if pattern is not None and (problem := own_checkpoints.problem(pattern)):
+        raise ConfigurationError("JW012", f"{path}: {problem}")
 
 
 def check_command(command: str | None, path: str) -> None:

@@ -169,6 +169,7 @@ CODES = {
     "JW554": "program to enter a container is missing",
     "JW555": "no command for the container",
     "JW556": "no TensorBoard to write for",
+    "JW557": "program that does not start, stop or resume as jobs need it",
 }
 
 

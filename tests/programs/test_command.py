@@ -172,11 +172,14 @@ raise SystemExit(75)"""
     assert training.segments() == [(1, 8)]
 
 
-# Saves a second after SIGTERM, when whoever started it has long been ended by that.
-SLOW_TO_SAVE = f"""{STEP}import signal, sys, time
+# Saves a second after SIGTERM, when whoever started it has long been ended by that, and needs
+# the process that reads its data.
+SLOW_TO_SAVE = f"""{STEP}import signal, subprocess, sys, time
+worker = subprocess.Popen(["sleep", "1000"])
 def save(*_):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     time.sleep(1)
+    assert worker.poll() is None
     (state / "last_checkpoint_step").write_text("8")
     os._exit(75)
 signal.signal(signal.SIGTERM, save)

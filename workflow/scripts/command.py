@@ -51,6 +51,7 @@ GROUP_WAIT_S = 300  # for processes that outlive the one that started them, then
 KILL_WAIT_S = 10  # for their end then, unless somebody else leaves one as a zombie
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 PR_SET_CHILD_SUBREAPER = 36
+SHELLS = ("bash", "dash", "ksh", "sh", "zsh")
 OWN_VARIABLE_RE = re.compile(r"\$(?:(JAXWAY_\w+)|\{(JAXWAY_\w+)\})")
 EXIT_SIGNALS = range(129, 160)  # exit codes of a program that a signal ended: 128 + its number
 
@@ -138,6 +139,28 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     return result
 
 
+def children(process: int) -> list[int]:
+    """Processes that a process has started or, by its being a subreaper, adopted."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if file.read_text().rpartition(")")[2].split()[1] == str(process):
+                found.append(int(file.parent.name))
+    return found
+
+
+def addressees(process: int) -> list[int]:
+    """Who gets a signal: a process; of a shell, which tells nobody, also whom it has started.
+
+    Other programs see to their own: one that is to save still needs the workers that read its data.
+    """
+    with contextlib.suppress(OSError):  # it has ended
+        if Path(f"/proc/{process}/comm").read_text().strip() in SHELLS:
+            below = [each for child in children(process) for each in addressees(child)]
+            return [process, *below]
+    return [process]
+
+
 class ProcessGroup:
     """A program and what it starts, as `bash -c 'a | b'`, unless that begins a group of its own."""
 
@@ -152,13 +175,24 @@ class ProcessGroup:
         except OSError as error:
             fail("JW310", f"cannot run {words[0]}: {error.strerror}")
         self.end: float | None = None  # when the leader was seen to have ended
-        self.terminated = False  # SIGTERM was sent
+        self.terminated: set[int] = set()  # who got SIGTERM
 
-    def signal(self, number: int) -> None:
-        """Send a signal to every process."""
-        self.terminated |= number == signal.SIGTERM
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.leader.pid, number)
+    def signal(self, number: int, process: int | None = None) -> None:
+        """Send a signal to the leader, or to another process, and to whom it would not tell."""
+        for each in addressees(process or self.leader.pid):
+            if number == signal.SIGTERM:
+                self.terminated.add(each)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, number)
+
+    def orphans(self) -> list[int]:
+        """What has outlived the process that started it."""
+        found = []
+        for process in children(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(process) == self.leader.pid:
+                    found.append(process)
+        return found
 
     def wait(self, timeout_s: float) -> bool:
         """Whether all have ended within so long. What outlives its leader is told to end, too."""
@@ -166,11 +200,13 @@ class ProcessGroup:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.leader.wait(timeout_s)
                 self.end = time.monotonic()
-                if not self.terminated:
-                    self.signal(signal.SIGTERM)
         elif self.alive():
             time.sleep(timeout_s)
-        return self.end is not None and not self.alive()
+        if self.end is None:
+            return False
+        for process in {*self.orphans()} - self.terminated:
+            self.signal(signal.SIGTERM, process)
+        return not self.alive()
 
     def alive(self) -> bool:
         """Whether a process is left; asked after the end of the leader, whose code it takes."""
@@ -185,7 +221,8 @@ class ProcessGroup:
 
     def kill(self) -> None:
         """End all that is left."""
-        self.signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.leader.pid, signal.SIGKILL)
         self.leader.wait()
         killed = time.monotonic()
         while self.alive() and time.monotonic() - killed < KILL_WAIT_S:
@@ -212,7 +249,8 @@ def run(
         while not group.wait(POLL_INTERVAL_S):
             while received:
                 number = received.pop(0)
-                group.signal(number)
+                for process in [None] if group.end is None else group.orphans():
+                    group.signal(number, process)
                 terminated |= number == signal.SIGTERM
             poll()
             if group.end and time.monotonic() - group.end > GROUP_WAIT_S:

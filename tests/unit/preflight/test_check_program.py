@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -109,18 +110,13 @@ def save(step):
 
 
 def test_processes_below_one_are_found():
-    with_child = "import os, signal; os.fork(); os.fork(); print(1, flush=True); signal.pause()"
-    process = program.subprocess.Popen(
-        [sys.executable, "-S", "-c", with_child], stdout=program.subprocess.PIPE
-    )
-    try:
+    script = "import os, signal; os.fork(); os.fork(); print(1, flush=True); signal.pause()"
+    words = [sys.executable, "-S", "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         for _ in range(4):
             process.stdout.readline()
         below = program.descendants(process.pid)
-        assert len(below) == 3
-    finally:
         for each in [*below, process.pid]:
             os.kill(each, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+    assert len(below) == 3

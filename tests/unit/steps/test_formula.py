@@ -37,7 +37,9 @@ def test_formula_is_near_the_compiler(case):
     assert ratio(case) == pytest.approx(1, abs=ERROR)
 
 
-@pytest.mark.parametrize("part", ["logits", "head", "kept", "weights", "accumulated", "backward"])
+@pytest.mark.parametrize(
+    "part", ["logits", "head", "kept", "weights", "accumulated", "backward", "scores"]
+)
 def test_formula_without_a_part_is_found(part, monkeypatch):
     monkeypatch.setattr(formula, part, lambda step: 0)
     assert any(abs(ratio(case) - 1) > ERROR for case in CASES)

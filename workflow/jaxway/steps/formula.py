@@ -62,13 +62,26 @@ def layer(step: Step, remat: str) -> float:
     if step.devices > shape.fsdp * shape.tensor:
         # XLA begins early to compute again, to have something to do while gradients are sent.
         products += H + G + F
-    return activation(step, {"none": everything, "dots": products, "full": D}[remat])
+    if remat == "none":
+        return activation(step, everything) + scores(step)
+    return activation(step, products if remat == "dots" else D)
+
+
+def scores(step: Step) -> float:
+    """Of a layer's attention where cuDNN does not compute it: in float32 and as activations are, of
+    each position five eighths of all (sdpa() in jaxway_job/model.py)."""
+    shape = step.shape
+    width = shape.width // shape.heads
+    if size(step) == 2 and not shape.document_attention and width % 8 == 0 and width <= 128:
+        return 0
+    count = shape.heads / shape.tensor * shape.context * 5 / 8
+    return activation(step, count) * (4 + size(step)) / size(step)
 
 
 def weights(step: Step) -> float:
     """Parameters as activations are; of those that ``fsdp`` gathers, XLA keeps about so many."""
-    gathered = 1 + GATHERED * (step.shape.fsdp - 1)
-    return size(step) * parameters(step) * gathered
+    copies = GATHERED * (step.shape.fsdp - 1) + (size(step) < 4)
+    return size(step) * parameters(step) * copies
 
 
 def loss(step: Step) -> float:
@@ -94,8 +107,9 @@ def logits(step: Step) -> float:
 
 
 def backward(step: Step) -> float:
-    """What a layer computes again, and the gradient of its sum."""
-    return layer(step, "none") - kept(step) + activation(step, step.shape.width)
+    """What a layer computes again, and gradients of its sum and its scores."""
+    again = layer(step, "none") - kept(step)
+    return again + activation(step, step.shape.width) + scores(step)
 
 
 def accumulated(step: Step) -> float:

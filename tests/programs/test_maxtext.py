@@ -13,8 +13,8 @@ import pytest
 
 PROGRAM = Path(maxtext.__file__)
 STEPS = 10
-# A stub, not MaxText: it logs, evaluates, saves, resumes and ends on SIGTERM as MaxText did, that
-# of 2024-10-23 (commit ed2d123) and the package 0.2.5, when benchmarks/maxtext.py ran them.
+# A stub, not MaxText: it logs, saves at its end and on SIGTERM as MaxText of 2024-10-23 (commit
+# ed2d123) did when it was run; resumption and evaluation follow its source and that of 0.2.5.
 # After the step that $STUB_PAUSE names it writes the file `ready<rank>` and waits for SIGTERM;
 # after the one that $STUB_FAIL names it exits with 3.
 STUB = """

@@ -11,7 +11,7 @@ from chain import STEPS_PER_JOB, Chain, Start
 KILLS = 10
 LAST_KILL_S = 20  # after a start
 STEPS = 60
-TAKE_OVER_S = 30  # on a machine that does nothing else 4
+TAKE_OVER_S = 10
 TOOK_OVER = re.compile(r"Took over job (\d+) \((\w+)")
 
 pytestmark = pytest.mark.usefixtures("repaired")

@@ -110,10 +110,9 @@ class Target(Repository):
         return {self.registry.stored[x.name] for x in files}
 
     def refused(self, reason: str, image: str = "", keeps: int = 0) -> None:
-        """Fails and keeps so many layers at most, which depends on which of them comes first; once
-        nothing goes wrong, a pull fetches the others."""
+        """Fails and keeps so many layers; once nothing goes wrong, a pull fetches the others."""
         kept = self.fails(reason, image)
-        assert len(kept) <= keeps
+        assert len(kept) == keeps
         before = len(self.gets())
         self.registry.faults()
         self.pull()

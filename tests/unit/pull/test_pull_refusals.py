@@ -4,6 +4,7 @@ import socket
 from collections import Counter
 
 import pytest
+from jaxway.container import layers
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,8 @@ import pytest
     ],
     ids=["401", "basic", "bearer", "403", "404", "layer-404"],
 )
-def test_refusal_ends_a_pull_at_once(target, fault, reason, keeps):
+def test_refusal_ends_a_pull_at_once(target, monkeypatch, fault, reason, keeps):
+    monkeypatch.setattr(layers, "CONNECTIONS", 1)  # the one refused is the last
     target.registry.faults(target.fault(**fault))
     target.refused(reason, keeps=keeps)
     assert target.clock.pauses == []

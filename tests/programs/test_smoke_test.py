@@ -1,5 +1,6 @@
 """The smoke test: it passes here, and each kind of failure is found, explained and recorded."""
 
+import socket
 import sys
 
 import benchmark_collective
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import smoke_test
 from jax.sharding import Mesh
-from jaxway_job import runtime
+from jaxway_job import gpu_state, runtime
 from jaxway_shared.smoke_test import SmokeTestResult
 from test_runtime import launch
 
 NAMES = ["devices", *(check.__name__ for check in smoke_test.ON_DEVICES + smoke_test.ON_HOST)]
+ON_GPUS = [check.__name__ for check in gpu_state.BEFORE_JAX]
+HOST = socket.gethostname()
 
 
 def verdicts(path):
@@ -49,21 +52,24 @@ def test_passes(tmp_path):
     assert result.passed
     assert passed == dict.fromkeys(NAMES, True)
     assert result.provenance.devices == 2
-    assert result.versions["jax"] == jax.__version__
-    assert all(result.versions[name] for name in (*smoke_test.PACKAGES, "backend"))
+    assert result.versions["jax"] == runtime.JAX_VERSION
+    assert all(result.versions[name] for name in (*smoke_test.PACKAGES, "jax", "backend"))
     for name in (*NAMES, *smoke_test.PACKAGES):
         assert f"\n{name} " in "\n" + done.stdout
     assert list(tmp_path.iterdir()) == [out]  # scratch is left as it was
 
 
 def test_every_check_has_a_meaning():
-    assert list(smoke_test.MEANING) == NAMES
+    assert {*smoke_test.MEANING} == {*NAMES, *ON_GPUS, "clocks"}
 
 
 def test_wrong_number_of_devices(smoke):
     seen = jax.device_count()
     message, result, passed = smoke("--devices", seen + 1)
-    assert f"devices: JAX sees {seen} cpu devices, but the plan expects {seen + 1}" in message
+    assert (
+        f"devices: JAX sees {seen} cpu devices, but the plan expects {seen + 1} on {HOST}"
+        in message
+    )
     assert smoke_test.MEANING["devices"] in message
     assert passed == {"devices": False, "scratch": True, "packages": True}
     assert result.provenance is None
@@ -74,7 +80,10 @@ def test_fallback_to_the_cpu(smoke, monkeypatch):
     mesh = Mesh(np.array(jax.devices()), (runtime.AXIS,))
     monkeypatch.setattr(runtime, "start", lambda args: mesh)
     message, _, passed = smoke("--platform", "cuda")
-    assert f"devices: {mesh.size} cpu devices, but expected {mesh.size} cuda devices" in message
+    assert (
+        f"devices: {mesh.size} cpu devices on {HOST}, but expected {mesh.size} cuda devices"
+        in message
+    )
     assert [name for name, ok in passed.items() if not ok] == ["devices"]
 
 
@@ -86,7 +95,12 @@ def test_no_gpu_and_no_scratch(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("smoke_test.py: devices: ")
     assert len(done.stderr.splitlines()) == 1
-    assert verdicts(out)[1] == {"devices": False, "scratch": False, "packages": True}
+    assert verdicts(out)[1] == {
+        **dict.fromkeys(ON_GPUS, True),  # NVML is not here to tell
+        "devices": False,
+        "scratch": False,
+        "packages": True,
+    }
 
 
 def test_scratch_is_a_file(smoke):
@@ -105,7 +119,7 @@ def test_scratch_changes_what_it_keeps(smoke, monkeypatch):
         return read(path) + b"!" if path.name.startswith("smoke_test.") else read(path)
 
     monkeypatch.setattr(smoke_test.Path, "read_bytes", read_changed)
-    assert "scratch: 1 MiB changed, but expected 1 MiB kept" in smoke()[0]
+    assert f"scratch: 1 MiB changed on {HOST}, but expected 1 MiB kept" in smoke()[0]
 
 
 def off_by(amount, make):
@@ -125,7 +139,7 @@ def off_by(amount, make):
 def test_wrong_numbers(smoke, monkeypatch, module, name, amount, check):
     monkeypatch.setattr(module, name, off_by(amount, getattr(module, name)))
     message, _, passed = smoke()
-    assert message.startswith(f"smoke_test.py: {check}: error {amount}, but expected error 0. ")
+    assert message.startswith(f"smoke_test.py: {check}: error {amount} on {HOST}, but ")
     assert not passed[check]
     assert passed["memory"]  # what comes later has run
 
@@ -179,6 +193,6 @@ smoke_test.main()
     result, passed = verdicts(out)
     assert [name for name, ok in passed.items() if not ok] == ["scratch"]
     failed = result.checks[NAMES.index("scratch")]
-    assert failed.measured == "failed in processes [1]"
+    assert failed.measured == "failed in processes [1] on localhost"
     assert "/dev/null/scratch" in done[1].stderr
     assert "devices " not in done[1].stdout  # one table is enough

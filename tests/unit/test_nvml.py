@@ -1,4 +1,6 @@
-"""What NVML reports, by a library that stands in for it: two GPUs, the second one throttled."""
+"""What NVML reports, and what the smoke test makes of it, by a library that stands in for NVML: two
+GPUs, the second one throttled.
+"""
 
 import argparse
 import ctypes
@@ -8,8 +10,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import pytest
-from jaxway_job import measure, nvml
+from jaxway_job import gpu_state, measure, nvml
 from jaxway_shared.benchmark import GpuStats
+from jaxway_shared.smoke_test import Outcome
 from test_run_benchmarks import until
 
 SOURCE = """
@@ -46,6 +49,31 @@ int nvmlDeviceGetTemperature(void *device, int sensor, unsigned *c) {
 int nvmlDeviceGetCurrentClocksThrottleReasons(void *device, unsigned long long *bits) {
     *bits = INDEX ? 0x8000000000000041 : 0x1;
     return 0;
+}
+int used_gb = 1, none_left = 0, links_up = 12, cuda = 12060, unsupported = 0;
+int cuInit(unsigned flags) { return 0; }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = cuda; return unsupported; }
+int nvmlDeviceGetMemoryInfo(void *device, unsigned long long *total_free_used) {
+    total_free_used[2] = 1000000000ull * (INDEX ? used_gb : 1);
+    return unsupported;
+}
+int nvmlDeviceGetEccMode(void *device, unsigned *now, unsigned *pending) {
+    *now = 1; *pending = 0;
+    return unsupported;
+}
+int nvmlDeviceGetTotalEccErrors(void *device, int kind, int since, unsigned long long *count) {
+    *count = kind == 1 && since == 0 ? 3 * INDEX : 99;
+    return unsupported;
+}
+int nvmlDeviceGetRemappedRows(
+    void *device, unsigned *corrected, unsigned *not, unsigned *waiting, unsigned *failed
+) {
+    *corrected = INDEX; *not = INDEX; *waiting = INDEX; *failed = INDEX * none_left;
+    return unsupported;
+}
+int nvmlDeviceGetNvLinkState(void *device, unsigned link, unsigned *up) {
+    *up = link < links_up || !INDEX;
+    return unsupported || link >= 12 ? 3 : 0;
 }
 int nvmlDeviceGetTotalEnergyConsumption(void *device, unsigned long long *mj) {
     *mj = energy[INDEX] += 2500;
@@ -163,3 +191,83 @@ def test_energy_per_call(fake_nvml, monkeypatch):
     device: Any = SimpleNamespace(platform="gpu", local_hardware_id=0)
     gpu = measure.collect_samples(lambda: jnp.zeros(()), args, [device]).gpu
     assert gpu and gpu.energy_j_per_call == 0.25
+
+
+# ---------------------------------------------------------------------- what the smoke test checks
+
+
+@pytest.fixture
+def state(fake_nvml, monkeypatch):
+    """Outcomes of the checks, by name, where the second GPU has what is given."""
+    monkeypatch.delenv("SLURM_STEP_NODELIST", raising=False)
+    monkeypatch.setenv("CUDA_VERSION", "12.6.2.004")  # as NVIDIA's image of October 2024 has it
+
+    def check(devices=2, **values):
+        library = fake_nvml()
+        for name, value in values.items():
+            ctypes.c_int.in_dll(library, name).value = value
+        gpus = gpu_state.find(argparse.Namespace(platform="cuda", devices=devices))
+        return {each.__name__: each(gpus) for each in gpu_state.BEFORE_JAX}
+
+    return check
+
+
+def test_state_of_sound_gpus(state):
+    assert state() == {
+        "free": Outcome("1.0 GB in use", "at most 2 GB in use", True),
+        "memory_errors": Outcome(
+            "ECC on, 0 uncorrected errors, 0 rows remapped / "
+            "ECC on, 3 uncorrected errors, 2 rows remapped, some after a reset",
+            "no row that could not be remapped",
+            True,
+        ),
+        "nvlink": Outcome("12 of 12 up", "all up", True),
+        "driver": Outcome("CUDA 12.6", "CUDA 12.6.2.004, or as new a major version", True),
+    }
+
+
+@pytest.mark.parametrize(
+    ("check", "values", "measured"),
+    [
+        ("free", {"used_gb": 3}, "1.0 / 3.0 GB in use"),
+        (
+            "memory_errors",
+            {"none_left": 1},
+            "2 rows remapped, some after a reset, one could not be",
+        ),
+        ("nvlink", {"links_up": 11}, "12 of 12 up / 11 of 12 up"),
+        ("driver", {"cuda": 11080}, "CUDA 11.8"),
+    ],
+)
+def test_state_of_a_gpu_that_is_not(state, check, values, measured):
+    found = state(**values)
+    assert [name for name, outcome in found.items() if not outcome.passed] == [check]
+    assert found[check].measured.endswith(measured)
+    assert check in gpu_state.MEANING
+
+
+def test_gpus_without_links_between_them(state):
+    assert state(links_up=0)["nvlink"] == Outcome("12 of 12 up / 0 of 12 up", "all up", True)
+
+
+@pytest.mark.parametrize("values", [{"unsupported": 3}, {"missing": 9}, {"devices": 3}])
+def test_what_nvml_does_not_report_is_no_failure(state, values):
+    assert all(outcome.passed for outcome in state(**values).values())
+
+
+def test_newer_cuda_than_the_drivers(state, monkeypatch):
+    monkeypatch.setenv("CUDA_VERSION", "13.0.1")
+    assert not state()["driver"].passed
+
+
+def test_slow_gpus_fail_the_smoke_test(fake_nvml):
+    fake_nvml()
+    assert gpu_state.clocks(watched(0)) == Outcome(
+        "1410 MHz, 60 degrees Celsius", "not slowed down", True
+    )
+    slow = gpu_state.clocks(watched(0, 1))
+    assert slow.measured == "1305 MHz, 80 degrees Celsius, thermal slowdown by hardware"
+    assert not slow.passed
+    assert gpu_state.clocks(nvml.Telemetry()).passed
+    stats = GpuStats(None, 1100, None, 60, ["power limit"])
+    assert gpu_state.clocks(nvml.Telemetry(stats)).passed

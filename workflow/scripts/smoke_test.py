@@ -1,4 +1,5 @@
-"""Does JAX work here? Checks devices, compiler, communication, arithmetic, memory and scratch.
+"""Does JAX work here? Checks devices, compiler, communication, arithmetic, memory and scratch, and
+the state of GPUs.
 
 All checks run that can, the result file is written, and the exit code is 1 if any of them failed.
 The first that failed is explained on standard error.
@@ -9,9 +10,11 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import socket
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import benchmark_collective
 import benchmark_compute
@@ -20,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from jaxway_job import runtime
+from jaxway_job import gpu_state, nvml, runtime
 from jaxway_shared.errors import fail, from_exit
-from jaxway_shared.smoke_test import Check, SmokeTestResult
+from jaxway_shared.smoke_test import Check, Outcome, SmokeTestResult
 
 OPTIONS = {
     "memory_mb": {
@@ -33,15 +36,7 @@ OPTIONS = {
     },
 }
 MODULES = ("optax", "orbax.checkpoint")  # what training needs in addition to JAX
-PACKAGES = ("jax", "jaxlib", "numpy", "optax", "orbax-checkpoint")
-
-
-class Outcome(NamedTuple):
-    """What a check measured, what is expected, and whether they agree."""
-
-    measured: str
-    expected: str
-    passed: bool
+PACKAGES = ("jaxlib", "numpy", "optax", "orbax-checkpoint")
 
 
 def devices(args: argparse.Namespace) -> tuple[Mesh | None, Outcome]:
@@ -135,6 +130,7 @@ def packages(args: argparse.Namespace, mesh: Mesh | None) -> Outcome:
 
 RETRY = "Run it again on another node; if it passes there, report this node to the site."
 MEANING = {
+    **gpu_state.MEANING,
     "devices": (
         "Nothing would run on the hardware that was asked for. Look at nvidia-smi inside the job, "
         "and at how the site's profile describes its nodes and starts the container (--nv)."
@@ -163,14 +159,24 @@ ON_HOST = (scratch, packages)
 
 def run_checks(args: argparse.Namespace) -> dict[str, Outcome]:
     """Outcome of every check that can run in this process. An exception is an outcome too."""
-    mesh, found = devices(args)
-    result = {"devices": found}
-    for check in ON_HOST if mesh is None else ON_DEVICES + ON_HOST:
-        try:
-            result[check.__name__] = check(args, mesh)  # type: ignore[arg-type]
-        except Exception as error:
-            message = f"{type(error).__name__}: {runtime.first_line(error)}"
-            result[check.__name__] = Outcome(message, "no error", False)
+    result: dict[str, Outcome] = {}
+
+    def run(checks: Iterable[Callable[..., Outcome]], *inputs: Any) -> None:
+        for check in checks:
+            try:
+                result[check.__name__] = check(*inputs)
+            except Exception as error:
+                message = f"{type(error).__name__}: {runtime.first_line(error)}"
+                result[check.__name__] = Outcome(message, "no error", False)
+
+    gpus, on_gpus = gpu_state.find(args), args.platform == "cuda"
+    run(gpu_state.BEFORE_JAX if on_gpus else (), gpus)
+    mesh, result["devices"] = devices(args)
+    if mesh:
+        with nvml.collect([gpu.index for gpu in gpus]) as telemetry:
+            run(ON_DEVICES, args, mesh)
+        run([gpu_state.clocks] if on_gpus else (), telemetry)
+    run(ON_HOST, args, mesh)
     return result
 
 
@@ -185,7 +191,10 @@ def failing_processes(passed: list[bool]) -> list[list[int]]:
 
 def versions() -> dict[str, str | None]:
     """Versions of Python and of the packages; None for what is missing."""
-    result: dict[str, str | None] = {"python": platform.python_version()}
+    result: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "jax": runtime.JAX_VERSION,
+    }
     for name in PACKAGES:
         try:
             result[name] = importlib.metadata.version(name)
@@ -194,7 +203,16 @@ def versions() -> dict[str, str | None]:
     return result
 
 
-def checks_of(outcomes: dict[str, Outcome]) -> list[Check]:
+def nodes_of(args: argparse.Namespace, processes: Iterable[int]) -> str:
+    """Names of the nodes on which processes run."""
+    try:
+        topology = runtime.process_topology(args)
+    except SystemExit:  # the check ``devices`` tells
+        return socket.gethostname()
+    return ", ".join(dict.fromkeys(map(topology.node_of, processes)))
+
+
+def checks_of(args: argparse.Namespace, outcomes: dict[str, Outcome]) -> list[Check]:
     """Each check with what became of it in all processes."""
     checks = []
     failing = failing_processes([outcome.passed for outcome in outcomes.values()])
@@ -203,6 +221,8 @@ def checks_of(outcomes: dict[str, Outcome]) -> list[Check]:
     ):
         if passed and processes:
             measured = f"failed in processes {processes}"
+        if processes:
+            measured += f" on {nodes_of(args, processes)}"
         meaning = MEANING[name] if processes else None
         checks.append(Check(name, not processes, measured, expected, meaning))
     return checks
@@ -214,7 +234,7 @@ def main() -> None:
     args = parser.parse_args()
 
     outcomes = run_checks(args)
-    checks = checks_of(outcomes)
+    checks = checks_of(args, outcomes)
     failed = [check for check in checks if not check.passed]
     provenance = runtime.provenance(args) if "jit" in outcomes else None
     software = versions() | {

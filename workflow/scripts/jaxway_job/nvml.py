@@ -1,7 +1,8 @@
-"""Clocks, power, temperature and energy of GPUs while something runs, from NVIDIA's NVML.
+"""What NVIDIA's NVML reports of GPUs: their state, and clocks, power, temperature and energy while
+something runs.
 
 Through ctypes, since the images hold the library but no binding of it. Functions and numbers are
-those of nvml.h (NVML API Reference, "Device Queries").
+those of nvml.h (NVML API Reference, "Device Queries" and "NvLink Methods").
 """
 
 import contextlib
@@ -16,6 +17,8 @@ from jaxway_shared.benchmark import GpuStats
 
 POLL_INTERVAL_S = 0.05
 SM, TEMPERATURE_GPU = 1, 0
+UNCORRECTED, SINCE_START = 1, 0  # of errors of memory: their kind, and when they are counted from
+MAX_LINKS = 18
 THROTTLE_REASONS = {
     0x04: "power limit",
     0x08: "hardware slowdown",
@@ -34,12 +37,20 @@ def library() -> Any:
     return None if nvml.nvmlInit_v2() else nvml
 
 
+def cuda_of_driver(nvml: Any) -> int | None:
+    """The newest CUDA that the driver can run, as 12060 for 12.6; None, it does not say."""
+    version = ctypes.c_int()
+    failed = nvml.nvmlSystemGetCudaDriverVersion_v2(ctypes.byref(version))
+    return None if failed else version.value
+
+
 class Gpu:
     """One GPU, by CUDA's number; NVML also counts those that CUDA_VISIBLE_DEVICES hides."""
 
     def __init__(self, nvml: Any, index: int):
-        self.nvml, self.handle = nvml, ctypes.c_void_p()
+        self.nvml, self.index, self.handle = nvml, index, ctypes.c_void_p()
         cuda, address = ctypes.CDLL("libcuda.so.1"), ctypes.create_string_buffer(16)
+        cuda.cuInit(0)  # takes no memory of a GPU
         if cuda.cuDeviceGetPCIBusId(
             address, len(address), index
         ) or nvml.nvmlDeviceGetHandleByPciBusId_v2(address, ctypes.byref(self.handle)):
@@ -47,9 +58,41 @@ class Gpu:
 
     def query(self, name: str, *arguments: int, kind: Any = ctypes.c_uint) -> int | None:
         """A number that the driver reports; None if it does not for this GPU."""
-        value = kind()
-        get = getattr(self.nvml, f"nvmlDeviceGet{name}")
-        return None if get(self.handle, *arguments, ctypes.byref(value)) else int(value.value)
+        found = self.queries(name, *arguments, kinds=(kind,))
+        return found and found[0]
+
+    def queries(self, name: str, *arguments: int, kinds: Sequence[Any]) -> list[int] | None:
+        """Several numbers that one function reports."""
+        values = [kind() for kind in kinds]
+        get = getattr(self.nvml, f"nvmlDeviceGet{name}", None)  # not in an older library
+        failed = not get or get(self.handle, *arguments, *map(ctypes.byref, values))
+        return None if failed else [int(value.value) for value in values]
+
+    def memory_used(self) -> int | None:
+        """Bytes, of all programs and of the driver."""
+        total_free_used = (ctypes.c_ulonglong * 3)()
+        failed = self.nvml.nvmlDeviceGetMemoryInfo(self.handle, total_free_used)
+        return None if failed else total_free_used[2]
+
+    def ecc_enabled(self) -> bool | None:
+        """Whether errors of memory are corrected."""
+        now_and_after_reset = self.queries("EccMode", kinds=(ctypes.c_uint,) * 2)
+        return now_and_after_reset and bool(now_and_after_reset[0])
+
+    def uncorrected_errors(self) -> int | None:
+        """Errors of memory since the driver was loaded that could not be corrected."""
+        kind = ctypes.c_ulonglong
+        return self.query("TotalEccErrors", UNCORRECTED, SINCE_START, kind=kind)
+
+    def remapped_rows(self) -> list[int] | None:
+        """Rows of memory that others replace after errors that were, and were not, corrected;
+        whether some wait for a reset; and whether ever there was none left to replace one."""
+        return self.queries("RemappedRows", kinds=(ctypes.c_uint,) * 4)
+
+    def nvlinks(self) -> list[bool]:
+        """Of each NVLink, whether it is up."""
+        states = (self.query("NvLinkState", link) for link in range(MAX_LINKS))
+        return [bool(state) for state in states if state is not None]
 
     def energy(self) -> float | None:
         """Joule since the driver was loaded."""

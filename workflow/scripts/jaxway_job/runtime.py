@@ -12,6 +12,7 @@ import json
 import operator
 import os
 import platform as machine
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,8 @@ BOUNDS = {
     "exclusiveMaximum": operator.lt,
 }
 INHERITED = recorded(os.environ)  # before any program changes it
+# That of the code: NVIDIA's images have the date of their making in jax.__version__.
+JAX_VERSION = ".".join(map(str, jax.version.__version_info__))
 AXIS = "data"  # name of the one mesh axis over all devices
 
 
@@ -150,6 +153,8 @@ def start(args: argparse.Namespace) -> Mesh:
     the plan expects; above all, it never falls back to the CPU when a GPU is expected.
     """
     check_container(args)
+    _, limit = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, limit))  # a dump is as large as all memory
     topology = process_topology(args)
     share = len(topology.local_devices)
     # JAX reads all of this when the first device is asked for, not when it is imported.
@@ -234,7 +239,7 @@ def provenance_without_devices(args: argparse.Namespace) -> Provenance:
         platform=args.platform,
         device_kind=None,
         python=machine.python_version(),
-        jax=jax.__version__,
+        jax=JAX_VERSION,
         jaxlib=jaxlib.version.__version__,
         numpy=np.__version__,
         backend=None,

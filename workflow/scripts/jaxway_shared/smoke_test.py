@@ -2,12 +2,20 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxway_shared import versioned
 from jaxway_shared.provenance import Provenance
 
 SCHEMA_VERSION = 2
+
+
+class Outcome(NamedTuple):
+    """What a check measured, what is expected, and whether they agree."""
+
+    measured: str
+    expected: str
+    passed: bool
 
 
 @dataclass(frozen=True)

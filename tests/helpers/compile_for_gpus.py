@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import train
 from jaxway.config.gpus import known_gpus
-from jaxway_job import compile_for_gpu, model, training_setup
+from jaxway_job import compile_for_gpu, model, optimization
 from jaxway_shared import presets
 
 VOCABULARY = 50257  # GPT-2's
@@ -47,7 +47,7 @@ def jit_without_donation(function: Any, **options: Any) -> Any:
 MUTATIONS: dict[str, tuple[Any, str, Any]] = {
     "attention in float32": (model, "sdpa", float32_attention),
     "nothing donated": (jax, "jit", jit_without_donation),
-    "blocking collectives": (training_setup, "compiler_options", lambda mesh: {}),
+    "blocking collectives": (optimization, "compiler_options", lambda mesh: {}),
 }
 
 

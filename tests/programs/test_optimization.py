@@ -93,3 +93,18 @@ def test_optimizer_is_its_formula(clip_norm, decay_embeddings):
             params[name] = params[name] - PEAK * direction
     for name, expected in params.items():
         np.testing.assert_allclose(ours[name], expected, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def compiled(**xla: Any) -> Any:
+    """A function compiled with these options of XLA."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
+    return optimization.compile_step(jax.jit(lambda x: x + 1).lower(1.0), mesh, xla)
+
+
+def test_options_of_xla():
+    assert compiled(xla_gpu_all_reduce_combine_threshold_bytes=1024, xla_foo=None)(1.0) == 2
+    with pytest.raises(SystemExit) as stop:
+        compiled(xla_foo=True)
+    assert "xla: INVALID_ARGUMENT: No such compile option: 'xla_foo' (JAX " in str(stop.value)
+    with pytest.raises(SystemExit, match="'1' is not a valid bool value"):
+        compiled(xla_gpu_enable_latency_hiding_scheduler=1)

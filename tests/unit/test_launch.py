@@ -213,6 +213,25 @@ def test_the_shell_has_no_say_in_a_job() -> None:
     assert found == {*COMES_IN, "PATH", "NCCL_DEBUG", "https_proxy"}, done.stderr
 
 
+def test_a_job_has_variables_of_its_own() -> None:
+    """One that all have gets another value; a list of them is a sweep."""
+    shares = [{"XLA_PYTHON_CLIENT_MEM_FRACTION": share} for share in ("0.8", "0.9")]
+    entries = {"train": {"environment": shares[0]}, "io": {"environment": shares}}
+    launch = make_launch(
+        environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.7"},
+        train={"a": {"data": ["python"], "environment": shares[1]}, "b": {"data": ["python"]}},
+        benchmark=entries,
+        smoke_test={"environment": {"A": "0"}},
+    )
+    config, name = launch.config, "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    lines = [launch.train(config.train[job]) for job in ("a", "b")]
+    lines += [launch.benchmark(job) for job in config.benchmark.values()]
+    found = [word.partition("=")[2] for line in lines for word in line if word.startswith(name)]
+    assert found == ["0.9", "0.7", "0.8", "0.8", "0.9"]
+    assert "A=0" in launch.smoke_test()
+    assert "A=one word" not in launch.smoke_test()
+
+
 def test_without_a_container_a_job_runs_this_python() -> None:
     environ = {"PATH": "/bin", "HOME": "/h", "PWD": "/a/link"}
     found = inherited_environment(environ, True, "c0ffee")

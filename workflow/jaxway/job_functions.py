@@ -82,10 +82,17 @@ class JobFunctions:
     def programs(self) -> PerJob[str]:
         """What changes with the files of a training's program."""
         jobs = self.launch.config.train
-        commands = {name: (job.program, job.options.get("command")) for name, job in jobs.items()}
         path = self.launch.config.environment.get("PYTHONPATH", "")
-        contents = {each: short_hash(program_content(*each, path)) for each in {*commands.values()}}
-        return by_name({name: contents[each] for name, each in commands.items()}, "")
+        programs = {
+            name: (
+                job.program,
+                job.options.get("command"),
+                job.environment.get("PYTHONPATH", path),
+            )
+            for name, job in jobs.items()
+        }
+        contents = {each: short_hash(program_content(*each)) for each in {*programs.values()}}
+        return by_name({name: contents[each] for name, each in programs.items()}, "")
 
     def max_jobs(self) -> PerJob[int]:
         """Jobs of a training, at most."""

@@ -156,7 +156,7 @@ class Launch:
         """A program and what every program takes. ``sif``: in place of the configured container."""
         placement = job.placement
         own = self.container if self.contained and not sif else None  # packages are the image's
-        words = [*self.environment(own), *self.launcher(placement)]
+        words = [*self.environment(own, job.environment), *self.launcher(placement)]
         if self.contained:
             words += self.in_container(sif or self.container.sif, own)
         words += ["python3", str(self.script(name)), f"--devices={placement.devices}"]
@@ -168,9 +168,12 @@ class Launch:
         words += [f"--host-suffix={self.site.host_suffix}"] if self.site.host_suffix else []
         return words + option_words(job.options)
 
-    def environment(self, container: Container | None) -> Words:
-        """What gives a command a job's environment: the user's shell has no say in it."""
-        variables = dict(self.config.environment)
+    def environment(
+        self, container: Container | None, own: Mapping[str, str] | None = None
+    ) -> Words:
+        """What gives a command a job's environment: the user's shell has no say in it. ``own``:
+        variables of this job alone."""
+        variables = {**self.config.environment, **(own or {})}
         if container and container.packages:
             paths = [PACKAGES, variables.get("PYTHONPATH")]
             variables["PYTHONPATH"] = ":".join(filter(None, paths))

@@ -71,6 +71,12 @@ OPTIONS = {
         "default": None,
         "description": "layers one after the other in place of a loop; null, on a GPU",
     },
+    "xla": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["boolean", "integer", "number", "string", "null"]},
+        "default": None,
+        "description": "options of XLA's compiler (docs/training.md)",
+    },
 }
 
 
@@ -124,7 +130,7 @@ def measure_step(args: argparse.Namespace, mesh: Mesh, preset: str) -> RoundMeas
     # The next step takes the state as this one leaves it.
     jitted = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None))
     lowered = jitted.lower(state, tokens, actions)
-    step = lowered.compile(optimization.compiler_options(mesh))
+    step = optimization.compile_step(lowered, mesh, args.xla)
     state, metrics = step(state, tokens, actions)
     # Before training all tokens are about equally likely; the logits have a spread of 0.1.
     loss = float(metrics["loss"])

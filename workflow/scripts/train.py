@@ -220,6 +220,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "description": "layers one after the other in the compiled program, in place of a loop: "
         "faster, but compiles longer. Null: on a GPU",
     },
+    "xla": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["boolean", "integer", "number", "string", "null"]},
+        "default": None,
+        "affects_result": False,
+        "description": "options of XLA's compiler for the step, as `{xla_gpu_autotune_level: 0}` "
+        "(docs/training.md)",
+    },
     "fsdp": {
         "type": "integer",
         "minimum": 1,

@@ -43,6 +43,9 @@ def test_share_of_xla_is_that_of_jobs(site):
     environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
     (finding,) = check(site, make_training(), environment=environment)
     assert "of the 35.5 that" in finding.message
+    own = replace(make_training(), environment={"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.8"})
+    (finding,) = check(site, own, environment=environment)
+    assert "of the 31.5 that" in finding.message
 
 
 @pytest.mark.parametrize(
@@ -72,7 +75,7 @@ def test_that_nothing_fits_is_said(site):
 def test_formula_refuses_only_what_it_is_sure_of(site, share, status):
     training = make_training(preset="124M", global_batch=64)
     config = make_config(site)
-    ((_, step),) = steps_of(config, site, {"train.a": training})
+    ((_, step, _),) = steps_of(config, site, {"train.a": training})
     environment = {"XLA_CLIENT_MEM_FRACTION": str(share * estimate(step) / step.kind.memory)}
     (finding,) = check(site, training, environment=environment)
     assert finding.status is status
@@ -80,7 +83,7 @@ def test_formula_refuses_only_what_it_is_sure_of(site, share, status):
 
 def test_what_was_compiled_is_taken(site):
     training = make_training()
-    ((_, step),) = steps_of(make_config(site), site, {"train.a": training})
+    ((_, step, _),) = steps_of(make_config(site), site, {"train.a": training})
     folder = compiled.folder_of(site.scratch)
     known = Compiled(30 * GIB, 0.1, 0.05, 2000.0, 0.5)
     compiled.keep(step, known, folder)

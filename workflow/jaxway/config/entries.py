@@ -52,7 +52,7 @@ def smoke_test(entry: Values, site: Site) -> SmokeTestJob:
     if more or name != "smoke_test":
         raise ConfigurationError("JW008", "smoke_test cannot be swept, so no key can be a list")
     where = placement(values, "smoke_test", "smoke_test", site)
-    return SmokeTestJob(where, {key: values[key] for key in options})
+    return SmokeTestJob(where, {key: values[key] for key in options}, values["environment"])
 
 
 def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
@@ -77,6 +77,7 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
             options={key: values[key] for key in options},
             data=text,
             max_jobs=values["max_jobs"],
+            environment=values["environment"],
         )
         if program == "train":
             check_sizes(job, path)
@@ -111,6 +112,7 @@ def benchmarks(name: str, entry: Values, site: Site) -> Iterator[BenchmarkJob]:
             sif=simple_path(expand(sif, f"{path}.sif"), f"{path}.sif") if sif else None,
             rounds=values["rounds"],
             timeout_minutes=values["timeout_minutes"],
+            environment=values["environment"],
         )
 
 

@@ -74,6 +74,7 @@ class DataOptions:
 class SmokeTestJob:
     placement: Placement
     options: Options
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside that of all jobs
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class TrainJob:
     options: Options
     data: DataOptions | None  # None: the program brings its own
     max_jobs: int
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside that of all jobs
 
     @property
     def origin(self) -> str | None:
@@ -103,6 +105,7 @@ class BenchmarkJob:
     sif: str | None  # a container in place of the configured one
     rounds: int
     timeout_minutes: float  # of one start of the program
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside that of all jobs
 
 
 @dataclass(frozen=True)

@@ -58,18 +58,18 @@ def findings(
     """One for all jobs with the same step. ``need_of`` says what it needs."""
     if config.platform == "cpu":
         return
-    labels: dict[Step, list[str]] = {}
-    for label, step in steps_of(config, site, jobs):
-        labels.setdefault(step, []).append(label)
-    share = xla_share(config.environment)
-    for step, sharing in labels.items():
+    labels: dict[tuple[Step, float], list[str]] = {}
+    for label, step, environment in steps_of(config, site, jobs):
+        share = xla_share({**config.environment, **environment})
+        labels.setdefault((step, share), []).append(label)
+    for (step, share), sharing in labels.items():
         yield finding(and_more(sharing), step, share, need_of)
 
 
 def steps_of(
     config: Config, site: Site, jobs: Mapping[str, SubmittedJob]
-) -> Iterator[tuple[str, Step]]:
-    """Label and step of each training, and of each preset of a training benchmark.
+) -> Iterator[tuple[str, Step, Mapping[str, str]]]:
+    """Label, step and environment of each training, and of each preset of a training benchmark.
 
     In the partitions that the site names: of others the GPU is not known.
     """
@@ -81,12 +81,13 @@ def steps_of(
             continue
         if isinstance(job, TrainJob) and job.data:
             vocabulary = vocabulary_size(job.data.tokenizer)
-            yield label, step_of(job.options, vocabulary, site.gpu, *size)
+            yield label, step_of(job.options, vocabulary, site.gpu, *size), job.environment
         elif isinstance(job, Allocation):
             for benchmark in (config.benchmark[name] for name in job.benchmarks):
                 for preset in presets_of(benchmark):
                     label = f"benchmark.{benchmark.name} {preset}"
-                    yield label, step_of_benchmark(benchmark.options, preset, site.gpu, *size)
+                    step = step_of_benchmark(benchmark.options, preset, site.gpu, *size)
+                    yield label, step, benchmark.environment
 
 
 def presets_of(job: BenchmarkJob) -> list[str]:

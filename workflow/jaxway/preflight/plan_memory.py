@@ -31,7 +31,9 @@ def run(args: argparse.Namespace) -> None:
     if compiled.can_compile():
         need_of = compile_one
         # All in one process: the first step of one costs seconds more.
-        compiled.compile_missing((step for _, step in memory.steps_of(config, site, jobs)), folder)
+        compiled.compile_missing(
+            (step for _, step, _ in memory.steps_of(config, site, jobs)), folder
+        )
     findings = [*memory.findings(config, site, jobs, need_of)]
     print("\n".join(str(finding._replace(subject="memory")) for finding in findings))
     if any(finding.status is FAIL for finding in findings):

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jaxway_shared.errors import fail
 
-from jaxway_job import cross_entropy, model
+from jaxway_job import cross_entropy, model, runtime
 
 Tree = dict[str, Any]
 
@@ -26,6 +28,20 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
             options["xla_gpu_enable_latency_hiding_scheduler"] = True
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.items() if name not in flags}
+
+
+def compile_step(lowered: Any, mesh: Mesh, chosen: Mapping[str, Any] | None) -> Any:
+    """A step for these devices, with the options of XLA that a user has ``chosen``.
+
+    Ends the program where XLA does not know one; in XLA_FLAGS that would abort it.
+    """
+    options = {**compiler_options(mesh), **(chosen or {})}
+    try:
+        return lowered.compile({name: x for name, x in options.items() if x is not None})
+    except RuntimeError as error:
+        if chosen and ("No such compile option" in str(error) or "setting option" in str(error)):
+            fail("JW317", f"xla: {runtime.first_line(error)} (JAX {runtime.JAX_VERSION})")
+        raise
 
 
 def make_schedule(args: argparse.Namespace) -> optax.Schedule:

@@ -12,7 +12,7 @@ from jaxway_shared import presets
 from jaxway_job import dataset, flops, model
 from jaxway_job.optimization import (
     Tree,
-    compiler_options,
+    compile_step,
     make_optimizer,
     make_schedule,
     train_step,
@@ -105,4 +105,4 @@ class TrainingSetup:
             donate_argnums=0,
         )
         lowered = step_function.lower(self.sharded_shapes(), tokens, actions)
-        return lowered.compile(compiler_options(self.mesh))
+        return compile_step(lowered, self.mesh, self.args.xla)

@@ -80,7 +80,7 @@ def clocks(telemetry: nvml.Telemetry) -> Outcome:
     stats = telemetry.stats
     if not stats:
         return Outcome("not reported", "not slowed down", True)
-    slow = [reason for reason in stats.throttle_reasons if reason != "power limit"]
+    slow = [reason for reason in stats.throttle_reasons or () if reason != "power limit"]
     measured = f"{stats.clock_mhz or 0:.0f} MHz, {stats.temperature_c} degrees Celsius"
     return Outcome(", ".join([measured, *slow]), "not slowed down", not slow)
 

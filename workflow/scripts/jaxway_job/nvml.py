@@ -59,7 +59,7 @@ class Gpu:
     def query(self, name: str, *arguments: int, kind: Any = ctypes.c_uint) -> int | None:
         """A number that the driver reports; None if it does not for this GPU."""
         found = self.queries(name, *arguments, kinds=(kind,))
-        return found and found[0]
+        return found[0] if found else None
 
     def queries(self, name: str, *arguments: int, kinds: Sequence[Any]) -> list[int] | None:
         """Several numbers that one function reports."""
@@ -77,7 +77,7 @@ class Gpu:
     def ecc_enabled(self) -> bool | None:
         """Whether errors of memory are corrected."""
         now_and_after_reset = self.queries("EccMode", kinds=(ctypes.c_uint,) * 2)
-        return now_and_after_reset and bool(now_and_after_reset[0])
+        return bool(now_and_after_reset[0]) if now_and_after_reset else None
 
     def uncorrected_errors(self) -> int | None:
         """Errors of memory since the driver was loaded that could not be corrected."""

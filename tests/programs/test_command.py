@@ -18,6 +18,14 @@ DOCS = (PROGRAM.parents[2] / "docs/programs.md").read_text()
 EXAMPLE = DOCS.partition("```python\n")[2].partition("```")[0]
 
 
+def test_a_program_is_started_without_jax():
+    """To import it takes a second."""
+    code = "import sys, command, maxtext; print(*sys.modules)"
+    words = [sys.executable, "-c", code]
+    loaded = subprocess.run(words, cwd=PROGRAM.parent, capture_output=True, text=True, check=True)
+    assert not {"jax", "optax", "orbax", "scipy"} & {*loaded.stdout.split()}
+
+
 class Training:
     """A training in a folder of its own, whose command is a script that the test writes."""
 

@@ -164,9 +164,9 @@ def test_coordinator_and_share_of_devices(monkeypatch, step):
 
 JAX = jax.__version__.partition(".dev")[0]
 START = """
-import dataclasses, json, resource, sys
-import jax
-jax.__version__ = "0.4.33.dev20241023"  # as in NVIDIA's images
+import dataclasses, json, resource, runpy
+run_path = runpy.run_path  # as in NVIDIA's images:
+runpy.run_path = lambda file: {**run_path(file), "__version__": "0.4.33.dev20241023"}
 _, limit = resource.getrlimit(resource.RLIMIT_CORE)
 resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 from jaxway_job import runtime

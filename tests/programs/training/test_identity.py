@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import pytest
 import results
 import train
 from example_records import data_record
 from examples import make_config
 from jaxway.preflight.disk_space import has_checkpoint
-from jaxway_job import origin, training_state
+from jaxway_job import origin, runtime, training_state
 from jaxway_shared import identity, training
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.training import Segments
@@ -145,7 +144,7 @@ def test_outside_a_container_the_image_is_jax(trainings, monkeypatch, capsys):
     outside = {"container-record": None}
     assert trainings.run(**outside)
     assert not trainings.run(**outside)
-    monkeypatch.setattr(jax, "__version__", "99")
+    monkeypatch.setattr(runtime, "JAX_BUILD", "99")
     assert trainings.run(**outside)
     assert "starting at step 0: image JAX 99, not JAX " in capsys.readouterr().out
 

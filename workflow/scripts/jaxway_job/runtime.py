@@ -2,7 +2,8 @@
 
 A program declares its options as a literal dictionary ``OPTIONS`` of JSON-schema properties. The
 plan reads the same dictionary to check the configuration, so each option is defined once. Needs
-only what the container holds: Python 3.10, JAX 0.4.33 and numpy, or anything newer.
+only what the container holds: Python 3.10, JAX 0.4.33 and numpy, or anything newer. JAX takes a
+second to import, and what only starts another program does not need it.
 """
 
 import argparse
@@ -13,23 +14,26 @@ import operator
 import os
 import platform as machine
 import resource
+import runpy
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import jaxlib.version
 import numpy as np
-from jax.sharding import Mesh
 from jaxway_shared import hostlist
 from jaxway_shared.container_record import ContainerRecord
 from jaxway_shared.environment import recorded
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.provenance import Provenance
+
+if TYPE_CHECKING:
+    from jax.sharding import Mesh
 
 TYPES: dict[str, Callable[[str], Any]] = {
     "integer": int,
@@ -44,9 +48,19 @@ BOUNDS = {
     "exclusiveMaximum": operator.lt,
 }
 INHERITED = recorded(os.environ)  # before any program changes it
-# That of the code: NVIDIA's images have the date of their making in jax.__version__.
-JAX_VERSION = ".".join(map(str, jax.version.__version_info__))
 AXIS = "data"  # name of the one mesh axis over all devices
+
+
+def jax_versions() -> tuple[str, str]:
+    """Version of JAX's code, and of its build, which in NVIDIA's images has the date of their
+    making. JAX's setup.py runs the module that has them alone, too."""
+    jax = find_spec("jax")
+    assert jax and jax.origin
+    found = runpy.run_path(str(Path(jax.origin).with_name("version.py")))
+    return ".".join(map(str, found["__version_info__"])), found["__version__"]
+
+
+JAX_VERSION, JAX_BUILD = jax_versions()
 
 
 def parser(description: str, options: Mapping[str, Any]) -> argparse.ArgumentParser:
@@ -146,12 +160,15 @@ def check_container(args: argparse.Namespace) -> None:
         )
 
 
-def start(args: argparse.Namespace) -> Mesh:
+def start(args: argparse.Namespace) -> "Mesh":
     """Join the processes of this Slurm step, and return a mesh over exactly ``args.devices``.
 
     On the CPU the devices are virtual. Ends the program with a sentence when JAX does not see what
     the plan expects; above all, it never falls back to the CPU when a GPU is expected.
     """
+    import jax
+    from jax.sharding import Mesh
+
     check_container(args)
     _, limit = resource.getrlimit(resource.RLIMIT_CORE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, limit))  # a dump is as large as all memory
@@ -251,6 +268,8 @@ def provenance_without_devices(args: argparse.Namespace) -> Provenance:
 
 def provenance(args: argparse.Namespace) -> Provenance:
     """Where a result comes from: image, code, nodes, devices, versions and configuration."""
+    import jax
+
     device = jax.devices()[0]
     return dataclasses.replace(
         provenance_without_devices(args),

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from jaxway_shared import identity, training
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
@@ -60,7 +59,7 @@ def identity_of(
     values = {name: getattr(args, name) for name in affecting} | more
     path = os.environ.get("PYTHONPATH", "")
     content = identity.program_content(program, values.get("command"), path)
-    image = runtime.container_digest(args) or f"JAX {jax.__version__}"
+    image = runtime.container_digest(args) or f"JAX {runtime.JAX_BUILD}"
     return Identity(values, data, content, image)
 
 

@@ -120,13 +120,6 @@ def seeds_sif(cluster: Cluster) -> str:
     return f"{MANUAL}/jureca_containers/jax.sif"
 
 
-@pytest.fixture(scope="module")
-def new_sif(cluster: Cluster) -> str:
-    command = ".venv/bin/jaxway pull --image=docker://nvcr.io/nvidia/jax:26.06-py3 --sif=$SCRATCH/other.sif"  # noqa: E501
-    cluster.run(f"cd {Checkout(cluster, name='newest').folder}; {command}", timeout=600)
-    return "/p/scratch/training/other.sif"
-
-
 def test_seeds_pull_fails_on_a_compute_node(cluster: Cluster) -> None:
     done = cluster.run(SEEDS_PULL.replace("jax.sif", "no.sif"), node="jrc0101", check=False)
     assert done.returncode
@@ -135,19 +128,15 @@ def test_seeds_pull_fails_on_a_compute_node(cluster: Cluster) -> None:
     assert cluster.run("curl -m 5 https://192.0.2.1", node="jrc0101", check=False).returncode == 7
 
 
-@pytest.mark.parametrize(("image", "version"), [("seeds_sif", "0.4.33"), ("new_sif", "0.10.2")])
-def test_jax_processes_on_two_nodes_add_up(
-    cluster: Cluster, request: pytest.FixtureRequest, image: str, version: str
-) -> None:
-    sif = request.getfixturevalue(image)
+def test_jax_processes_on_two_nodes_add_up(cluster: Cluster, seeds_sif: str) -> None:
     script = "/p/scratch/training/add_ranks.py"
     cluster.path(script).write_text(ADD_RANKS)
     done = cluster.run(
         f"COORDINATOR=jrc0101i:12345 srun -N2 -n2 --gres=gpu:4 -t 5 "
-        f"apptainer exec --nv --bind $SCRATCH {sif} python3 {script}"
+        f"apptainer exec --nv --bind $SCRATCH {seeds_sif} python3 {script}"
     )
     sums = [x for x in done.stdout.splitlines() if not x.startswith("[Gloo]")]
-    assert sorted(sums) == [f"{version} {node} 2 3" for node in cluster.compute]
+    assert sorted(sums) == [f"0.4.33 {node} 2 3" for node in cluster.compute]
 
 
 def test_container_of_the_manual_way_is_taken_as_it_is(cluster: Cluster, seeds_sif: str) -> None:

@@ -57,6 +57,12 @@ def test_ten_rounds_leave_out_the_lowest_and_the_highest():
     assert stats.interval([9, 1, 8, 2, 7, 3, 6, 4, 10, 5]) == (2, 9)
 
 
+def test_interval_agrees_with_scipy():
+    for n in range(1, 60):
+        expected = scipy.stats.quantile_test(range(n), p=0.5).confidence_interval()
+        np.testing.assert_array_equal(stats.interval(range(n)) or [math.nan] * 2, expected)
+
+
 @pytest.mark.parametrize("n", range(1, 6))
 def test_too_few_rounds_have_no_interval(n):
     assert stats.interval(range(n)) is None

@@ -28,11 +28,13 @@ VARIABLES = (*PROXIES, *map(str.upper, PROXIES), "REQUESTS_CA_BUNDLE", "CURL_CA_
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """The running registry."""
+    gc.freeze()  # each test collects garbage, of which none is in what has been imported
     folder = tmp_path_factory.mktemp("registry")
     make_certificates(folder, "DNS:localhost", "IP:127.0.0.1")
     (folder / "faults.json").write_text("[]")
     servers = faulty_registry.start(folder)
     yield Registry(folder, "localhost")
+    gc.unfreeze()
     for server in servers:
         server.shutdown()
         server.server_close()

@@ -33,7 +33,6 @@ from jaxway.report.provenance import origin_of
 from jaxway.report.training import byte_size, loss_plot, runs_of
 from jaxway.slurm.accounting import read_cost
 
-TEMPLATES = Path(__file__).parents[2] / "report"
 T = TypeVar("T")
 
 
@@ -96,6 +95,15 @@ def printable(text: str) -> str:
     )
 
 
+ENVIRONMENT = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parents[2] / "report"),
+    autoescape=True,
+    trim_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+ENVIRONMENT.filters |= {"number": number, "byte_size": byte_size, "printable": printable}
+
+
 def page(args: argparse.Namespace) -> str:
     """The HTML page."""
     results = load_results(args)
@@ -103,14 +111,7 @@ def page(args: argparse.Namespace) -> str:
     entries = entries_of(references.read_references(args.site), results.benchmarks)
     node_check = load(NodeCheck.read, args.node_check) if args.node_check else None
     cost = load(read_cost, args.cost) if args.cost else None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {"number": number, "byte_size": byte_size, "printable": printable}
-    return environment.get_template("report.html.j2").render(
+    return ENVIRONMENT.get_template("report.html.j2").render(
         smoke_test=results.smoke_test,
         runs=runs,
         programs=results.programs,

@@ -17,7 +17,7 @@ from jaxway.steps.compiled import compile_steps  # noqa: E402
 from jaxway.steps.step import step_of  # noqa: E402
 
 TABLE = ROOT / "tests/unit/steps/compiled.jsonl"
-A100, GH200 = "NVIDIA A100-SXM4-40GB", "NVIDIA GH200 120GB"
+A100, H100, GH200 = "NVIDIA A100-SXM4-40GB", "NVIDIA H100 80GB HBM3", "NVIDIA GH200 120GB"
 # Preset, global batch, GPUs, other options.
 CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("tiny", 256, 1, {}),
@@ -37,6 +37,11 @@ CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("124M", 64, 8, {"fsdp": 8, "remat": "dots"}),
     ("124M", 128, 8, {"fsdp": 2, "tensor": 2, "remat": "dots"}),
     ("124M", 32, 4, {"tensor": 4}),
+    ("124M", 32, 4, {"fsdp": 2, "tensor": 2, "kv_heads": 4}),
+    ("124M", 64, 4, {"mlp": "gated", "remat": "full"}),
+    ("124M", 64, 8, {"fsdp": 4, "remat": "full"}),
+    ("124M", 64, 1, {"remat": "dots", "gpu": H100}),
+    ("124M", 64, 4, {"fsdp": 4, "gpu": H100}),
     ("124M", 128, 1, {"gradient_accumulation_steps": 8}),
     ("124M", 16, 1, {"gradient_accumulation_steps": 2, "remat": "full"}),
     ("124M", 32, 1, {"unroll": False}),
@@ -54,14 +59,19 @@ CASES: list[tuple[str, int, int, dict[str, Any]]] = [
     ("350M", 64, 4, {"fsdp": 2, "remat": "dots"}),
     ("350M", 64, 4, {"remat": "full"}),
     ("350M", 16, 1, {"unroll": False, "remat": "dots"}),
-    ("774M", 8, 1, {}),
-    ("774M", 8, 1, {"remat": "dots"}),
+    # With fewer layers, which take less long to compile, and with all.
+    ("774M", 8, 1, {"layers": 8}),
+    ("774M", 16, 4, {"layers": 8, "remat": "dots"}),
     ("1.3B", 4, 1, {}),
+    ("1.3B", 16, 4, {"layers": 6, "fsdp": 4, "remat": "dots"}),
+    ("2.7B", 16, 4, {"layers": 6, "fsdp": 4, "remat": "full"}),
+    ("6.7B", 16, 8, {"layers": 5, "fsdp": 4, "tensor": 2, "remat": "dots"}),
+    ("6.7B", 8, 4, {"layers": 5, "fsdp": 4, "remat": "full", "gpu": A100}),
+    ("774M", 8, 1, {"remat": "dots"}),
     ("1.3B", 16, 4, {"fsdp": 4}),
     ("1.3B", 16, 4, {"fsdp": 4, "remat": "dots"}),
     ("2.7B", 16, 4, {"fsdp": 4, "remat": "dots"}),
     ("6.7B", 8, 4, {"fsdp": 4, "remat": "full"}),
-    ("6.7B", 8, 4, {"fsdp": 4, "remat": "full", "gpu": A100}),
 ]
 WORKERS = 2
 

@@ -1,10 +1,12 @@
 """The training step as XLA compiles it for GPUs that are not there: is it what it should be?
 
-What is looked for depends on neither the number of layers nor their width, so both are small.
+What is looked for depends on neither the number of layers nor of heads, so both are small.
 """
 
 import argparse
+import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -21,30 +23,40 @@ from jaxway.preflight import plan, plan_memory
 from jaxway.preflight.memory import check_memory
 from jaxway_job import hlo
 from jaxway_shared.environment import FOR_COMPILING
+from jaxway_shared.presets import PRESETS
 
 CUDA = Path(sys.prefix, "cuda")  # where `make setup` puts the plugin
 A100, H100, GH200 = known_gpus()
-SMALL = {"layers": 1, "width": 256, "heads": 4, "context": 1024, "ngram": 1, "global_batch": 16}
-OPTIONS = {"kv_heads": 2, "mlp": "gated", "tied_embeddings": True}
-TWO = {**SMALL, "layers": 2}
+OPTIONS = {"kv_heads": 2, "mlp": "gated"}
+FOUR, EIGHT = {"gpus": 4}, {"hosts": 2, "gpus": 4}
+
+
+def small(preset, layers=2, gpu=A100, **options):
+    """A case with a preset's context, size of heads, embeddings and n-grams."""
+    width = 4 * PRESETS[preset].width // PRESETS[preset].heads
+    shape = {"preset": preset, "layers": layers, "width": width, "heads": 4, "global_batch": 16}
+    return {"gpu": gpu, **shape, **options}
+
+
+# What differs between presets in more than numbers, with each `remat` and each way to shard; not
+# with all combinations of these.
 CASES = {
-    "A100": {**TWO, "gpu": A100},
-    "A100, remat": {
-        **SMALL,
-        "gpu": A100,
-        "remat": "full",
-        "gradient_accumulation_steps": 2,
-        **OPTIONS,
-    },
-    "4 A100, data": {**TWO, "gpu": A100, "gpus": 4},
-    "4 A100, fsdp": {**TWO, "gpu": A100, "gpus": 4, "fsdp": 4, "tied_embeddings": True},
-    "4 A100, tensor": {**TWO, "gpu": A100, "gpus": 4, "tensor": 4},
-    "2 x 4 A100, fsdp": {**TWO, "gpu": A100, "hosts": 2, "gpus": 4, "fsdp": 4},
-    "4 H100, fsdp": {**TWO, "gpu": H100, "gpus": 4, "fsdp": 4},
-    "GH200": {**SMALL, "gpu": GH200},
+    "tiny": small("tiny", layers=1),
+    "124M, dots": small("124M", layers=1, remat="dots", **OPTIONS),
+    "1.3B, full": small("1.3B", layers=1, remat="full", gradient_accumulation_steps=2),
+    "4, 124M": small("124M", **FOUR),
+    "4, tiny, dots": small("tiny", remat="dots", **FOUR),
+    "4, 1.3B, fsdp": small("1.3B", fsdp=4, **FOUR),
+    "4, 350M, fsdp, full": small("350M", fsdp=4, remat="full", **FOUR),
+    "4, 2.7B, tensor, dots": small("2.7B", tensor=4, remat="dots", **FOUR),
+    "8, 774M, tensor, full": small("774M", tensor=2, remat="full", **EIGHT),
+    "8, 6.7B, fsdp, dots": small("6.7B", fsdp=4, remat="dots", **EIGHT),
+    "8, tiny, fsdp, tensor, full": small("tiny", fsdp=2, tensor=4, remat="full", **EIGHT),
+    "4 H100, 6.7B, fsdp, full": small("6.7B", gpu=H100, fsdp=4, remat="full", **FOUR),
+    "GH200": small("124M", layers=1, gpu=GH200),
 }
 MUTANTS = {
-    name: {**CASES["4 A100, fsdp" if "collective" in name else "GH200"], "mutation": name}
+    name: {**CASES["4, 1.3B, fsdp" if "collective" in name else "GH200"], "mutation": name}
     for name in compile_for_gpus.MUTATIONS
 }
 # In so small a model the gradients of all layers are sent at once, after the last of them; and with
@@ -79,8 +91,16 @@ def test_step_is_as_it_should_be(compiled, name):
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "gpus" in case])
 def test_collectives_run_beside_computation(compiled, name):
     text, _ = compiled(name)
-    assert "all-reduce-start(" in text
+    assert re.search(r"(all-reduce|reduce-scatter)-start\(", text)
     assert hlo_problems.share_waited_for(text) < MOST_WAITED_FOR
+
+
+def test_gradients_of_each_layer_are_sent_by_themselves(compiled):
+    """So what they are computed from is not held until those of all layers are sent."""
+    case = CASES["4, 124M"]
+    found = [x for _, body in hlo.computations(compiled("4, 124M")[0]) for x in body]
+    sent = [hlo.nbytes(x.shape) for x in found if x.operation == "all-reduce-start"]
+    assert sent.count(2 * 12 * case["width"] ** 2) == case["layers"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +112,8 @@ def test_collectives_run_beside_computation(compiled, name):
     ],
 )
 def test_mutant_is_found(compiled, name, expected):
-    assert any(problem.startswith(expected) for problem in problems(compiled, name, SMALL))
+    found = problems(compiled, name, MUTANTS[name])
+    assert any(problem.startswith(expected) for problem in found)
 
 
 def test_blocking_collectives_are_found(compiled):
@@ -122,14 +143,29 @@ def test_preflight_knows_compiled_steps(tmp_path, monkeypatch, capsys):
 
 
 def test_lower_limit_adds_up_kernels(compiled):
-    text, _ = compiled("A100")
+    text, _ = compiled("GH200")
     tokens, width, vocabulary = 16 * 1024, 256, 50304
-    of_layers = 3 * 2 * 2 * tokens * 12 * width**2
+    of_layers = 3 * 2 * tokens * 12 * width**2
     of_head = 3 * 2 * tokens * width * vocabulary
     _, products = hlo.lower_limit(text, 1.0, 1e300)  # by operations alone
     assert products == of_layers + of_head
     seconds, _ = hlo.lower_limit(text, 1e300, 1.0)  # by bytes alone
-    parameters = 2 * 12 * width**2 + 2 * width * vocabulary
+    parameters = 12 * width**2 + width * vocabulary
     # The optimizer reads four arrays of float32 and writes three; logits are written and read.
     least = 7 * 4 * parameters + 2 * 2 * tokens * vocabulary
     assert least < seconds < 10 * least
+
+
+def test_each_preset_is_compiled_with_each_setting():
+    """Presets are of three kinds, by their n-grams and the size of their heads."""
+    kind = {name: (x.ngram, x.width // x.heads) for name, x in PRESETS.items()}
+    found = set()
+    for case in CASES.values():
+        shares = {name: case.get(name, 1) for name in ("fsdp", "tensor")}
+        devices = case.get("hosts", 1) * case.get("gpus", 1)
+        shares["data"] = devices // math.prod(shares.values())
+        ways = [name for name, share in shares.items() if share > 1] or ["one GPU"]
+        found |= {(kind[case["preset"]], x) for x in (case.get("remat", "none"), *ways)}
+    settings = ("none", "dots", "full", "one GPU", "data", "fsdp", "tensor")
+    assert found == {*itertools.product(kind.values(), settings)}
+    assert {case["preset"] for case in CASES.values()} == {*PRESETS}

@@ -23,13 +23,12 @@ def ratio(case) -> float:
 
 
 def name_of(case) -> str:
-    return " ".join(
-        [str(case["nodes"]), str(case["gpus_per_node"]), *map(str, case["options"].values())]
-    )
+    devices = f"{case['nodes']} x {case['gpus_per_node']} {case['gpu']}"
+    return ", ".join([devices, *(f"{name} {value}" for name, value in case["options"].items())])
 
 
 def test_there_are_many_settings():
-    assert len({name_of(case) for case in CASES}) >= 25
+    assert len({name_of(case) for case in CASES}) >= 40
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)

@@ -59,9 +59,6 @@ def layer(step: Step, remat: str) -> float:
     products = 2 * D + H + 2 * G + gates * F  # and the sum
     if shape.unroll is False:  # a loop stacks some of it in float32
         everything, products = everything + 4 * D + 2 * H + 2 * G, products + D
-    if step.devices > shape.fsdp * shape.tensor:
-        # XLA begins early to compute again, to have something to do while gradients are sent.
-        products += H + G + F
     if remat == "none":
         return activation(step, everything) + scores(step)
     return activation(step, products if remat == "dots" else D)

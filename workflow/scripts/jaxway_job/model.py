@@ -263,6 +263,19 @@ def mlp(config: Config, layer: Params, x_BxTxD: Array) -> Array:
     return matmul(h_BxTxF, layer["down_LxFxD"])
 
 
+@jax.custom_vjp
+def in_turn(x: Array, layer: Params) -> tuple[Array, Params]:
+    """A layer's input and parameters: their gradients are all there before other layers' begin.
+
+    Else XLA puts products for which nothing waits yet, those that make the gradients of parameters,
+    behind those of all layers, and so holds what they need of all layers.
+    """
+    return x, layer
+
+
+in_turn.defvjp(lambda x, layer: ((x, layer), None), lambda _, g: jax.lax.optimization_barrier(g))
+
+
 def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Input BxTxD of the head, at each position."""
     params = jax.tree.map(lambda p: p.astype(config.dtype), params)
@@ -271,7 +284,11 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
         ends_BxT = (tokens_BxT == config.document_end).astype(jnp.int32)
         document_BxT = jnp.cumsum(ends_BxT, axis=1) - ends_BxT  # how many end before
 
+    several = config.mesh is not None and config.mesh.size > 1
+
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
+        if config.unroll and several:
+            x_BxTxD, layer = in_turn(x_BxTxD, layer)
         x_BxTxD += attention(config, layer, norm(x_BxTxD), document_BxT)
         x_BxTxD += mlp(config, layer, norm(x_BxTxD))
         return constrain(config, x_BxTxD), None

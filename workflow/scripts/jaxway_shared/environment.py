@@ -19,9 +19,9 @@ SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")
 FOR_COMPILING = {  # of a process that compiles for GPUs that are not there
     "JAX_PLATFORMS": "cpu",
     "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver
-    # There is nothing to try kernels on, and nobody runs what LLVM makes of them.
+    # There is nothing to try kernels on, and nobody runs what LLVM and ptxas make of them.
     "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_llvm_disable_expensive_passes=true --xla_gpu_disable_gpuasm_optimizations=true",
 }
 CREDENTIALS_RE = re.compile("//[^/]*@")  # of a URL
 

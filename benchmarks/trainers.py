@@ -24,6 +24,7 @@ class Rows(torch.utils.data.Dataset):
         return {"input_ids": row, "labels": row}
 
 sizes = dict(vocab_size=64, n_positions=32, n_embd=32, n_layer=1, n_head=2)
+sizes |= dict(bos_token_id=0, eos_token_id=0)
 model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes))
 options = transformers.HfArgumentParser(transformers.TrainingArguments)
 arguments, = options.parse_args_into_dataclasses()

@@ -15,7 +15,7 @@ import results
 import train
 from example_records import data_record
 from examples import make_config
-from jaxway.preflight.disk_space import has_checkpoint
+from jaxway.preflight.disk_space import checkpoints_there
 from jaxway_job import origin, runtime, training_state
 from jaxway_shared import identity, training
 from jaxway_shared.container_record import ContainerRecord
@@ -128,11 +128,11 @@ def test_preflight_knows_which_state_a_training_is_going_to_use(trainings, monke
     assert job.data
     Path(job.data.record).parent.mkdir()
     shutil.copy("old/data.json", job.data.record)
-    assert has_checkpoint(job, 22 * "old")
-    assert not has_checkpoint(job, 22 * "new")
-    assert not has_checkpoint(other, 22 * "old")
+    assert checkpoints_there(job, 22 * "old")
+    assert not checkpoints_there(job, 22 * "new")
+    assert not checkpoints_there(other, 22 * "old")
     shutil.copy("new/data.json", job.data.record)
-    assert not has_checkpoint(job, 22 * "old")
+    assert not checkpoints_there(job, 22 * "old")
 
 
 def test_where_a_training_runs_is_no_part_of_it(trainings):

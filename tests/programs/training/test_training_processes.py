@@ -10,6 +10,7 @@ from trainings import (
     agree,
     arguments,
     last_checkpoint_step,
+    metrics,
     ranks,
     wait,
     wait_for,
@@ -51,6 +52,19 @@ def test_several_processes_learn_what_one_learns(launch, alone, record, tmp_path
     agree(alone, tmp_path)
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert summary["provenance"]["processes"] == 2
+
+
+def test_fork_by_two_processes_equals_that_by_one(launch, alone, record, tmp_path):
+    """To the bit: both have two devices, and a sum of two is the same in either order."""
+    options = SHORT | {"from": alone / "state", "steps": 30, "devices": 2}
+    for count in (1, 2):
+        folder = tmp_path / str(count)
+        command = arguments(record, folder / "state", folder / "out", **options)
+        for process in ranks(launch, command, count, **QUICK):
+            wait(process)
+    lines = metrics(tmp_path / "1/out")
+    assert [line["step"] for line in lines] == [*range(21, 31)]
+    assert metrics(tmp_path / "2/out") == lines
 
 
 def test_run_resumes_with_other_processes(launch, halfway, undisturbed, record, tmp_path):

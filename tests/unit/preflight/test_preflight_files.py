@@ -1,6 +1,7 @@
 """Checks of files: folders, disk space, the shared file system, and $HOME."""
 
 import dataclasses
+import gzip
 import json
 import os
 from dataclasses import replace
@@ -105,10 +106,19 @@ def state(site, monkeypatch) -> Path:
     return state
 
 
+def save(state: Path) -> None:
+    """Let a state have the checkpoints that it will keep, and the one before them."""
+    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    for step in (2, 3, 4):
+        (state / training.CHECKPOINTS / str(step)).mkdir(parents=True)
+
+
 def test_training_that_resumes_has_its_space(site, state) -> None:
     assert statuses(site, "a") == [FAIL]
-    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    save(state)
     assert statuses(site, "a") == []
+    job = make_training(keep_every=2)  # another two
+    assert [each.status for each in check_disk_space(site, [job], "i", None)] == [FAIL]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +133,13 @@ def test_training_that_resumes_has_its_space(site, state) -> None:
     ],
 )
 def test_training_that_was_edited_needs_space_again(site, state, options, image, new) -> None:
-    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    save(state)
     job = make_training(**options)
     assert bool([*check_disk_space(site, [job], image, None)]) == new
 
 
 def test_edited_program_needs_space_where_its_training_was_finished(site, state, monkeypatch):
-    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    save(state)
     monkeypatch.setattr(disk_space, "program_content", lambda *_: {"train.py": "edited"})
     assert statuses(site, "a") == []  # it is asked whether to resume
     (state / training.SUMMARY).write_text("{}")
@@ -137,7 +147,7 @@ def test_edited_program_needs_space_where_its_training_was_finished(site, state,
 
 
 def test_damaged_identity_counts_as_none(site, state) -> None:
-    (state / training.LAST_CHECKPOINT_STEP).write_text("4")
+    save(state)
     (state / identity.FILE).write_text("{")
     assert statuses(site, "a") == [FAIL]
 
@@ -160,10 +170,30 @@ def test_requirements_on_one_disk_are_added_up(site, monkeypatch) -> None:
     assert statuses(site, "a", "b", "c") == [FAIL]
 
 
+@pytest.mark.parametrize(
+    ("content", "tokenizer", "bytes_required"),
+    [
+        (b"some text", "bytes", 9),
+        (b'{"text": "a"}\n', "bytes", 2 * 14),  # rows wait until they are sorted
+        (gzip.compress(b"some text", mtime=0), "bytes", 3 * 29),
+        (gzip.compress(b"some text", mtime=0), "raw", 29),
+    ],
+)
+def test_text_that_is_going_to_be_prepared_needs_space(
+    site, tmp_path, content, tokenizer, bytes_required
+) -> None:
+    file = tmp_path / "a"
+    file.write_bytes(content)
+    job = make_training((str(file),), tokenizer)
+    (data,) = disk_space.required_by_data(site, [job])
+    assert data.bytes == bytes_required
+    assert (data.inodes > 200) == content.startswith(b"{")
+
+
 def test_prepared_data_need_no_space(site, tmp_path, monkeypatch) -> None:
     text = tmp_path / "a.txt"
     text.write_bytes(bytes(10**6))
-    job = make_training((str(text),), layers=1, width=64, heads=1, ngram=1)
+    job = make_training((str(text),), "raw", layers=1, width=64, heads=1, ngram=1)
     set_free(monkeypatch, 3 * checkpoint_bytes(job))
     (finding,) = check_disk_space(site, [job], None, None)
     assert finding.code == "JW510"

@@ -33,11 +33,12 @@ class TextFile(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a look at a file finds: why it is not read, if so, and whether its text may be larger
-    than the file."""
+    """What a look at a file finds: why it is not read, if so, whether its text is larger than the
+    file, and whether it has rows, which wait on disk."""
 
     error: UserError | None
-    packed: bool
+    compressed: bool = False
+    table: bool = False
 
 
 class ProgressReporter:
@@ -152,11 +153,12 @@ def look(file: File, column: str) -> Look:
                 kind = kinds.TextCheck(position + start).find_problem(tail[start:], final=True)
         if kind in tables.READERS:
             next(read_table(file.path, kind, column, NO_PROGRESS), None)
-            return Look(None, True)
+            # A table of columns nearly always is, inside.
+            return Look(None, text is not stored or kind != "JSON lines", table=True)
     except (OSError, *kinds.DAMAGED) as error:
-        return Look(unreadable(file.path, error), False)
+        return Look(unreadable(file.path, error))
     except UserError as error:
-        return Look(error, True)
+        return Look(error)
     return Look(refused(file.path, kind) if kind else None, text is not stored)
 
 

@@ -120,7 +120,7 @@ def check_files(data: DataOptions, labels: list[str], demand: Demand) -> Finding
         count = f"; files that are not read: {len(refused)}" if refused[1:] else ""
         yield failure(refused[0].code, f"{who}.{refused[0]}{count}")
     if not found.problems and not refused:
-        packed = any(each.packed for each in looks)
+        packed = any(each.compressed or each.table for each in looks)
         yield check_size(data, labels, demand, found.files, packed)
         if data.tokenizer not in BYTE_TOKENIZERS:
             yield from check_round_trip(data, who, found.files)

@@ -5,24 +5,27 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxway_shared import presets
+from jaxway_shared import presets, training
 from jaxway_shared.data_record import DataRecord
 from jaxway_shared.errors import UserError
 from jaxway_shared.identity import Identity, program_content
 from jaxway_shared.training import SUMMARY, TrainingState
 
-from jaxway.config.jobs import TrainJob
+from jaxway.config.jobs import RAW, TrainJob
 from jaxway.config.site import Site
 from jaxway.container import work_folder
 from jaxway.container.work_folder import Space
+from jaxway.data.corpus import RowStore
+from jaxway.data.sources import Look
 from jaxway.launch import state_link
 from jaxway.preflight import jutil
-from jaxway.preflight.data import found_files, record_of, vocabulary_size
+from jaxway.preflight.data import found_files, looks_of, record_of, vocabulary_size
 from jaxway.preflight.finding import Finding, Findings, failure, passed, warning
 from jaxway.preflight.folders import nearest_existing_parent
 
 FILES_OF_A_PULL = 8  # SIF, record, digest, link, lock, a run's link back in its folder, and a part
 FILES_OF_DATA = 5  # shards and record
+COMPRESSION = 3  # of text by gzip, zstd or in Parquet, roughly
 FILES_OF_A_CHECKPOINT, FILES_OF_A_PROCESS = 20, 10  # as Orbax writes them, roughly
 
 
@@ -49,8 +52,10 @@ def check_disk_space(
 ) -> Findings:
     """``trainings``: those that the plan does not find finished. ``image``: digest, if known."""
     trainings = [*trainings]
-    new = [job for job in trainings if not has_checkpoint(job, image)]
-    required = [*required_by_checkpoints(site, new), *required_by_data(site, trainings)]
+    required = [
+        *required_by_checkpoints(site, trainings, image),
+        *required_by_data(site, trainings),
+    ]
     if download:
         yield from check_work_folder(download)
         folder = download.sif.parent
@@ -127,23 +132,26 @@ def in_words(space: Space) -> str:
     return f"{space.bytes / 1e9:,.1f} GB and {space.inodes:,} inodes"
 
 
-def required_by_checkpoints(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
-    """Space for checkpoints of trainings that have none yet."""
+def required_by_checkpoints(
+    site: Site, trainings: Iterable[TrainJob], image: str | None
+) -> Iterator[Requirement]:
+    """Space for checkpoints that trainings do not have yet."""
     for job in trainings:
-        kept = kept_checkpoints(job) + 1  # one is written before one is deleted
-        inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
-        yield Requirement(Path(site.scratch), kept * checkpoint_bytes(job), kept * inodes)
+        more = kept_checkpoints(job) + 1 - checkpoints_there(job, image)
+        if more > 0:  # one is written before one is deleted
+            inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
+            yield Requirement(Path(site.scratch), more * checkpoint_bytes(job), more * inodes)
 
 
-def has_checkpoint(job: TrainJob, image: str | None) -> bool:
-    """Whether the state to which the run's link leads has one, and is what the job would resume."""
+def checkpoints_there(job: TrainJob, image: str | None) -> int:
+    """Checkpoints of the state to which the run's link leads, if it is what the job resumes."""
     state = TrainingState.find(Path(state_link(job.name)))
     if not (state and state.last_checkpoint_step and job.data):
-        return False
+        return 0
     try:
         before, data = Identity.read(state.folder), DataRecord.read(Path(job.data.record))
     except (OSError, UserError):
-        return False
+        return 0
     options = presets.resolve(job.options)
     if options["from"]:  # in an identity that one's content, which only the job's program knows
         options |= {name: before.options.get(name) for name in ("from", "from_step")}
@@ -154,15 +162,26 @@ def has_checkpoint(job: TrainJob, image: str | None) -> bool:
         image or before.image,
     )
     finished = (state.folder / SUMMARY).exists()  # an unfinished one of another program is not left
-    return before == this if finished else before.same_but_program(this)
+    resumed = before == this if finished else before.same_but_program(this)
+    return len(training.checkpoint_steps(state.folder)) if resumed else 0
 
 
 def required_by_data(site: Site, trainings: Iterable[TrainJob]) -> Iterator[Requirement]:
-    """Space for data that are not prepared yet: about what their files have."""
+    """Space for data that are not prepared yet: their text, and while they are, rows once more."""
     for data in dict.fromkeys(job.data for job in trainings if job.data):
-        if not record_of(data):
-            size = sum(file.bytes for file in found_files(*data.entries).files)
-            yield Requirement(Path(site.scratch), size, FILES_OF_DATA)
+        if record_of(data):
+            continue
+        files = found_files(*data.entries).files
+        looks = [Look(None)] * len(files)
+        if data.tokenizer != RAW and not data.token_shards:
+            looks = looks_of(data.text_column, *data.entries)
+        texts = [
+            file.bytes * (COMPRESSION if look.compressed else 1)
+            for file, look in zip(files, looks, strict=True)
+        ]
+        rows = [size for size, look in zip(texts, looks, strict=True) if look.table]
+        inodes = FILES_OF_DATA + (2 * RowStore.FILES if rows else 0)
+        yield Requirement(Path(site.scratch), sum(texts) + sum(rows), inodes)
 
 
 def kept_checkpoints(job: TrainJob) -> int:

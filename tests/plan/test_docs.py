@@ -66,6 +66,7 @@ ELSEWHERE = {
     "tests/cluster/cluster stop slurmctld": "test_job_survives_restarted_controller",
     "python -m pytest tests/cluster": FAULTS,
     ".venv/bin/jaxway plan-memory --profile profiles/jureca": "test_preflight_knows_compiled_steps",
+    ".venv/bin/jaxway crate my-results --license=CC-BY-4.0": "test_names_every_file_with_its_hash",
     "pytest tests/plan/test_sites.py": "test_site_plans_the_whole_chain",
     ".venv/bin/jaxway exec --profile profiles/jureca --here python3 workflow/scripts/export.py "
     "--own results/train/small/state FOLDER": "test_export_computes_the_same_without_the_workflow",

@@ -83,6 +83,11 @@ COMMANDS = {
         "write the report of results that are there",
         "jaxway report --help",
     ),
+    "crate": Command(
+        "jaxway.report.crate",
+        "write what a run has found, with its provenance, as an RO-Crate",
+        "jaxway crate my-results --license=CC-BY-4.0",
+    ),
     # Rules call these.
     "add-packages": Command("jaxway.container.packages", "put packages on top of a container"),
     "verify": Command("jaxway.container.verify", "compare a container with its record"),

@@ -59,6 +59,7 @@ CODES = {
     "JW126": "invalid answer of a registry",
     "JW127": "image for another architecture",
     "JW128": "not a SIF",
+    "JW129": "image without the signature that the site asks for",
     "JW130": "no space left for a pull",
     "JW131": "tmpdir cannot be used",
     "JW140": "container differs from its record",
@@ -139,6 +140,7 @@ CODES = {
     "JW473": "query that DuckDB refuses",
     "JW480": "result file that is missing or unreadable",
     "JW481": "damaged metrics",
+    "JW482": "crate that cannot be written",
     #
     # Preflight: 500 to 549.
     "JW500": "a check of the plan has failed",

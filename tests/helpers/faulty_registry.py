@@ -256,7 +256,7 @@ class ProxyHandler(BaseHTTPRequestHandler):
         """Nothing on standard error."""
 
 
-def start(folder: Path) -> tuple[ThreadingHTTPServer, ThreadingHTTPServer]:
+def start(folder: Path) -> tuple[Registry, ThreadingHTTPServer]:
     """Starts registry and proxy in threads, and says in FOLDER/ready.json where they are."""
     ProxyHandler.log = log = Log(folder / "log.jsonl")
     registry, proxy = Registry(folder, log), ThreadingHTTPServer(("", 0), ProxyHandler)

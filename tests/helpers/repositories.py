@@ -5,6 +5,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from tiny_image import Content
+
 Json = dict[str, Any]
 
 
@@ -24,6 +26,8 @@ def make_certificates(folder: Path, *names: str) -> None:
 
 class Registry:
     """A running registry; its log and what it has."""
+
+    content: Content  # where it runs in this process
 
     def __init__(self, folder: Path, host: str) -> None:
         self.folder, self.host = folder, host

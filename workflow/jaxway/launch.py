@@ -28,6 +28,7 @@ from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import Site
 
 Words = list[str]
+PULL_MINUTES = 120  # of a job that pulls; fetching and packing 10 GB takes less than an hour
 WORKING_DIRECTORY = "$PWD"  # the shell's, when the job runs
 PACKAGES = "/opt/jaxway-packages"  # where the container sees those that lie in a folder
 
@@ -72,6 +73,7 @@ class Launch:
 
     def pull(self) -> Words:
         words = ["pull", f"--image={self.config.image}", f"--sif={self.site.sif}"]
+        words += [f"--key={self.site.image_key}"] if self.site.image_key else []
         return [*words, f"--link={self.pulled.sif}", *self.tmpdir()]
 
     def add_packages(self) -> Words:
@@ -238,6 +240,19 @@ class Launch:
             "slurm_account": self.config.account,
             "slurm_extra": " ".join([*placement.options, *nodelist]),
             "mem_mb": 0,  # else Snakemake asks for little; without it a whole node has all of its
+        }
+
+    def pull_resources(self) -> dict[str, str | int | None]:
+        """A node without its GPUs; nothing, where this node pulls."""
+        if not self.site.pull_partition:
+            return {}
+        return {
+            "nodes": 1,
+            "cpus_per_task": self.cores,
+            "runtime": PULL_MINUTES,
+            "slurm_partition": self.site.pull_partition,
+            "slurm_account": self.config.account,
+            "mem_mb": 0,
         }
 
 

@@ -33,7 +33,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     make_certificates(folder, "DNS:localhost", "IP:127.0.0.1")
     (folder / "faults.json").write_text("[]")
     servers = faulty_registry.start(folder)
-    yield Registry(folder, "localhost")
+    running = Registry(folder, "localhost")
+    running.content = servers[0].content
+    yield running
     gc.unfreeze()
     for server in servers:
         server.shutdown()
@@ -85,9 +87,9 @@ class Target(Repository):
         self.sif.parent.mkdir()
         self.clock = Clock()
 
-    def pull(self, image: str = "") -> ContainerRecord:
+    def pull(self, image: str = "", key: Path | None = None) -> ContainerRecord:
         """Pulls; the SIF's record. The SIF is whole, and nothing else is left."""
-        pull.pull(image or self.image(), self.sif, None, self.tmpdir)
+        pull.pull(image or self.image(), self.sif, None, self.tmpdir, key)
         made = self.sif.resolve()
         files = {f"{made.name}{end}" for end in ("", ".json", ".digest")}
         assert self.beside() == {"x.sif", *files}
@@ -101,11 +103,11 @@ class Target(Repository):
         """Names of the files where the SIF is, but for locks."""
         return {x.name for x in self.sif.parent.iterdir() if x.suffix != ".lock"}
 
-    def fails(self, reason: str, image: str = "") -> set[str]:
+    def fails(self, reason: str, image: str = "", key: Path | None = None) -> set[str]:
         """Pulls, which must fail for this reason; the layers that it left, and it left no more."""
         before = self.beside()
         with pytest.raises(UserError, match=reason):
-            pull.pull(image or self.image(), self.sif, None, self.tmpdir)
+            pull.pull(image or self.image(), self.sif, None, self.tmpdir, key)
         assert self.beside() == before
         files = [x for x in self.tmpdir.rglob("*") if x.is_file()]
         assert [x for x in files if x.name != hashlib.sha256(x.read_bytes()).hexdigest()] == []

@@ -36,6 +36,7 @@ class Site:
     sif: str
     container: bool
     container_build: bool
+    image_key: str | None
     launcher: str | None
     scratch: str
     platform: str | None
@@ -47,6 +48,7 @@ class Site:
     account_variables: Sequence[str]
     budget_command: str | None
     jutil: bool
+    job_page: str | None
     transports: Sequence[str] | None
     references: Sequence[Mapping[str, Any]]
     required_variables: Mapping[str, str]
@@ -54,6 +56,15 @@ class Site:
     small_home: bool
     inherited_variables: Sequence[str]
     environment: Mapping[str, str]
+
+    @property
+    def pull_partition(self) -> str | None:
+        """Where jobs make containers, and Apptainer runs only there; None, this node does."""
+        return self.partitions.get("pull") if self.launcher else None
+
+    def page_of(self, job: str | None) -> str:
+        """Address of the site's own page of a job of Slurm; empty, there is none."""
+        return self.job_page.replace("{job}", job) if self.job_page and job else ""
 
 
 def parse(values: Any, file: str) -> Site:
@@ -108,6 +119,7 @@ def load_site(root: Path) -> Site:
         site,
         sif=expanded_path(site.sif, "sif"),
         scratch=expanded_path(site.scratch, "scratch"),
+        image_key=site.image_key and expand(site.image_key, "image_key"),
         shared=[expand(folder, "shared") for folder in site.shared],
     )
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from jaxway_shared.container_record import ContainerRecord, LayerRecord
 from jaxway_shared.errors import UserError
 
-from jaxway.container import image_name, layers, store, verify, work_folder
+from jaxway.container import image_name, layers, signature, store, verify, work_folder
 from jaxway.container.apptainer import apptainer, apptainer_version, compression, drop_options
 from jaxway.container.registry import Image, Json, Repository, sha256_digest
 from jaxway.files import atomic_replace, exclusive_lock, log, remove
@@ -151,11 +151,14 @@ def keep_complete_layers(source: Source, work: Path) -> None:
 # ------------------------------------------------------------------------------------------ pull
 
 
-def pull(name: str, sif: Path, link: Path | None, tmpdir: Path | None) -> None:
+def pull(
+    name: str, sif: Path, link: Path | None, tmpdir: Path | None, key: Path | None = None
+) -> None:
     """Let ``sif``, and a run's own ``link``, lead to the image's SIF, which is made if need be.
 
     A run's first pull takes what others have pulled by this name; a later one asks what the name
-    means now, but what a run has lost is made again as it was.
+    means now, but what a run has lost is made again as it was. With a
+    ``key`` the registry is always asked for the image's signature.
     """
     version = apptainer_version()
     store.make_shared(sif.parent)
@@ -165,11 +168,15 @@ def pull(name: str, sif: Path, link: Path | None, tmpdir: Path | None) -> None:
                 store.adopt(sif)
     locked = verify.read_record(link) if link else None
     found, pinned = None, None
-    if link and not locked and (found := store.find_named(sif, name)):
+    if link and not locked and not key and (found := store.find_named(sif, name)):
         log(f"{found} is {name}, pulled before: `--forcerun pull` asks the registry again")
     elif link and locked and locked.image == name and not store.is_locked(link):
         found, pinned = store.find(sif, locked.identity), locked.digest
-    found = found or make(find_source(name, pinned), sif, tmpdir, version)
+    if not found:
+        source = find_source(name, pinned)
+        if key:
+            signature.require_signature(name, source.repository, source.digest, key)
+        found = make(source, sif, tmpdir, version)
     try:
         store.lead(sif, found.name)
     except PermissionError:
@@ -251,9 +258,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--link", type=Path, help="a run's own link to it, with its record")
     parser.add_argument("--tmpdir", type=Path, help="folder for layers and unpacked files")
+    parser.add_argument("--key", type=Path, help="public key of who must have signed the image")
 
 
 def run(args: argparse.Namespace) -> None:
     drop_options()
     link = args.link.absolute() if args.link else None
-    pull(args.image, args.sif.absolute(), link, args.tmpdir)
+    pull(args.image, args.sif.absolute(), link, args.tmpdir, args.key)

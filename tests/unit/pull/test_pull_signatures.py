@@ -1,0 +1,64 @@
+"""Images that a site wants to be signed: by cosign, with a key."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def make_key(folder: Path, name: str, *kind: str) -> tuple[Path, Path]:
+    """A private and a public key."""
+    private, public = folder / f"{name}.key", folder / f"{name}.pub"
+    new = ["openssl", "genpkey", *kind, "-out", str(private)]
+    subprocess.run(new, check=True, capture_output=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    return private, public
+
+
+@pytest.fixture(params=["EC", "RSA"])
+def keys(tmp_path, request):
+    """Of the site; cosign's own kind, and another that it takes."""
+    option = "ec_paramgen_curve:P-256" if request.param == "EC" else "rsa_keygen_bits:2048"
+    return make_key(tmp_path, "site", "-algorithm", request.param, "-pkeyopt", option)
+
+
+@pytest.fixture
+def content(target):
+    """What the registry has; signatures end with the test."""
+    content = target.registry.content
+    yield content
+    content.tags = {tag: x for tag, x in content.tags.items() if not tag.endswith(".sig")}
+
+
+@pytest.mark.parametrize("tag", ["latest", "index"])
+def test_signed_image_is_pulled(target, keys, content, tag):
+    content.sign(tag, keys[0])
+    target.pull(target.image(tag), keys[1])
+    target.pull(target.image(tag), keys[1])  # is there, and the signature too
+
+
+def test_unsigned_image_is_refused_before_any_layer(target, keys, content):
+    reason = r"is not signed: localhost:\d+ has no sha256-[0-9a-f]{64}\.sig.*image_key"
+    assert target.fails(reason, key=keys[1]) == set()
+    assert target.gets() == []
+
+
+def test_signature_by_another_or_of_another_image_or_none_at_all(target, keys, content, tmp_path):
+    other, _ = make_key(tmp_path, "other", "-algorithm", "EC", "-pkeyopt", "group:P-256")
+    content.sign("latest", other)
+    target.fails("is not signed by .*site.pub", key=keys[1])
+    content.sign("latest", keys[0], about=content.tags["other"])
+    target.fails("is not signed by .*site.pub", key=keys[1])
+    content.manifest(content.tags["latest"].replace(":", "-") + ".sig", config={}, layers=[{}])
+    target.fails("is no signature by cosign", key=keys[1])
+
+
+def test_image_that_is_there_is_refused_too(target, keys, content):
+    target.pull()
+    target.fails("is not signed", key=keys[1])
+
+
+def test_no_registry_or_no_key(target, keys, tmp_path):
+    target.fails("is in no registry", "docker://python:3.11", keys[1])
+    target.fails("is no public key", key=tmp_path / "missing.pub")
+    target.fails("is no public key", key=keys[0])

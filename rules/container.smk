@@ -3,9 +3,11 @@ rule pull:
         **outputs(PULLED),
     log:
         "logs/pull.log",
-    localrule: True  # compute nodes have no internet
+    localrule: not SITE.pull_partition  # most compute nodes have no internet
     container:
         no_container
+    resources:
+        **LAUNCH.pull_resources(),
     params:
         jaxway=jaxway,
         image=lambda w: recorded_image(Path(PULLED.sif), CONFIG.image),
@@ -26,9 +28,11 @@ if CONTAINED and CONFIG.packages:
             **outputs(CONTAINER),
         log:
             "logs/add_packages.log",
-        localrule: True
+        localrule: not SITE.pull_partition
         container:
             no_container
+        resources:
+            **LAUNCH.pull_resources(),
         params:
             jaxway=jaxway,
             arguments=lambda w, output: command_line(LAUNCH.add_packages()),

@@ -53,6 +53,36 @@ def test_verify_container_computes_the_hash(plan):
     assert "jax.sif has changed since it was made" in " ".join(result.stderr.split())
 
 
+def test_where_login_nodes_refuse_apptainer_containers_are_made_in_jobs(plan):
+    """Also with packages on top, and nothing but jobs starts it."""
+    plan.use_stubs()
+    refusing = "#!/bin/sh\necho Apptainer runs on compute nodes only. Sorry!\n"
+    stub = plan.folder / "bin/apptainer"
+    elsewhere = stub.rename(plan.folder / "bin/apptainer_there")
+    stub.write_text(f'{refusing}[ -z "$SLURM_JOB_ID" ] || exec {elsewhere} "$@"\n')
+    elsewhere.write_text(elsewhere.read_text().replace("Path(sys.argv[0]).name", '"apptainer"'))
+    stub.chmod(0o755)
+    (plan.folder / "one.tar").write_text("a stub of an image")
+    plan.configure(image="docker-archive:one.tar")
+    refused = plan.snakemake("pull", check=False)
+    assert "apptainer does not run: Apptainer runs on compute nodes only. Sorry! [JW111]" in (
+        " ".join(refused.stderr.split())
+    )
+    assert not plan.calls("sbatch")
+    site = plan.profiles / "jureca/site.yaml"
+    site.write_text(site.read_text().replace("partitions:\n", "partitions:\n  pull: online\n"))
+    plan.snakemake("smoke_test")
+    pull, smoke_test = plan.calls("sbatch")
+    assert {"online", "--cpus-per-task=128"} <= set(pull)
+    assert not any("gpu" in word for word in pull if not word.startswith("--wrap"))
+    assert "dc-gpu-devel" in smoke_test
+    plan.sif.resolve().unlink()
+    lost = plan.snakemake("smoke_test", "--forcerun=smoke_test", check=False)
+    assert "pull --forcerun pull` (with your --profile) submits its job [JW209]" in (
+        " ".join(lost.stderr.split())
+    )
+
+
 def test_failed_pull_keeps_the_old_container(plan):
     plan.use_stubs()
     plan.make_container()

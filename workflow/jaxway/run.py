@@ -174,7 +174,11 @@ class Run:
                 continue
             if not store.is_locked(Path(container.output)):
                 lost = not os.path.exists(container.output)
-                self._restore(container.output, words(), "is missing" if lost else "was made again")
+                why = "is missing" if lost else "was made again"
+                if launch.site.pull_partition:
+                    again = f"`snakemake {rule} --forcerun {rule}` (with your --profile)"
+                    raise UserError("JW209", f"{container.output} {why}: {again} submits its job")
+                self._restore(container.output, words(), why)
             if problem := verify.find_problem(Path(container.sif), full=False, image=image):
                 raise problem
             store.note_run(target(Path(container.output)), Path(container.output))
@@ -239,7 +243,7 @@ class Run:
             report(error.line())
             return
         if usages:
-            text = accounting.summary(usages, self.launch.site.cores_per_node)
+            text = accounting.summary(usages, self.launch.site)
             report(text)
 
 

@@ -115,10 +115,11 @@ def apptainer_version() -> str:
             "restricted software, choose Container Runtime Engine and accept its agreement; it "
             "takes effect within hours",
         )
-    if done.returncode:
-        reason = (done.stderr or done.stdout).strip()
+    found: list[str] = re.findall(r"\d+\.\d+\S*", done.stdout)
+    if done.returncode or not found:  # a banner, where the site wants it on compute nodes alone
+        reason = " ".join((done.stderr or done.stdout).split())
         raise UserError("JW111", f"apptainer does not run: {reason}")
-    return done.stdout.split()[-1]
+    return found[-1]
 
 
 def compression(work: Path) -> tuple[str, ...]:

@@ -86,14 +86,15 @@ def run_preflight(plan: Plan) -> list[Finding]:
     findings: list[Finding] = []
     download = None
     if plan.pulled and plan.container:
-        findings += run_check("apptainer", check_apptainer)
+        if here := not plan.site.pull_partition:
+            findings += run_check("apptainer", check_apptainer)
         image, shared = plan.config.image, Path(plan.site.sif)
         size, finding = check_image(image, shared, plan.pulled, plan.container, plan.pulls)
         findings.append(finding._replace(subject="image"))
         allocations = [job for job in plan.jobs.values() if isinstance(job, Allocation)]
         findings += run_check("image", check_own_sifs, plan.config.own_sifs(allocations))
         there = os.path.exists(plan.container.output) and not plan.pulls
-        if plan.start and plan.jobs and there and finding.status is PASS:
+        if here and plan.start and plan.jobs and there and finding.status is PASS:
             used = used_paths(plan.jobs, plan.site.scratch)
             findings += run_check("files", check_visible, plan.start, used)
         if size:

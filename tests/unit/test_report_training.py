@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 
 import pytest
+import yaml
 from jaxway.report import plots, training
 from jaxway_shared.training import ProgramSummary
-from report_results import DATA, PROVENANCE, SEGMENT, Results, rows, section
-from results import write
+from report_results import DATA, JOB_PAGES, PROVENANCE, SEGMENT, Results, rows, section
+from results import SITE, write
 from tokenizers import Tokenizer, models
 
 
@@ -176,3 +177,5 @@ def test_resumed_run_names_its_segments(results):
     second = replace(SEGMENT, first_step=61, provenance=replace(PROVENANCE, job="15"))
     results.add_run(segments=(replace(SEGMENT, last_step=60), second))
     assert "each resumed from the last checkpoint" in results.report()
+    results.site.write_text(yaml.safe_dump(SITE | {"job_page": f"{JOB_PAGES}{{job}}"}))
+    assert f'<a href="{JOB_PAGES}15">15</a>' in results.report()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from examples import make_site
 from jaxway.monitor import logs
 from jaxway.monitor.status import RESULTS, STEPS
 from run_folder import LOCAL, METRICS, PROGRESS, log, shown, submit, train
@@ -32,6 +33,13 @@ def test_running_training_shows_its_progress(folder) -> None:
     submit()
     train(METRICS)
     assert shown() == {"train gpt": f"{PROGRESS}; job 17 runs on jrc0101 for 41:10, 23:18:50 left"}
+
+
+def test_site_has_a_page_of_each_job_that_runs(folder) -> None:
+    submit()
+    site = make_site(job_page="https://h.org/jureca/{job}")
+    (text,) = shown(site).values()
+    assert text.endswith("left, https://h.org/jureca/17")
 
 
 def test_state_of_another_job_is_not_taken(folder) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from examples import make_job, make_placement, make_training
+from examples import make_job, make_placement, make_site, make_training
 from jaxway import cli
 from jaxway.config.jobs import SubmittedJob
 from jaxway.slurm import accounting
@@ -117,10 +117,11 @@ def test_slurm_is_asked_for_some_jobs_at_a_time(folder: Path, monkeypatch) -> No
 
 
 def test_summary_names_jobs_without_progress(folder: Path) -> None:
-    assert accounting.summary(query(folder), 128).splitlines() == [
+    site = make_site(cores_per_node=128, job_page="https://h.org/{job}")
+    assert accounting.summary(query(folder), site).splitlines() == [
         "used: 2.1 node-h = 268.8 core-h by 4 jobs; longest wait: 0:10:00",
-        "no progress: 0.08333 node-h = 10.67 core-h by train_run a, job 8: FAILED",
-        "no progress: 0 node-h = 0 core-h by train_run b, job 10: CANCELLED",
+        "no progress: 0.08333 node-h = 10.67 core-h by train_run a, job 8: FAILED, https://h.org/8",
+        "no progress: 0 node-h = 0 core-h by train_run b, job 10: CANCELLED, https://h.org/10",
     ]
 
 

@@ -84,7 +84,8 @@ def queued_status(job: QueuedJob, position: str, config: Config, site: Site) -> 
     stage = job.state if job.state == "RUNNING" else ""
     log = Path("logs", step, f"{name}.log") if name else Path("logs", f"{step}.log")
     progress = progress_of(step, name, job.id, config, site)
-    return JobStatus(job.id, label, stage, running_text(job), progress, last_log_line(log))
+    state = ", ".join(filter(None, [running_text(job), site.page_of(job.id)]))
+    return JobStatus(job.id, label, stage, state, progress, last_log_line(log))
 
 
 def step_and_name(comment: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from matplotlib import rc_context
 
 from jaxway.analysis import references
 from jaxway.analysis.node_check import NodeCheck
+from jaxway.config.site import read_site
 from jaxway.report.benchmarks import group, rooflines, scaling
 from jaxway.report.costs import cost_table
 from jaxway.report.entries import entries_of, overview
@@ -126,6 +127,7 @@ def page(args: argparse.Namespace) -> str:
         nodes=node_check and node_table(node_check),
         cost=cost and cost_table(cost),
         origin=origin_of(provenances) if provenances else None,
+        page_of=read_site(args.site).page_of,
     )
 
 

@@ -16,7 +16,7 @@ from jaxway_shared import training, versioned
 from jaxway_shared.errors import UserError
 
 from jaxway.config.jobs import SubmittedJob, TrainJob
-from jaxway.config.site import read_site
+from jaxway.config.site import Site, read_site
 from jaxway.slurm.commands import error_message, run_query
 from jaxway.slurm.journal import Journal, Submission
 from jaxway.slurm.queue import ENDED, JOBS_PER_QUERY
@@ -183,14 +183,15 @@ def wait_for_accounting(submissions: Collection[Submission], scratch: Path) -> l
         time.sleep(POLL_INTERVAL_S)
 
 
-def summary(usages: list[JobUsage], cores_per_node: int | None) -> str:
+def summary(usages: list[JobUsage], site: Site) -> str:
     """What jobs have cost, in one line, and a line for each that failed without progress."""
+    cores_per_node = site.cores_per_node
     longest = timedelta(seconds=max(usage.queue_seconds for usage in usages))
     total = in_words(sum(usage.node_hours for usage in usages), cores_per_node)
     lines = [f"used: {total} by {counted(len(usages), 'job')}; longest wait: {longest}"]
     lines += [
         f"no progress: {in_words(usage.node_hours, cores_per_node)} by {usage.name}, job "
-        f"{usage.job}: {usage.state}"
+        f"{usage.job}: {', '.join(filter(None, [usage.state, site.page_of(usage.job)]))}"
         for usage in usages
         if usage.no_progress
     ]

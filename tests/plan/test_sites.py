@@ -46,6 +46,15 @@ def test_profile_is_the_shared_lines_and_the_sites_name(name, monkeypatch):
     assert profile == slurm_profile(name)
 
 
+@pytest.mark.parametrize("name", SITES)
+def test_profile_says_for_whom_it_is_and_who_maintains_it(name):
+    """As snakemake-cluster-profiles wants of each."""
+    readme = (ROOT / f"profiles/{name}/README.md").read_text()
+    assert readme.startswith("# ")
+    assert f"snakemake --profile profiles/{name}\n" in readme
+    assert "\n## Maintainer\n" in readme
+
+
 def test_key_after_the_shared_lines_replaces_one():
     text = f"{PROFILES['mycluster']}jobs: 3\n"
     assert yte.process_yaml(text, require_use_yte=True)["jobs"] == 3

@@ -54,7 +54,7 @@ def test_verify_container_computes_the_hash(plan):
 
 
 def test_where_login_nodes_refuse_apptainer_containers_are_made_in_jobs(plan):
-    """Also with packages on top, and nothing but jobs starts it."""
+    """The stub says what such sites say, and works in jobs alone."""
     plan.use_stubs()
     refusing = "#!/bin/sh\necho Apptainer runs on compute nodes only. Sorry!\n"
     stub = plan.folder / "bin/apptainer"
@@ -64,11 +64,6 @@ def test_where_login_nodes_refuse_apptainer_containers_are_made_in_jobs(plan):
     stub.chmod(0o755)
     (plan.folder / "one.tar").write_text("a stub of an image")
     plan.configure(image="docker-archive:one.tar")
-    refused = plan.snakemake("pull", check=False)
-    assert "apptainer does not run: Apptainer runs on compute nodes only. Sorry! [JW111]" in (
-        " ".join(refused.stderr.split())
-    )
-    assert not plan.calls("sbatch")
     site = plan.profiles / "jureca/site.yaml"
     site.write_text(site.read_text().replace("partitions:\n", "partitions:\n  pull: online\n"))
     plan.snakemake("smoke_test")

@@ -12,6 +12,10 @@ UNSIGNED = "User alice is not in group container and hence not authorized to use
     [
         (f"echo {UNSIGNED} >&2; exit 1", "in JuDoor, .* accept its agreement"),
         ("echo no such option >&2; exit 255", "apptainer does not run: no such option"),
+        (
+            "echo On compute nodes only. Sorry!",
+            "apptainer does not run: On compute nodes only. Sor",
+        ),
         (None, "there is no apptainer in PATH"),
     ],
 )

@@ -45,7 +45,8 @@ def test_without_a_terminal_it_prints_once(folder) -> None:
     done = follow(folder)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (
-        f"train gpt   {PROGRESS}; job 17 runs on jrc0101 for 41:10, 23:18:50 left\n"
+        f"train gpt   {PROGRESS}; job 17 runs on jrc0101 for 41:10, 23:18:50 left; "
+        "https://llview.fz-juelich.de/jurecadc/17\n"
         "smoke_test  pending as job 18, position 1 of 1 in dc-gpu\n"
     )
 

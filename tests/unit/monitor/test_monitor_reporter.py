@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from jaxway.monitor import reporter
@@ -86,14 +87,16 @@ def test_background_reports_until_its_end(folder, quick, capfd) -> None:
     submit()
     train(METRICS)
     output = ""
-    with report_in_background(CONFIG, SITE):
+    with report_in_background(CONFIG, replace(SITE, job_page="https://h.org/{job}")):
         deadline = time.monotonic() + 30
         while "step" not in output and time.monotonic() < deadline:
             time.sleep(0.05)
             output += capfd.readouterr().err
     assert not background_threads()
     begin, step = output.splitlines()
-    assert begin[6:] == "train gpt: job 17 runs on jrc0101 for 41:10, 23:18:50 left"
+    assert (
+        begin[6:] == "train gpt: job 17 runs on jrc0101 for 41:10, 23:18:50 left, https://h.org/17"
+    )
     assert step[6:] == f"train gpt: {PROGRESS}"
 
 

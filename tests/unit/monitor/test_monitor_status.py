@@ -39,7 +39,7 @@ def test_site_has_a_page_of_each_job_that_runs(folder) -> None:
     submit()
     site = make_site(job_page="https://h.org/jureca/{job}")
     (text,) = shown(site).values()
-    assert text.endswith("left, https://h.org/jureca/17")
+    assert text.endswith("; https://h.org/jureca/17")
 
 
 def test_state_of_another_job_is_not_taken(folder) -> None:

@@ -32,7 +32,7 @@ class ProgressReporter:
             interval_s = FILE_INTERVAL_S if status.is_pending else math.inf
             state = (status.stage, status.state)
             if status.stage and self.is_new((status.key, "state"), *state, interval_s):
-                yield f"{status.label}: {status.state}"
+                yield f"{status.label}: {', '.join(filter(None, [status.state, status.page]))}"
             progress = ("", status.progress)
             if status.progress and self.is_new(
                 (status.key, "progress"), *progress, self.interval_s

@@ -47,6 +47,7 @@ class JobStatus(NamedTuple):
     state: str
     progress: str  # of a training
     last_log_line: str
+    page: str = ""  # the site's own, of a job that runs
 
     @property
     def is_pending(self) -> bool:
@@ -84,8 +85,8 @@ def queued_status(job: QueuedJob, position: str, config: Config, site: Site) -> 
     stage = job.state if job.state == "RUNNING" else ""
     log = Path("logs", step, f"{name}.log") if name else Path("logs", f"{step}.log")
     progress = progress_of(step, name, job.id, config, site)
-    state = ", ".join(filter(None, [running_text(job), site.page_of(job.id)]))
-    return JobStatus(job.id, label, stage, state, progress, last_log_line(log))
+    page = site.page_of(job.id)
+    return JobStatus(job.id, label, stage, running_text(job), progress, last_log_line(log), page)
 
 
 def step_and_name(comment: str) -> tuple[str, str]:
@@ -109,7 +110,7 @@ def status_lines(statuses: Iterable[JobStatus], queue: Queue) -> list[tuple[str,
     lines = []
     for status in statuses:
         output = "" if status.progress else status.last_log_line
-        parts = [status.progress, status.state, output]
+        parts = [status.progress, status.state, output, status.page]
         lines.append((status.label, "; ".join(filter(None, parts))))
     if queue.problem:
         lines.append(("Slurm", queue.problem))

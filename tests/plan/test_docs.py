@@ -88,7 +88,14 @@ BY_HAND = {
     "asks for a password": ("apptainer registry login docker://<host>",),
     "a line of the SIF's own script": ('export X="${X:-"value"}"',),
     "no whole command, but which one is meant": (
-        *("apptainer pull", "apptainer build", "kill -9", "gzip -9", "scontrol requeue"),
+        *(
+            "apptainer pull",
+            "apptainer build",
+            "apptainer verify",
+            "kill -9",
+            "gzip -9",
+            "scontrol requeue",
+        ),
         *(
             "sbatch --test-only",
             "sbatch --dependency",

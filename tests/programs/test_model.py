@@ -109,8 +109,10 @@ def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, whole,
 
 
 def test_what_gpus_do_alone_is_right(params, tokens, whole, monkeypatch):
-    """Layers without a loop, three products for q, k and v, a softmax's sums in one pass."""
+    """Layers without a loop, on several one after the other; three products for q, k and v, a
+    softmax's sums in one pass."""
     monkeypatch.setattr(model.Config, "on_gpu", True)
+    monkeypatch.setattr(model.Config, "on_several", True)
     jax.clear_caches()
     *plain, weights = whole
     config = dataclasses.replace(CONFIG, unroll=True)
@@ -119,7 +121,9 @@ def test_what_gpus_do_alone_is_right(params, tokens, whole, monkeypatch):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, (*plain,)
     )
-    assert " reduce[" in str(jax.make_jaxpr(with_gradient)(params, tokens, weights))
+    program = str(jax.make_jaxpr(with_gradient)(params, tokens, weights))
+    assert " reduce[" in program
+    assert "optimization_barrier" in program
 
 
 def test_untrained_model_costs_about_8_bits_a_byte(tokens):

@@ -81,6 +81,11 @@ class Config:
         device = self.mesh.devices.flat[0] if self.mesh else jax.devices()[0]
         return device.platform == "gpu"
 
+    @property
+    def on_several(self) -> bool:
+        """Whether it is computed on more than one device."""
+        return self.mesh is not None and self.mesh.size > 1
+
 
 # --------------------------------------------------------------------------------------- sharding
 
@@ -284,10 +289,8 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
         ends_BxT = (tokens_BxT == config.document_end).astype(jnp.int32)
         document_BxT = jnp.cumsum(ends_BxT, axis=1) - ends_BxT  # how many end before
 
-    several = config.mesh is not None and config.mesh.size > 1
-
     def block(x_BxTxD: Array, layer: Params) -> tuple[Array, None]:
-        if config.unroll and several:
+        if config.unroll and config.on_several:
             x_BxTxD, layer = in_turn(x_BxTxD, layer)
         x_BxTxD += attention(config, layer, norm(x_BxTxD), document_BxT)
         x_BxTxD += mlp(config, layer, norm(x_BxTxD))

@@ -153,6 +153,12 @@ def test_without_slurm_a_job_asks_for_the_one_node() -> None:
     assert launch.threads(make_placement()) == os.cpu_count()
 
 
+def test_pull_is_told_whose_signature_the_site_wants() -> None:
+    site = make_site(image_key="/p/keys/site.pub")
+    assert "--key=/p/keys/site.pub" in make_launch(site).pull()
+    assert not any(word.startswith("--key") for word in make_launch().pull())
+
+
 def test_packages_are_added_with_the_binds_of_jobs(monkeypatch) -> None:
     monkeypatch.setenv("SCRATCH", "/s")
     launch = make_launch(packages={"python": ["einops", "x"], "debian": ["git"]}, tmpdir="/t")

@@ -1,6 +1,7 @@
 """What a pull decides without a registry: what is there already, and what it asks for."""
 
 import json
+import subprocess
 
 import pytest
 from example_records import DIGEST, container_record, write_container_record
@@ -82,6 +83,22 @@ def test_the_same_image_has_for_each_run_the_name_it_was_pulled_by(sif, run, ask
     times = record_path(run).stat().st_mtime_ns, digest_path(run).stat().st_mtime_ns
     pull.pull(OTHER, sif, run, None)
     assert times == (record_path(run).stat().st_mtime_ns, digest_path(run).stat().st_mtime_ns)
+
+
+def test_with_a_key_the_registry_is_asked_whatever_is_there(sif, run, asked, tmp_path):
+    """Here it has no image, so no signature."""
+    key = tmp_path / "site.pub"
+    new = subprocess.run(["openssl", "genpkey", "-algorithm", "ED25519"], stdout=subprocess.PIPE)
+    subprocess.run(["openssl", "pkey", "-pubout", "-out", key], input=new.stdout, check=True)
+    with pytest.raises(UserError, match="is in no registry"):
+        pull.pull(IMAGE, sif, run, None, key)
+    pull.pull(IMAGE, sif, run, None)
+    lost = sif.resolve()
+    lost.write_bytes(lost.read_bytes() + b"made again")
+    write_container_record(lost, IMAGE)
+    with pytest.raises(UserError, match="is in no registry"):
+        pull.pull(IMAGE, sif, run, None, key)
+    assert asked == [(IMAGE, None), (IMAGE, DIGEST)]
 
 
 def test_another_image_lies_beside_and_leaves_the_runs_of_the_first_alone(

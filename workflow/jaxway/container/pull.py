@@ -171,7 +171,7 @@ def pull(
     if link and not locked and not key and (found := store.find_named(sif, name)):
         log(f"{found} is {name}, pulled before: `--forcerun pull` asks the registry again")
     elif link and locked and locked.image == name and not store.is_locked(link):
-        found, pinned = store.find(sif, locked.identity), locked.digest
+        found, pinned = None if key else store.find(sif, locked.identity), locked.digest
     if not found:
         source = find_source(name, pinned)
         if key:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, cast
 
 import pytest
@@ -100,7 +101,9 @@ def test_names_image_commit_configuration_jobs_and_times(run_folder):
     assert [each["identifier"]["value"] for each in (first, second)] == ["14000001", "14000002"]
     assert json.loads(first["description"]) == PROVENANCE.arguments
     assert first["startTime"] == "2026-11-22T16:51:39+00:00"
-    assert compute["endTime"] == first["endTime"]  # of the job in Slurm's accounting
+    end = datetime(2026, 11, 22, 17, 0, 30).astimezone()  # USAGE's; Slurm's times are local
+    assert datetime.fromisoformat(first["endTime"]) == end
+    assert compute["endTime"] == first["endTime"]
     assert second["endTime"] == "2026-11-22T17:01:00+00:00"  # of its last checkpoint
     program = compute["instrument"]
     assert program["name"] == "benchmark_compute.py"

@@ -104,6 +104,7 @@ class Plan:
             (binaries / name).chmod(0o755)
         self.environment["PATH"] = f"{binaries}:{self.environment['PATH']}"
         self.environment["STUB_FOLDER"] = str(self.folder)
+        self.environment["STUB_SNAKEMAKE"] = forked.asking()
         # What compute nodes would do is done here, so they see every folder.
         self.profiles = Path(shutil.copytree(ROOT / "profiles", self.folder / "profiles"))
         copies = os.path.relpath(self.profiles, ROOT / "profiles")

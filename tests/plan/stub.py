@@ -5,6 +5,7 @@ lets the plan go on. Its name decides which command it is. For tests of the plan
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +82,10 @@ elif name == "sbatch":  # runs the job before it returns
         job_name = arguments[arguments.index("--job-name") + 1]
         cancelled = any(os.environ.get("STUB_CANCELLED", "\0") in word for word in arguments)
         with open(log, "w") as output:
+            # Its Snakemake comes from a process that has imported it (forked.py).
+            job_line = re.sub(r"\S+ -m snakemake ", os.environ["STUB_SNAKEMAKE"], value("--wrap"))
             run = subprocess.run(
-                "exit 1" if cancelled else value("--wrap"),
+                "exit 1" if cancelled else job_line,
                 shell=True,
                 env=os.environ | {"SLURM_JOB_ID": str(job)},
                 stdout=output,

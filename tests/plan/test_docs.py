@@ -11,12 +11,14 @@ there. Any other command fails a test, and so does one in these lists that no do
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import yaml
 from jaxway.analysis import history
@@ -106,9 +108,11 @@ BY_HAND = {
     ),
 }
 SMALLER = {  # as the documents have it, it takes minutes
-    "benchmarks/compare.py compute 10 15": "benchmarks/compare.py compute 1 2",
+    "benchmarks/compare.py compute 10 15": "benchmarks/compare.py compute 1 1",
     "benchmarks/dry_run.py": "benchmarks/dry_run.py 3 1",
-    "benchmarks/train_speed.py 512": "benchmarks/train_speed.py 64",
+    # Most of what is left is compiling.
+    ".venv/bin/python benchmarks/train_speed.py 512": "JAX_DISABLE_MOST_OPTIMIZATIONS=true "
+    ".venv/bin/python benchmarks/train_speed.py 64",
 }
 RUN_HERE_RE = re.compile(
     r"(\.venv/bin/)?(snakemake|jaxway|ruff|make|source|tensorboard|pip|"
@@ -241,6 +245,9 @@ def container(image: str) -> dict[str, Any]:
 
 def run_in_checkout(plan: Plan, command: str) -> subprocess.CompletedProcess[str]:
     """Run a command as a user would in a checkout, in its environment."""
+    if re.match("snakemake [^;&|]*$", command):  # starts in half the time
+        words = shlex.split(command)[1:]
+        return forked.snakemake(*words, folder=plan.folder, environment=plan.environment)
     return subprocess.run(
         ["bash", "-c", command],
         cwd=plan.folder,

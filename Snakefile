@@ -25,7 +25,7 @@ rule all:
         rules.report.output.html,
         # Named too, so that one that was deleted is made again.
         rules.smoke_test.output.result,
-        rules.train.input,
+        JOBS.deleted_results,
         rules.benchmark.input,
         rules.node_check.input if CONFIG.nodes_to_check else [],
 

@@ -1,14 +1,15 @@
-"""Time to dry-run a sweep of 1,000 trainings, beside a trivial workflow with as many jobs.
+"""CPU time and memory of a dry-run of 1,000 trainings, beside a trivial workflow with as many jobs.
 
 Run from the checkout: .venv/bin/python benchmarks/dry_run.py [JOBS] [REPEATS]
 """
 
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import yaml
 
@@ -28,12 +29,22 @@ rule one:
 """
 
 
-def seconds(folder: str, *arguments: str | Path) -> float:
-    """Wall time of a dry-run, in seconds."""
+class Usage(NamedTuple):
+    seconds: float  # of CPU time: others use the machine too
+    megabytes: float  # of memory, at most
+
+
+def dry_run(folder: str, *arguments: str | Path) -> Usage:
+    """What a dry-run takes."""
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", *map(str, arguments)]
-    start = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return time.perf_counter() - start
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{command} ended with {process.returncode}")
+    return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3)
 
 
 with tempfile.TemporaryDirectory() as folder:
@@ -44,11 +55,14 @@ with tempfile.TemporaryDirectory() as folder:
     workflow = ["--snakefile", ROOT / "Snakefile", "--profile", ROOT / "profiles/local"]
     workflow += [f"--configfile={config}"]
     pairs = [
-        (seconds(folder, "--snakefile", trivial), seconds(folder, *workflow))
+        (dry_run(folder, "--snakefile", trivial), dry_run(folder, *workflow))
         for _ in range(REPEATS)
     ]
-    ours, theirs = [p[1] for p in pairs], [p[0] for p in pairs]
-    print(f"trivial workflow, {JOBS} jobs: median {statistics.median(theirs):.2f} s")
-    print(f"this workflow, {JOBS} jobs: median {statistics.median(ours):.2f} s")
-    ratios = sorted(mine / other for other, mine in pairs)
-    print(f"ratio: median {statistics.median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    for unit, field in (("CPU s", 0), ("MB", 1)):
+        theirs, ours = ([usage[field] for usage in column] for column in zip(*pairs, strict=True))
+        ratios = sorted(mine / other for mine, other in zip(ours, theirs, strict=True))
+        print(
+            f"{JOBS} jobs, medians of {REPEATS}: trivial workflow {median(theirs):.1f} {unit}, "
+            f"this one {median(ours):.1f} {unit}, ratio {median(ratios):.2f} "
+            f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        )

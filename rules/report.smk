@@ -6,7 +6,7 @@ COST = "results/cost.json" if SITE.launcher else []
 rule cost:
     input:
         rules.smoke_test.output.result,
-        rules.train.input,
+        JOBS.summaries,
         rules.verdict.input.results,
         node_check=NODE_CHECK,
         site=SITE.file,
@@ -31,9 +31,7 @@ rule cost:
 rule report:
     input:
         smoke_test=rules.smoke_test.output.result,
-        # Functions: for each file of a list Snakemake would hash the whole list.
-        train=lambda w: [f"results/train/{name}/summary.json" for name in CONFIG.train],
-        metrics=lambda w: [f"results/train/{name}/metrics.jsonl" for name in CONFIG.train],
+        train=JOBS.summaries,
         benchmark=rules.verdict.input.results,
         site=SITE.file,
         recorded=expand("results/benchmark/.{name}.recorded", name=CONFIG.benchmark_allocations),

@@ -1,5 +1,6 @@
 """What Snakemake gets to know of a job by its wildcards."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,6 +71,23 @@ def test_a_training_waits_for_the_one_at_whose_checkpoint_it_begins() -> None:
     command = functions.train_command(wildcards("fork"))
     assert "--from=own@5 " in command
     assert """ '--profile={"first": 2, "steps": 1}' """ in command
+
+
+def test_only_results_that_are_gone_are_named(tmp_path, monkeypatch) -> None:
+    """By whether the report, or the other file of a training, is there without them."""
+    monkeypatch.chdir(tmp_path)
+    functions = make_functions(train={"a": {"steps": [100, 200]}})
+    first, second = (Path("results/train", f"a-steps={steps}") for steps in (100, 200))
+    assert functions.deleted_results(wildcards("")) == []
+    first.mkdir(parents=True)
+    (first / "summary.json").touch()
+    assert functions.deleted_results(wildcards("")) == [f"{first}/metrics.jsonl"]
+    (first / "metrics.jsonl").touch()
+    assert functions.deleted_results(wildcards("")) == []
+    Path("results/report.html").touch()
+    gone = [f"{second}/summary.json", f"{second}/metrics.jsonl"]
+    assert functions.deleted_results(wildcards("")) == gone
+    assert functions.summaries(wildcards("")) == [f"{first}/summary.json", gone[0]]
 
 
 def test_a_job_that_is_not_there_is_one_sentence() -> None:

@@ -1,5 +1,6 @@
 """What Snakemake asks of a job by its wildcards. Knows nothing of Snakemake."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from jaxway_shared.errors import with_code
 from jaxway_shared.identity import program_content
+from jaxway_shared.training import METRICS, SUMMARY
 
 from jaxway.config.containers import digest_path, target
 from jaxway.config.jobs import (
@@ -21,8 +23,9 @@ from jaxway.config.jobs import (
 )
 from jaxway.config.schema import nearest
 from jaxway.data.find import fingerprint
-from jaxway.launch import Launch, command_line, state_link
+from jaxway.launch import Launch, command_line, results_folder, state_link
 
+REPORT = "results/report.html"
 T = TypeVar("T")
 PerJob: TypeAlias = T | Callable[[Any], T]
 
@@ -65,10 +68,23 @@ class JobFunctions:
         """Result of the training at whose checkpoint another one begins; none, if none does."""
         jobs = self.launch.config.train
         results: dict[str, str | list[str]] = {
-            name: f"results/train/{job.origin}/summary.json" if job.origin in jobs else []
+            name: f"{results_folder(run)}/{SUMMARY}" if (run := job.origin) and run in jobs else []
             for name, job in jobs.items()
         }
         return by_name(results, [])
+
+    def summaries(self, wildcards: Any) -> list[str]:
+        """Of all trainings. Of a list, in place of a function, Snakemake hashes all for each."""
+        return [f"{results_folder(name)}/{SUMMARY}" for name in self.launch.config.train]
+
+    def deleted_results(self, wildcards: Any) -> list[str]:
+        """Files of trainings that are gone: those of which others were made before are not made
+        again unless a rule names them. It names no more, since each takes time to plan."""
+        reported = os.path.exists(REPORT)
+        folders = [results_folder(name) for name in self.launch.config.train]
+        begun = [folder for folder in folders if reported or os.path.exists(folder)]
+        files = (f"{folder}/{name}" for folder in begun for name in (SUMMARY, METRICS))
+        return [file for file in files if not os.path.exists(file)]
 
     def state_link(self, wildcards: Any) -> str:
         return state_link(wildcards.name)

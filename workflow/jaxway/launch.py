@@ -204,9 +204,14 @@ class Launch:
             f"--cpus-per-task={self.threads(placement)}",
         ]
 
+    @cached_property
+    def apptainer_options(self) -> Words:
+        """The configured ones, as words."""
+        return shlex.split(os.path.expandvars(self.apptainer_args))
+
     def apptainer_words(self, container: Container | None) -> Words:
         """Options of `apptainer exec`; ``container``: one whose packages lie in a folder."""
-        words = shlex.split(os.path.expandvars(self.apptainer_args))
+        words = [*self.apptainer_options]
         if container and (folder := container.packages):
             words += ["--bind", f"{folder}:{PACKAGES}:ro"]
         return words
@@ -280,9 +285,14 @@ def option_words(options: Options) -> Words:
     return words
 
 
+def results_folder(training: str) -> str:
+    """Where a training's program leaves its results."""
+    return f"results/train/{training}"
+
+
 def state_link(training: str) -> str:
     """The link that a training's program makes to the folder of its state, which it names."""
-    return f"results/train/{training}/state"
+    return f"{results_folder(training)}/state"
 
 
 def inherited_environment(

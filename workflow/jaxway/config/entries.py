@@ -62,8 +62,10 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
     check({"program": program}, {"properties": definition("training")}, path)
     options, data = program_options("train", program), data_options(program)
     properties = {**definition("placement"), **definition("training"), **options, **data}
+    shared: dict[DataOptions, DataOptions] = {}  # one for all trainings of a sweep
     for job_name, values in combinations(entry, properties, name, path):
         text = data_of(values, path) if data else None
+        text = shared.setdefault(text, text) if text else None
         if text and values["mixture"]:
             check_mixture(values["mixture"], text, f"{path}.mixture")
         if text and values["document_attention"] and text.end_of_text is None:

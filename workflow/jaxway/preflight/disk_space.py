@@ -136,11 +136,14 @@ def required_by_checkpoints(
     site: Site, trainings: Iterable[TrainJob], image: str | None
 ) -> Iterator[Requirement]:
     """Space for checkpoints that trainings do not have yet."""
+    size = files = 0
     for job in trainings:
         more = kept_checkpoints(job) + 1 - checkpoints_there(job, image)
         if more > 0:  # one is written before one is deleted
             inodes = FILES_OF_A_CHECKPOINT + FILES_OF_A_PROCESS * job.placement.processes
-            yield Requirement(Path(site.scratch), more * checkpoint_bytes(job), more * inodes)
+            size, files = size + more * checkpoint_bytes(job), files + more * inodes
+    if files:
+        yield Requirement(Path(site.scratch), size, files)
 
 
 def checkpoints_there(job: TrainJob, image: str | None) -> int:

@@ -28,7 +28,7 @@ def name_of(case) -> str:
 
 
 def test_there_are_many_settings():
-    assert len({name_of(case) for case in CASES}) >= 40
+    assert len({name_of(case) for case in CASES}) >= 50
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)

@@ -25,7 +25,8 @@ rule prepare_data:
 
 # Training state is no output: Snakemake deletes outputs before each attempt. It survives in a
 # folder that its identity names, from which the training's next job resumes. The executors submit
-# that one; two resources tell them of a training (jaxway/slurm/resubmission.py).
+# that one; two resources tell them of a training (jaxway/slurm/resubmission.py), and the third how
+# many may share a node (jaxway/slurm/sharing.py).
 rule train_run:
     input:
         **IN_CONTAINER,
@@ -47,6 +48,7 @@ rule train_run:
         **JOBS.resources_of(CONFIG.train),
         training_state=JOBS.state_link,
         max_jobs=JOBS.max_jobs(),
+        trainings_per_node=JOBS.trainings_per_node(),
     params:
         command=JOBS.train_command,
         program=JOBS.programs(),

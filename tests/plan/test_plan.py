@@ -130,6 +130,7 @@ def stubbed(tmp_path_factory):
             "one_node": SMALL,
             "two_nodes": SMALL | {"nodes": 2, "walltime": 600},
             "process_per_gpu": SMALL | {"nodes": 2, "processes_per_node": 4},
+            "shared": SMALL | {"seed": [1, 2], "trainings_per_node": 2},
         },
         benchmark={
             "memory": {"rounds": 1, "megabytes": 1, "walltime": 40},
@@ -250,6 +251,19 @@ def test_several_processes_start_by_srun_around_apptainer(stubbed, name, walltim
     ]
     check_training(stubbed, srun[program:], name, devices=8)
     assert apptainer(stubbed, f"train/{name}/") == srun[srun.index("exec") :]
+
+
+def test_trainings_that_share_a_node_are_one_job(stubbed):
+    (sbatch,) = [c for c in stubbed.calls("sbatch") if any("shared-seed" in word for word in c)]
+    assert placed(sbatch) == [
+        *["-A", "training", "-p", "dc-gpu", "-t", "30"],
+        *["--nodes=1", "--cpus-per-task=64", "--ntasks-per-node=2", "--gres=gpu:4"],
+    ]
+    for name in ("shared-seed=1", "shared-seed=2"):
+        words = in_container(stubbed, apptainer(stubbed, f"train/{name}/"))
+        check_training(stubbed, words, name, devices=2)
+    seen = map(json.loads, (stubbed.folder / "environments").read_text().splitlines())
+    assert {each.get("JAXWAY_GPUS") for each in seen} == {None, "0,1", "2,3"}
 
 
 def test_benchmarks_of_one_placement_are_one_job(stubbed):

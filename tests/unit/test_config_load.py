@@ -106,6 +106,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"gpus_per_node": 5}}},
         "train.a.gpus_per_node: a node of jureca has 4, not 5",
     ),
+    "trainings that do not divide the GPUs": (
+        {"train": {"a": {"trainings_per_node": 3}}},
+        "train.a.trainings_per_node: 3 trainings cannot share 4 GPUs equally",
+    ),
+    "several processes of trainings on a node": (
+        {"train": {"a": {"trainings_per_node": 2, "processes_per_node": 2}}},
+        "train.a.trainings_per_node: only trainings of one process share a node",
+    ),
     "processes that do not divide the GPUs": (
         {"train": {"a": {"processes_per_node": 3}}},
         "train.a.processes_per_node: 3 processes cannot share 4 GPUs equally",

@@ -16,6 +16,12 @@ def test_a_list_is_a_sweep(jureca):
     assert jobs["a-steps=200-gpus_per_node=4"].placement.devices == 4
 
 
+def test_trainings_that_share_a_node_divide_what_it_has(jureca):
+    entry = {"trainings_per_node": 2, "seed": [1, 2]}
+    for job in load({"train": {"a": entry}}, jureca).train.values():
+        assert (job.placement.devices, job.placement.gpus_per_node) == (2, 4)
+
+
 def test_benchmarks_of_one_placement_share_an_allocation(jureca):
     benchmarks = {
         "memory": {"megabytes": [1, 2], "walltime": 5},

@@ -36,6 +36,7 @@ USAGE = JobUsage(
     seconds=600,
     limit=3600,
     nodes=1,
+    sharing=1,
     no_progress=False,
 )
 

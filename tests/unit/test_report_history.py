@@ -102,7 +102,7 @@ def test_nodes(results):
 def test_cost(results):
     def job(name, run, seconds, queue_seconds, no_progress=False):
         return JobUsage(
-            job="1",
+            job=f"{name} {run}",
             name=name,
             run=f"run{run}",
             state="FAILED",
@@ -111,6 +111,7 @@ def test_cost(results):
             seconds=seconds,
             limit=None,
             nodes=2,
+            sharing=1,
             no_progress=no_progress,
         )
 

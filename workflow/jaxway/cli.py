@@ -93,6 +93,7 @@ COMMANDS = {
     "verify": Command("jaxway.container.verify", "compare a container with its record"),
     "prepare-data": Command("jaxway.data.prepare", "turn text into shards of tokens"),
     "run-benchmarks": Command("jaxway.run_benchmarks", "run the benchmarks of one allocation"),
+    "share-node": Command("jaxway.share_node", "run jobs side by side on parts of a node"),
     "record": Command("jaxway.analysis.history", "add results to the history of benchmarks"),
     "check-references": Command(
         "jaxway.analysis.references", "compare results with the site's references"

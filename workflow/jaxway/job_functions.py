@@ -114,6 +114,11 @@ class JobFunctions:
         """Jobs of a training, at most."""
         return by_name({name: job.max_jobs for name, job in self.launch.config.train.items()}, 1)
 
+    def trainings_per_node(self) -> PerJob[int]:
+        """Trainings that share a node."""
+        jobs = self.launch.config.train
+        return by_name({name: job.placement.trainings_per_node for name, job in jobs.items()}, 1)
+
     def train_command(self, wildcards: Any) -> str:
         return command_line(self.launch.train(self.training(wildcards)))
 

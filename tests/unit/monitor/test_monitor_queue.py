@@ -35,6 +35,15 @@ def test_jobs_of_others_and_of_other_folders_are_left_out(folder) -> None:
     assert shown() == {"": "no job is running or pending"}
 
 
+def test_trainings_that_share_a_job_are_shown_one_by_one(folder) -> None:
+    submit(comment="rule_train_run_wildcards_gpt,gpt-b", state="PENDING", reason="Priority")
+    pending = "pending as job 17 (Priority)"
+    assert {label: text[: len(pending)] for label, text in shown().items()} == {
+        "train gpt": pending,
+        "train gpt-b": pending,
+    }
+
+
 @pytest.mark.parametrize(
     ("comment", "name"),
     [

@@ -204,6 +204,8 @@ def test_more_jobs_than_a_qos_takes_at_a_time_is_a_warning(with_qos) -> None:
     _, finding = check_partition("gpu", jobs, "training")
     message = "gpu: QoS wide lets you have 2 jobs at a time, and there are 3: add `--jobs=2`"
     assert finding == warning(message)
+    jobs = {name: make_job(gpus_per_node=2, trainings_per_node=2) for name in jobs}
+    assert [finding.status for finding in check_partition("gpu", jobs, "training")] == [PASS]
 
 
 def test_qos_that_slurm_does_not_report_is_a_warning(with_qos) -> None:

@@ -49,6 +49,12 @@ class Resources(dict[str, Any]):
 
     slurm_extra = None
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
 
 def make_job(name: str = "evaluate") -> Any:
     """A job of Snakemake without inputs, outputs and resources."""
@@ -69,14 +75,16 @@ def make_job(name: str = "evaluate") -> Any:
 class Wildcards(list[str]):
     """Wildcards of a training."""
 
-    name = "small"
+    @property
+    def name(self) -> str:
+        return self[0]
 
 
-def make_training() -> Any:
-    """A job of a training whose state is the folder `state-small`."""
+def make_training(name: str = "small", **resources: Any) -> Any:
+    """A job of a training whose state is the folder `state-<name>`."""
     job = make_job("train_run")
-    job.wildcards = Wildcards(["small"])
-    job.resources |= {"training_state": "state-small", "max_jobs": 9}
+    job.wildcards, job.log = Wildcards([name]), [f"logs/train/{name}.log"]
+    job.resources |= {"training_state": f"state-{name}", "max_jobs": 9} | resources
     return job
 
 

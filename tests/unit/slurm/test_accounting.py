@@ -34,6 +34,15 @@ def test_estimate_counts_every_job_of_a_training() -> None:
     assert node_hours([jobs["smoke_test"]], retries=2) == pytest.approx(0.3)
 
 
+def test_estimate_fills_nodes_that_trainings_share() -> None:
+    placement = make_placement(walltime=60, trainings_per_node=4)
+    jobs: dict[str, SubmittedJob] = {
+        f"train.{name}": make_training(placement=placement, max_jobs=2) for name in "abcde"
+    }
+    each = "each 1 node and 60 minutes at most, up to 4 on one node"
+    assert estimate(jobs, 0, None)[0] == f"train: 5 to 10 jobs, {each}: 4 node-h"
+
+
 RECORDED = """\
 7|COMPLETED|2026-01-01T00:00:00|2026-01-01T00:00:05|3600|2|60
 8|FAILED|2026-01-01T00:00:00|2026-01-01T00:10:00|300|1|60
@@ -105,6 +114,17 @@ def test_usage_of_each_job_of_the_folder(folder: Path) -> None:
     assert [job.queue_seconds for job in jobs] == [5, 600, 0, 0]
     assert [job.limit for job in jobs] == [3600, 3600, 60, 60]
     assert [job.node_hours for job in jobs] == pytest.approx([2, 300 / 3600, 60 / 3600, 0])
+
+
+def test_usage_of_a_job_is_divided_by_those_that_share_it(folder: Path) -> None:
+    """Of two that failed in one job, this one made no progress."""
+    Journal().begin(make_submission("nameless", label="train_run other"))
+    Journal().update(make_submission("nameless"), id="9")
+    shared = [job for job in query(folder) if job.job == "9"]
+    assert [job.name for job in shared] == ["train_run b", "train_run other"]
+    assert [job.node_hours for job in shared] == pytest.approx([30 / 3600] * 2)
+    assert [job.no_progress for job in shared] == [False, True]
+    assert " by 4 jobs; " in accounting.summary(query(folder), make_site())
 
 
 def test_slurm_is_asked_for_some_jobs_at_a_time(folder: Path, monkeypatch) -> None:

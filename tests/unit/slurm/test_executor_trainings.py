@@ -92,7 +92,7 @@ def test_first_job_that_slurm_refuses_fails(refusing: Path, start, capsys) -> No
     assert run(start(), make_training()) == ["failed"]
     line = "Slurm refused train_run small: QOSMaxSubmitJob [JW202]\n"
     assert capsys.readouterr().err == line
-    assert (refusing / "logs/train_run.log").read_text() == line
+    assert (refusing / "logs/train/small.log").read_text() == line
 
 
 def test_next_job_that_slurm_refuses_is_submitted_again(refusing: Path, start, capsys) -> None:

@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from jaxway_shared import own_checkpoints, presets, training_rules
@@ -74,7 +75,7 @@ def trainings(name: str, entry: Values, site: Site) -> Iterator[TrainJob]:
             values["from"] = expand(values["from"], f"{path}.from")
         job = TrainJob(
             name=job_name,
-            placement=placement(values, "train", path, site),
+            placement=shared_placement(values, path, site),
             program=program,
             options={key: values[key] for key in options},
             data=text,
@@ -146,6 +147,20 @@ def placement(values: Values, section: str, path: str, site: Site) -> Placement:
         walltime=values["walltime"],
         partition=values["partition"] or site.partitions.get(section),
     )
+
+
+def shared_placement(values: Values, path: str, site: Site) -> Placement:
+    """Where a training runs, and with how many others; raises a sentence if they cannot share."""
+    where, count = placement(values, "train", path, site), values["trainings_per_node"]
+    if count == 1 or not site.launcher:  # without one, they run one after the other
+        return where
+    if where.processes > 1:
+        problem = "only trainings of one process share a node"
+    elif where.gpus_per_node % count:
+        problem = f"{count} trainings cannot share {where.gpus_per_node} GPUs equally"
+    else:
+        return replace(where, trainings_per_node=count)
+    raise ConfigurationError("JW009", f"{path}.trainings_per_node: {problem}")
 
 
 def data_of(values: Values, path: str) -> DataOptions:

@@ -30,6 +30,7 @@ class Placement:
     partition: str | None  # None: Slurm's default
     node: str | None = None  # the one that it must be on, if that has a name
     options: tuple[str, ...] = ()  # of sbatch, beside these and the account
+    trainings_per_node: int = 1  # that share the node and its GPUs equally, as one job of Slurm
 
     @property
     def processes(self) -> int:
@@ -38,8 +39,8 @@ class Placement:
 
     @property
     def devices(self) -> int:
-        """GPUs, on all nodes together."""
-        return self.nodes * self.gpus_per_node
+        """GPUs of one program, on all nodes together."""
+        return self.nodes * self.gpus_per_node // self.trainings_per_node
 
 
 @dataclass(frozen=True)

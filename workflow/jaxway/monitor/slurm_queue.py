@@ -37,6 +37,12 @@ class QueuedJob(NamedTuple):
 FORMAT = "--format=%i|%T|%k|%P|%M|%L|%S|%N|%r|%Z"  # QueuedJob's fields
 
 
+def comments_of_sharing(comment: str) -> list[str]:
+    """One for each job that a job of Slurm runs: the names of several have commas between them."""
+    rule, separator, names = comment.partition("_wildcards_")
+    return [f"{rule}{separator}{name}" for name in names.split(",")]
+
+
 def squeue(*options: str) -> list[str]:
     """Lines of squeue's output; OSError, if it fails."""
     result = run_query("squeue", "--noheader", *options, timeout_s=SQUEUE_TIMEOUT_S)
@@ -81,7 +87,12 @@ class Queue:
             lines = [line.split("|", 9) for line in squeue("--me", FORMAT)]
             jobs = [QueuedJob(*fields) for fields in lines if len(fields) == 10]
             here = os.getcwd()
-            self.jobs = [j for j in jobs if j.comment.startswith("rule_") and j.folder == here]
+            self.jobs = [
+                job._replace(comment=comment)
+                for job in jobs
+                if job.comment.startswith("rule_") and job.folder == here
+                for comment in comments_of_sharing(job.comment)
+            ]
 
     def refresh_positions(self) -> None:
         with self.recording_problem():

@@ -79,14 +79,15 @@ def queued_status(job: QueuedJob, position: str, config: Config, site: Site) -> 
     """What is known of a job that Slurm lists."""
     step, name = step_and_name(job.comment)
     label = f"{step} {name}".strip()
+    key = f"{job.id} {name}"  # several may share a job
     if job.is_pending:
         stage = "pending, start known" if short_time(job.start) else "pending"
-        return JobStatus(job.id, label, stage, pending_text(job, position), "", "")
+        return JobStatus(key, label, stage, pending_text(job, position), "", "")
     stage = job.state if job.state == "RUNNING" else ""
     log = Path("logs", step, f"{name}.log") if name else Path("logs", f"{step}.log")
     progress = progress_of(step, name, job.id, config, site)
     page = site.page_of(job.id)
-    return JobStatus(job.id, label, stage, running_text(job), progress, last_log_line(log), page)
+    return JobStatus(key, label, stage, running_text(job), progress, last_log_line(log), page)
 
 
 def step_and_name(comment: str) -> tuple[str, str]:

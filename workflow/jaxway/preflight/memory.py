@@ -76,7 +76,7 @@ def steps_of(
     partitions = {None, *site.partitions.values()}
     for label, job in jobs.items():
         where = job.placement
-        size = where.nodes, where.gpus_per_node
+        size = where.nodes, where.devices // where.nodes
         if not site.gpu or where.partition not in partitions:
             continue
         if isinstance(job, TrainJob) and job.data:

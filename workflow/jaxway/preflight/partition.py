@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from jaxway.config.jobs import Placement, SubmittedJob
 from jaxway.preflight import qos
@@ -86,11 +87,12 @@ def check_partition(
         yield warning(f"{name} is down, and jobs wait there until it is up")
     elif not labels:
         yield passed(f"{name}: {in_words(limits, *time)}")
-    if len(jobs) > submitted[0]:
+    count = math.ceil(sum(Fraction(1, job.placement.trainings_per_node) for job in jobs.values()))
+    if count > submitted[0]:
         most = f"{submitted[0]:g}"
         yield warning(
             f"{name}: QoS {submitted[1]} lets you have {most} jobs at a time, and there are "
-            f"{len(jobs)}: add `--jobs={most}`"
+            f"{count}: add `--jobs={most}`"
         )
 
 

@@ -90,7 +90,7 @@ def find_problems(limits: Sequence[Qos], placement: Placement) -> Iterator[tuple
     for field, key, unit, wanted in (
         ("max_minutes", "walltime", "minutes", placement.walltime),
         ("max_nodes", "nodes", "nodes", placement.nodes),
-        ("max_gpus", "nodes", "GPUs", placement.devices),
+        ("max_gpus", "nodes", "GPUs", placement.nodes * placement.gpus_per_node),
     ):
         most, name = first(limits, field)
         if wanted > most:

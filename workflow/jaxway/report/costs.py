@@ -33,7 +33,7 @@ def cost_row(name: str, jobs: Sequence[JobUsage]) -> CostRow:
     """Add up some jobs."""
     return CostRow(
         name=name,
-        jobs=len(jobs),
+        jobs=len({job.job for job in jobs}),
         node_hours=sum(job.node_hours for job in jobs),
         no_progress=sum(job.node_hours for job in jobs if job.no_progress),
         queue_seconds=max(job.queue_seconds for job in jobs),

@@ -5,7 +5,9 @@ Slurm's accounting is asked for the jobs in the journal of this folder's executo
 
 import argparse
 import json
+import math
 import time
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,7 +23,7 @@ from jaxway.slurm.commands import error_message, run_query
 from jaxway.slurm.journal import Journal, Submission
 from jaxway.slurm.queue import ENDED, JOBS_PER_QUERY
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FIELDS = "JobIDRaw,State,Submit,Start,ElapsedRaw,AllocNodes,TimelimitRaw"
 SACCT_TIMEOUT_S = 30
 ACCOUNTING_TIMEOUT_S = 10  # until Slurm must have recorded a job's end
@@ -37,9 +39,14 @@ def most_jobs(job: SubmittedJob, retries: int) -> int:
 
 
 def node_hours(jobs: Iterable[SubmittedJob], retries: int) -> float:
-    """The most that jobs can take: all of their time, as often as they may be submitted."""
+    """The most that jobs can take: all of their time, as often as they may be submitted.
+
+    Those that share nodes fill them.
+    """
+    alike = Counter((job.placement, most_jobs(job, retries)) for job in jobs)
     return sum(
-        job.placement.nodes * job.placement.walltime * most_jobs(job, retries) / 60 for job in jobs
+        math.ceil(count / where.trainings_per_node) * where.nodes * where.walltime * most / 60
+        for (where, most), count in alike.items()
     )
 
 
@@ -70,6 +77,8 @@ def estimate(
         largest = max(job.placement.nodes for job in same_kind)
         longest = max(job.placement.walltime for job in same_kind)
         each = f"{counted(largest, 'node')} and {longest} minutes at most"
+        sharing = max(job.placement.trainings_per_node for job in same_kind)
+        each += f", up to {sharing} on one node" if sharing > 1 else ""
         total = in_words(node_hours(same_kind, retries), cores_per_node)
         lines.append(f"{kind}: {fewest}{counted(most, 'job')}, each {each}: {total}")
     return [
@@ -94,11 +103,12 @@ class JobUsage:
     seconds: int  # elapsed
     limit: int | None  # seconds that it might have had; None, no limit
     nodes: int
+    sharing: int  # trainings that shared the nodes; the cost is divided by them
     no_progress: bool  # it failed, and brought no training further
 
     @property
     def node_hours(self) -> float:
-        return self.nodes * self.seconds / 3600
+        return self.nodes * self.seconds / 3600 / self.sharing
 
 
 @dataclass(frozen=True)
@@ -119,15 +129,16 @@ def read_cost(path: Path) -> Cost:
     return versioned.read_as(Cost, path, "cost", SCHEMA_VERSION)
 
 
-def jobs_with_progress(scratch: Path) -> set[str]:
-    """Ids of the jobs that brought a training further, whatever their end."""
+def jobs_with_progress(scratch: Path) -> set[tuple[str, str]]:
+    """Ids of jobs and names of the trainings that they brought further, whatever their end."""
     jobs = set()
     for folder in scratch.glob("train/*/"):
         try:
             segments = training.read_segments(folder)
         except (OSError, UserError):  # not of ours
             continue
-        jobs |= {s.provenance.job or "" for s in segments if s.last_step >= s.first_step}
+        name = folder.name.rpartition("-")[0]
+        jobs |= {(s.provenance.job or "", name) for s in segments if s.last_step >= s.first_step}
     return jobs
 
 
@@ -141,7 +152,10 @@ def seconds_between(start: str, end: str) -> float:
 
 def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[JobUsage]:
     """What jobs have used, oldest first. UserError where Slurm did not report it."""
-    by_id = {each.id: each for each in submissions if each.id}
+    by_id = defaultdict(list)
+    for each in submissions:
+        if each.id:
+            by_id[each.id].append(each)
     ids = sorted(by_id, key=int)
     lines: list[str] = []
     for i in range(0, len(ids), JOBS_PER_QUERY):
@@ -156,20 +170,23 @@ def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[J
     for line in lines:
         job, state, submitted, start, elapsed, nodes, limit = line.split("|")
         state = state.split()[0]  # of `CANCELLED by 1000`
-        usages.append(
+        usages += [
             JobUsage(
                 job=job,
-                name=by_id[job].label,
-                run=by_id[job].run,
+                name=each.label,
+                run=each.run,
                 state=state,
                 submitted=submitted,
                 queue_seconds=seconds_between(submitted, start),
                 seconds=int(elapsed),
                 limit=60 * int(limit) if limit.isdecimal() else None,
                 nodes=int(nodes),
-                no_progress=state in ENDED - {"COMPLETED"} and job not in progress,
+                sharing=len(by_id[job]),
+                no_progress=state in ENDED - {"COMPLETED"}
+                and (job, each.label.partition(" ")[2]) not in progress,
             )
-        )
+            for each in by_id[job]
+        ]
     return usages
 
 
@@ -188,7 +205,8 @@ def summary(usages: list[JobUsage], site: Site) -> str:
     cores_per_node = site.cores_per_node
     longest = timedelta(seconds=max(usage.queue_seconds for usage in usages))
     total = in_words(sum(usage.node_hours for usage in usages), cores_per_node)
-    lines = [f"used: {total} by {counted(len(usages), 'job')}; longest wait: {longest}"]
+    jobs = counted(len({usage.job for usage in usages}), "job")
+    lines = [f"used: {total} by {jobs}; longest wait: {longest}"]
     lines += [
         f"no progress: {in_words(usage.node_hours, cores_per_node)} by {usage.name}, job "
         f"{usage.job}: {', '.join(filter(None, [usage.state, site.page_of(usage.job)]))}"

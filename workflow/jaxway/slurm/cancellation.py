@@ -19,7 +19,8 @@ GONE_RE = re.compile("Invalid job id|already complet")
 
 def arguments(jobs: list[Submission]) -> list[str]:
     """Arguments of scancel for jobs with ids, or for one whose id is not known."""
-    return [each.id for each in jobs if each.id] or ["--me", f"--name={jobs[0].name}"]
+    ids = dict.fromkeys(each.id for each in jobs if each.id)
+    return [*ids] or ["--me", f"--name={jobs[0].slurm_name}"]
 
 
 def failures(jobs: list[Submission]) -> Iterator[tuple[list[Submission], str]]:

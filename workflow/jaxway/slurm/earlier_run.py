@@ -33,10 +33,10 @@ class EarlierRun:
         if not (left := self._journal.open_submissions()):
             return
         wait_for_calls(self._closing)
-        found = self._queue.find_jobs(left)
+        found = self._queue.find_jobs({each.slurm_name for each in left.values()})
         others = []
         for name, each in left.items():
-            job = found.get(name)
+            job = found.get(each.slurm_name)
             if job and not each.id:
                 each = self._journal.update(each, id=job.id)
             self._states[name] = state = job.state if job else LOST if each.id else "NOT SUBMITTED"
@@ -63,8 +63,9 @@ class EarlierRun:
             self._jobs.remove(each)
             state = self._state_of(each)
             same = each.work == work and not after
-            if same and state == LOST and is_newer(outputs, each.begun):
-                state = "COMPLETED"  # long ago: Slurm has forgotten it
+            unknown = state == LOST or (each.shared_job and state in ENDED)
+            if same and unknown and each.has_succeeded():
+                state = "COMPLETED"  # long ago, so that Slurm has forgotten it; or beside others
             if same and state == "COMPLETED" and self._appear(outputs):
                 return self._taken_over(each, state), state, []
             if state in ENDED:
@@ -90,7 +91,7 @@ class EarlierRun:
         """Its state now; hours may have passed since find()."""
         state, began = self._states[earlier.name], time.monotonic()
         while state not in ENDED:
-            if job := self._queue.find_jobs([earlier.name]).get(earlier.name):
+            if job := self._queue.find_jobs([earlier.slurm_name]).get(earlier.slurm_name):
                 return job.state
             if time.monotonic() - began > LOST_AFTER_S:
                 return LOST
@@ -104,11 +105,3 @@ class EarlierRun:
             if time.monotonic() > deadline or self._closing.wait(POLL_INTERVAL_S):
                 return False
         return True
-
-
-def is_newer(files: Collection[str], moment: float) -> bool:
-    """Whether all these files were written after a moment, in seconds since 1970."""
-    try:
-        return all(os.path.getmtime(file) > moment for file in files)
-    except OSError:
-        return False

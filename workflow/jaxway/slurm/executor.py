@@ -27,7 +27,7 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
 from jaxway import interrupt, log_filter, run_lock
-from jaxway.slurm import queue, submission
+from jaxway.slurm import queue, sharing, submission
 from jaxway.slurm.cancellation import cancel, report_open
 from jaxway.slurm.earlier_run import EarlierRun
 from jaxway.slurm.journal import RUN_ID, Journal, Submission
@@ -79,6 +79,7 @@ class Executor(SlurmExecutor):
         self._submissions: dict[str, Submission] = {}  # of this run, by name
         self._lost_nodes: dict[str, str] = {}  # by the label of the job that failed with its node
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="submission")
+        self._gathering = sharing.Gathering(self._closing)
         self._sbatch_calls = threading.Semaphore(SBATCH_CALLS)
         self._latency_wait = self.workflow.execution_settings.latency_wait
         self._earlier = EarlierRun(self._journal, self._queue, self._closing, self._latency_wait)
@@ -111,16 +112,17 @@ class Executor(SlurmExecutor):
                 self._wait_for(job, earlier)
 
     @contextlib.contextmanager
-    def _reporting(self, job: Job) -> Iterator[None]:
+    def _reporting(self, *jobs: Job) -> Iterator[None]:
         """Report what goes wrong before there is a job: else Snakemake would wait for it."""
         try:
             yield
         except StoppedError:
             pass
-        except UserError as error:
-            self._fail(SubmittedJobInfo(job), error.line())
         except Exception as error:
-            self._fail(SubmittedJobInfo(job), with_code("JW203", f"{label_of(job)}: {error}"))
+            for job in jobs:
+                line = with_code("JW203", f"{label_of(job)}: {error}")
+                line = error.line() if isinstance(error, UserError) else line
+                self._fail(SubmittedJobInfo(job), line)
 
     def _submit(self, job: Job, number: int, after: Iterable[str] = ()) -> None:
         """Submit a job; as a training's, the ``number``-th in a row. It begins when the jobs with
@@ -148,14 +150,27 @@ class Executor(SlurmExecutor):
             state_folder=before.folder,
             step_before=before.step,
         )
-        call = self._submit_call(job, new)
-        if after:
-            call += f" --dependency=afterany:{':'.join(after)}"
-        while not (submitted := self._sbatch(call, self.format_job_exec(job), new)):
-            if self._closing.wait(REFUSAL_INTERVAL_S):
-                raise StoppedError
-        self.logger.info(f"Submitted job {submitted}, log: {submitted.log_file}")
-        self._wait_for(job, submitted)
+        shares = sharing.trainings_per_node(job) > 1
+        members = [(job, new)] if after or not shares else self._gathering.gather(job, new)
+        if members:
+            self._submit_together(members, after)
+
+    def _submit_together(self, members: list[sharing.Member], after: Iterable[str]) -> None:
+        """Submit jobs as one job of Slurm."""
+        jobs = [job for job, _ in members]
+        with self._reporting(*jobs):
+            call = self._submit_call(members)
+            if after:
+                call += f" --dependency=afterany:{':'.join(after)}"
+            command, *_ = commands = [*map(self.format_job_exec, jobs)]
+            if sharing.trainings_per_node(jobs[0]) > 1:
+                command = sharing.command(members, commands)
+            while not (submitted := self._sbatch(call, command, [new for _, new in members])):
+                if self._closing.wait(REFUSAL_INTERVAL_S):
+                    raise StoppedError
+            for job, each in zip(jobs, submitted, strict=True):
+                self.logger.info(f"Submitted job {each}, log: {each.log_file}")
+                self._wait_for(job, each)
 
     def additional_general_args(self) -> str:
         """Options of Snakemake in the job, which runs it itself.
@@ -171,12 +186,14 @@ class Executor(SlurmExecutor):
             f" | grep -vxE '{'|'.join(KEPT_VARIABLES)}')"
         )
 
-    def _submit_call(self, job: Job, new: Submission) -> str:
-        """sbatch with all its options."""
+    def _submit_call(self, members: list[sharing.Member]) -> str:
+        """sbatch with all its options; those of the first job are those of the others."""
+        job, new = members[0]
         validate_slurm_extra(job)
-        account, wildcards = job.resources.get("slurm_account"), get_job_wildcards(job)
+        account = job.resources.get("slurm_account")
+        wildcards = ",".join(get_job_wildcards(job) for job, _ in members)  # the monitor reads it
         options = {
-            "run_uuid": new.name,
+            "run_uuid": new.slurm_name,
             "slurm_logfile": new.log,
             "comment_str": f"rule_{job.name}" + (wildcards and f"_wildcards_{wildcards}"),
             "account": f"-A {account}" if account else "",
@@ -184,7 +201,8 @@ class Executor(SlurmExecutor):
             "workdir": self.workflow.workdir_init,
         }
         settings = self.workflow.executor_settings
-        excluded = self._failed_nodes | {self._lost_nodes.pop(new.label, "")} - {""}
+        lost = {self._lost_nodes.pop(each.label, "") for _, each in members}
+        excluded = self._failed_nodes | lost - {""}
         call = get_submit_command(job, options, settings, excluded)
         if tasks := job.resources.get("tasks_per_node"):  # ignored by the plugin for a job on GPUs
             call += f" --ntasks-per-node={tasks}"
@@ -193,20 +211,23 @@ class Executor(SlurmExecutor):
             call += f" --exclude={','.join([*configured, *sorted(excluded)])}"
         return f"{call}{set_gres_string(job)}"
 
-    def _sbatch(self, call: str, command: str, new: Submission) -> Submission | None:
-        """Submit a job; None where Slurm refuses the next one of a training. StoppedError, if
+    def _sbatch(self, call: str, command: str, news: list[Submission]) -> list[Submission]:
+        """Submit a job; none where Slurm refuses the next one of a training. StoppedError, if
         Ctrl-C comes before."""
         with self._sbatch_calls:
-            self._register(new, begins=True)
+            self._register(*news, begins=True)
             try:
-                return self._record(new, id=self._job_id(call, command, new))
+                job = self._job_id(call, command, news[0])
+                return [self._record(new, id=job) for new in news]
             except submission.RefusedError as error:
-                self._record(new, end="REFUSED")
-                if new.number == 1:
-                    raise UserError("JW202", f"Slurm refused {new.label}: {error}") from None
+                for new in news:
+                    self._record(new, end="REFUSED")
+                labels = ", ".join(new.label for new in news)
+                if news[0].number == 1:
+                    raise UserError("JW202", f"Slurm refused {labels}: {error}") from None
                 # It took the last one: what has changed may change back, as a limit of jobs does.
-                self._queue.report_refusal(new.label, error)
-                return None
+                self._queue.report_refusal(labels, error)
+                return []
 
     def _job_id(self, call: str, command: str, new: Submission) -> str:
         """Call sbatch until it has submitted one job."""
@@ -217,17 +238,18 @@ class Executor(SlurmExecutor):
                 self._queue.report_outage(error)
             # Slurm may have taken the job, or be about to, although sbatch did not learn of it.
             time.sleep(MESSAGE_TIMEOUT_S)  # also after Ctrl-C: scancel must find the job
-            if found := self._queue.find_jobs([new.name]).get(new.name):
+            if found := self._queue.find_jobs([new.slurm_name]).get(new.slurm_name):
                 return found.id
 
-    def _register(self, entry: Submission, begins: bool = False) -> None:
-        """From now on Ctrl-C cancels it. StoppedError, if Ctrl-C has come."""
+    def _register(self, *entries: Submission, begins: bool = False) -> None:
+        """From now on Ctrl-C cancels them. StoppedError, if Ctrl-C has come."""
         with self._submitting:
             if self._closing.is_set():
                 raise StoppedError
-            if begins:
-                self._journal.begin(entry)
-            self._submissions[entry.name] = entry
+            for entry in entries:
+                if begins:
+                    self._journal.begin(entry)
+                self._submissions[entry.name] = entry
 
     def _record(self, entry: Submission, **fields: Any) -> Submission:
         """Record new values of a submission's fields; the submission with them."""
@@ -252,7 +274,7 @@ class Executor(SlurmExecutor):
     ) -> AsyncGenerator[SubmittedJobInfo, None]:
         if not active_jobs:
             return
-        names = [info.aux["name"] for info in active_jobs]
+        names = [self._submissions[info.aux["name"]].slurm_name for info in active_jobs]
         ended, found = {}, {}
         try:
             found = await asyncio.to_thread(queue.find_jobs, names)
@@ -269,6 +291,8 @@ class Executor(SlurmExecutor):
     def _settle(self, info: SubmittedJobInfo, state: str, slurm_job: SlurmJob | None) -> None:
         """Do what follows on a job's end."""
         job, ended = info.job, self._submissions[info.aux["name"]]
+        if ended.shared_job and ended.has_succeeded():  # the state is of all that shared it
+            state = "COMPLETED"
         if state == "COMPLETED":
             if not self.workflow.executor_settings.keep_successful_logs:
                 with contextlib.suppress(OSError):
@@ -338,7 +362,8 @@ class Executor(SlurmExecutor):
         same = (label_of(job), tuple(map(str, job.output)))
         for each in [*self._submissions.values()]:
             if (each.label, each.outputs) == same and not each.end:
-                self._record(each, end=self._polling.state(each.name, end))
+                state = end if each.shared_job else self._polling.state(each.name, end)
+                self._record(each, end=state)
 
     def cancel(self) -> None:
         """Cancel every job that was submitted, also one that sbatch is just submitting."""
@@ -360,4 +385,4 @@ class Executor(SlurmExecutor):
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         left = [each for each in self._submissions.values() if not each.end]
-        return [each for each in left if self._polling.state(each.name) not in queue.ENDED]
+        return [each for each in left if self._polling.state(each.slurm_name) not in queue.ENDED]

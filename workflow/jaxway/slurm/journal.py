@@ -27,7 +27,7 @@ RUN_ID = uuid.uuid4().hex[:8]  # names this process's run
 class Submission:
     """A job that was submitted, or was about to be."""
 
-    name: str  # Slurm's name of the job; no other job of this folder has it
+    name: str  # no other submission of this folder has it; Slurm's name of the job
     label: str  # rule and wildcards: train_run small
     work: str  # hash of what the job does
     outputs: tuple[str, ...]
@@ -37,13 +37,25 @@ class Submission:
     number: int = 1  # of this training's jobs in a row, from 1
     state_folder: str = ""  # of the training, before this job
     step_before: int = 0  # last checkpoint before this job
+    shared_job: str = ""  # Slurm's name of the job, if it has others beside this one
     id: str = ""  # Slurm's; empty, not known
     cancelled: bool = False  # by us
     end: str = ""  # Slurm's state at the end; empty while open
 
     @property
+    def slurm_name(self) -> str:
+        return self.shared_job or self.name
+
+    @property
     def log_file(self) -> str:
         return self.log.replace("%j", self.id)
+
+    def has_succeeded(self) -> bool:
+        """Whether all outputs were written after it was submitted: no job leaves some and fails."""
+        try:
+            return all(os.path.getmtime(file) > self.begun for file in self.outputs)
+        except OSError:
+            return False
 
     def __str__(self) -> str:
         return f"{self.id or self.name} ({self.label})"

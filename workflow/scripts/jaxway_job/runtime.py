@@ -47,6 +47,8 @@ BOUNDS = {
     "exclusiveMinimum": operator.gt,
     "exclusiveMaximum": operator.lt,
 }
+if "JAXWAY_GPUS" in os.environ:  # of a node that jobs share (jaxway/share_node.py)
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["JAXWAY_GPUS"]
 INHERITED = recorded(os.environ)  # before any program changes it
 AXIS = "data"  # name of the one mesh axis over all devices
 

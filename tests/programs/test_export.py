@@ -23,14 +23,6 @@ numpy.save(sys.argv[2], logits)
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """To compile is most of the time here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def logits(config, params):
     return jax.jit(model.logits, static_argnums=0)(config, params, exported.tokens())
 

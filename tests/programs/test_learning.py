@@ -8,9 +8,6 @@ are drawn; then each from its own.
 
 import functools
 import json
-import os
-import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +33,14 @@ LAST = 30  # steps whose mean loss is the result of a training
 SPREAD, STEP_SPREAD = 0.021, 0.09
 
 jax.config.update("jax_threefry_partitionable", True)  # as train.main() does
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimized():
+    """Trainings compute longer than they are compiled."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 class Rotary(nn.Module):
@@ -180,14 +185,9 @@ def record(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def logged(record, tmp_path_factory):
+def logged(record, server, tmp_path_factory):
     """Function that trains with a seed, once; lines of metrics that the program writes."""
     folder = tmp_path_factory.mktemp("logged")
-    outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
     options = {
         "platform": "cpu", "data_record": record, "steps": STEPS, "layers": LAYERS, "width": WIDTH,
         "heads": HEADS, "ngram": 1, "context": CONTEXT, "global_batch": BATCH,
@@ -200,7 +200,9 @@ def logged(record, tmp_path_factory):
         state = folder / str(seed)
         own = {"seed": seed, "state": state, "out": state / "out/summary.json"}
         flags = [f"--{name.replace('_', '-')}={x}" for name, x in {**options, **own}.items()]
-        subprocess.run([sys.executable, train.__file__, *flags], env={**outer, **cache}, check=True)
+        program = server.start(Path(train.__file__), flags, {})
+        _, stderr = program.communicate(timeout=400)
+        assert not program.returncode, stderr
         lines = (state / "out/metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
@@ -273,15 +275,6 @@ def test_other_parameters_give_the_same_final_loss(logged, batches):
     assert np.abs(difference[WARMUP:]).max() < 5 * STEP_SPREAD / np.sqrt(len(SEEDS))
 
 
-@pytest.fixture
-def quick():
-    """To compile is most of the time where one step is computed."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.mark.usefixtures("quick")
 def test_options_of_the_model_give_the_same_loss_and_gradients(batches):
     """Keys and values that heads share, a gate, and a head that is the embeddings' matrix."""
     config = model.Config(

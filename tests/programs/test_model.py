@@ -13,14 +13,6 @@ apply = jax.jit(model.logits, static_argnums=0)
 loss = jax.jit(cross_entropy.loss, static_argnums=0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """To compile is most of the time here, and other tests compute long enough to gain by it."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def params():
     """Parameters in which no block is switched off, unlike those at the start of training."""
@@ -84,42 +76,50 @@ def plain_loss(config, params, tokens, weights):
     return jnp.sum(weights * jnp.take_along_axis(nats, tokens[:, 1:, None].astype(int), 2)[..., 0])
 
 
+def losses(loss, config, params, tokens, weights, equal_weights):
+    """A weighted loss with its gradient, and the mean."""
+    of = functools.partial(loss, config)
+    return *jax.value_and_grad(of)(params, tokens, weights), of(params, tokens, equal_weights)
+
+
 @pytest.fixture(scope="module")
-def whole(params, tokens):
-    """Loss and gradient by the whole softmax, and the weights of the tokens."""
-    weights = jax.random.uniform(jax.random.key(0), (3, 16))
-    with_gradient = jax.value_and_grad(functools.partial(plain_loss, CONFIG))
-    return *jax.jit(with_gradient)(params, tokens, weights), weights
+def weights():
+    return jax.random.uniform(jax.random.key(0), (3, 16))
+
+
+@pytest.fixture(scope="module")
+def whole(params, tokens, weights):
+    """losses() by the whole softmax."""
+    return jax.jit(functools.partial(losses, plain_loss, CONFIG))(params, tokens, weights, 1 / 48)
 
 
 @pytest.mark.parametrize("held", [2**28, 3 * 4 * 256, 1])  # in one, in 4, in 16 chunks
-def test_loss_and_gradient_are_those_of_the_whole_softmax(params, tokens, whole, held, monkeypatch):
+def test_loss_and_gradient_are_those_of_the_whole_softmax(
+    params, tokens, weights, whole, held, monkeypatch
+):
     monkeypatch.setattr(cross_entropy, "MAX_LOGITS", held)
     jax.clear_caches()
-    *plain, weights = whole
-    with_gradient = jax.value_and_grad(functools.partial(cross_entropy.loss, CONFIG))
-    chunked = jax.jit(with_gradient)(params, tokens, weights)
+    of_chunks = jax.jit(functools.partial(losses, cross_entropy.loss, CONFIG))
+    chunked = of_chunks(params, tokens, weights, None)
     # float32 rounds at 6e-8; the largest sums here have some hundred terms of either sign.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), chunked, (*plain,)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), chunked, whole
     )
     assert float(chunked[0]) > 1
-    mean = float(cross_entropy.loss(CONFIG, params, tokens))
-    assert mean == pytest.approx(float(plain_loss(CONFIG, params, tokens, 1 / 48)), rel=1e-5)
+    assert float(chunked[2]) == pytest.approx(float(whole[2]), rel=1e-5)
 
 
-def test_what_gpus_do_alone_is_right(params, tokens, whole, monkeypatch):
+def test_what_gpus_do_alone_is_right(params, tokens, weights, whole, monkeypatch):
     """Layers without a loop, on several one after the other; three products for q, k and v, a
     softmax's sums in one pass."""
     monkeypatch.setattr(model.Config, "on_gpu", True)
     monkeypatch.setattr(model.Config, "on_several", True)
     jax.clear_caches()
-    *plain, weights = whole
     config = dataclasses.replace(CONFIG, unroll=True)
     with_gradient = jax.value_and_grad(functools.partial(cross_entropy.loss, config))
     found = jax.jit(with_gradient)(params, tokens, weights)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, (*plain,)
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, whole[:2]
     )
     program = str(jax.make_jaxpr(with_gradient)(params, tokens, weights))
     assert " reduce[" in program

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import quick
 from example_records import DIGEST, container_record
 from jaxway_job import runtime
 
@@ -27,13 +28,14 @@ def launch(program, *flags, processes=1, **env):
     if processes > 1:
         slurm = {"SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": str(processes)}
         slurm |= {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0"}
+    environment = os.environ | quick.ENVIRONMENT | {"PYTHONPATH": str(SCRIPTS)} | slurm
     running = []
     for rank in range(processes):
         here = {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} if processes > 1 else {}
         running.append(
             subprocess.Popen(
                 [sys.executable, "-W", "error", *what, *map(str, flags)],
-                env=os.environ | {"PYTHONPATH": str(SCRIPTS)} | slurm | here | env,
+                env=environment | here | env,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

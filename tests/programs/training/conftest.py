@@ -1,11 +1,9 @@
 """Data to train on, the program in processes of its own, and runs that several tests compare."""
 
-import os
 import random
 import signal
 
 import numpy as np
-import preforked
 import prepared_bytes
 import pytest
 from trainings import PROGRAM, arguments, logged, wait, wait_for
@@ -23,16 +21,9 @@ def record(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory):
-    """Function that starts the program, outside any Slurm job but the given one."""
+def launch(server):
+    """Function that starts the program."""
     started = []
-    outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
-    cache = {
-        # Compilation is most of the time of a run this small.
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    server = preforked.Server(outer | cache)
 
     def start(*args, **environment):
         started.append(server.start(PROGRAM, args, environment))
@@ -41,7 +32,6 @@ def launch(tmp_path_factory):
     yield start
     for program in started:  # of a test that failed
         program.kill()
-    server.close()
 
 
 @pytest.fixture(scope="session")

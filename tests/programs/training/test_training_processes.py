@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+import quick
 from trainings import (
     agree,
     arguments,
@@ -19,7 +20,7 @@ from trainings import (
 # Many processes on few cores are slow.
 SHORT = {"steps": 20, "checkpoint_minutes": 60, "layers": 1, "ngram": 1, "validate_every": 10}
 # To compile is most of the time. What these tests compare agrees but for rounding anyway.
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+QUICK = quick.ENVIRONMENT
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,11 @@
 import ast
 import fcntl
 import json
+import re
 import shutil
 
 import numpy as np
+import pandas
 import pytest
 import train
 from jaxway_shared import presets, training
@@ -106,6 +108,21 @@ def test_loss_that_is_not_finite_ends_the_run(launch, record, tmp_path):
     assert "at step 2;" in stderr and "last checkpoint: step 1" in stderr
     assert "at step 2;" in (tmp_path / "state/error").read_text()
     assert not (tmp_path / "out").exists()
+
+
+def test_pandas_reads_metrics_by_the_documented_line(undisturbed, tmp_path, monkeypatch):
+    text = (PROGRAM.parents[2] / "docs/output.md").read_text()
+    (line,) = re.findall(r"```python\n(.*<run>.*)\n```", text)
+    (tmp_path / "results/train").mkdir(parents=True)
+    (tmp_path / "results/train/a").symlink_to(undisturbed / "out")
+    monkeypatch.chdir(tmp_path)
+    variables = {"pandas": pandas}
+    exec(line.replace("<run>", "a"), variables)
+    table, lines = variables["table"], read_lines(undisturbed / "out/metrics.jsonl")
+    assert {*table.columns} == {name for line in lines for name in line}
+    assert list(table["step"]) == [*range(1, STEPS + 1)]
+    assert list(table["loss"]) == pytest.approx([line["loss"] for line in lines], rel=1e-9)
+    assert table["mfu"].isna().all()  # not known on a CPU
 
 
 def test_state_has_one_writer(record, tmp_path, monkeypatch):

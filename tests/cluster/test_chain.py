@@ -20,7 +20,7 @@ from nodes import Checkout, Cluster
 
 SCRATCH = "/p/scratch/training"
 SIF = f"{SCRATCH}/jureca_containers/jax.sif"
-SMALL = {
+SMALL: dict[str, Any] = {
     **{"layers": 1, "width": 32, "heads": 2, "context": 32, "global_batch": 8, "warmup_steps": 2},
     **{"steps": 20, "validation_bytes": 1024, "log_every": 5, "checkpoint_minutes": 0.01},
     "data": ["workflow/scripts/*.py"],
@@ -309,14 +309,18 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
 def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Checkout) -> None:
     """It does not go on by itself. Accounting is down when it does, and the controller restarts
     under the running job."""
-    config = alice.configure("cancelled", {"train": {"cancelled": LONG}})
+    options = LONG | {"schedule_steps": LONG["steps"]}
+    config = alice.configure("cancelled", {"train": {"cancelled": options}})
     with alice.start(config, "train") as snakemake:
         catch(cluster, "cancelled", lambda job: cluster.run(f"scancel {job}"))
         code, output = snakemake.wait(60)
     assert code == 1, output
     assert "Training cancelled stopped: its job was cancelled" in output
     cluster.control("stop", "slurmdbd")
-    config = alice.configure("cancelled", {"train": {"cancelled": LONG | {"nodes": 2}}})
+    # Two nodes on this machine's cores are slow.
+    steps = min(last_checkpoint_step(cluster, "cancelled") + 600, LONG["steps"])
+    options |= {"nodes": 2, "steps": steps}
+    config = alice.configure("cancelled", {"train": {"cancelled": options}})
     with alice.start(config, "train") as snakemake:
         # It has begun: Slurm loses a job that it is only just handing to its node.
         cluster.wait_for(
@@ -324,12 +328,15 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
             timeout=180,
             what="the resumed training",
         )
+        (job,) = queue(cluster).values()
+        freeze(cluster, job)
         cluster.control("stop", "slurmctld")
         cluster.control("start", "slurmctld")
+        cluster.run(f"scancel --signal=CONT --full {job}")
         code, output = snakemake.wait(300)
     assert code == 0, output
     first, second = result(alice, "train/cancelled/summary")["segments"]
-    assert second["last_step"] == LONG["steps"]
+    assert second["last_step"] == steps
     assert second["first_step"] == first["last_step"] + 1 > 1
     assert first["provenance"]["nodes"] in cluster.compute
     assert second["provenance"]["nodes"] == "jrc[0101-0102]"

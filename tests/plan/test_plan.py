@@ -343,7 +343,7 @@ def test_data_are_prepared_once_for_trainings_that_share_them(stubbed):
 def test_every_program_gets_the_sites_environment_and_none_of_the_shells(stubbed):
     """Behind srun, without it, and in rounds of benchmarks."""
     programs = (stubbed.folder / "environments").read_text().splitlines()
-    assert len(programs) == 8
+    assert len(programs) == 10
     for environment in map(json.loads, programs):
         assert environment["UCX_RC_TIMEOUT"] == "4s"
         assert environment["PWD"] == str(stubbed.folder)

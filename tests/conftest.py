@@ -9,6 +9,8 @@ import pytest
 LAYERS = {"unit": 2, "programs": 10, "plan": 10, "cluster": 15}
 
 CLUSTERS = 2  # processes that begin with tests of the cluster
+# What takes longest, mostly waiting, comes first: else one process waits alone at the end.
+LONGEST = ("test_chain.py", "test_benchmark_runs.py", "test_killed_run.py", "test_slurm_outage.py")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -16,6 +18,12 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     layer = item.path.relative_to(Path(__file__).parent).parts[0]
     item.add_marker(layer)
     item.add_marker(pytest.mark.timeout(60 * LAYERS[layer]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(LONGEST)))
 
 
 @pytest.hookimpl(optionalhook=True)

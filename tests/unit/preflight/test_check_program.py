@@ -63,7 +63,6 @@ def test_program_that_finishes_when_it_is_resumed(tmp_path):
     [
         ("sys.exit(3)", "start", "exit code 3"),
         ("sys.exit()", "start", "without a checkpoint (last_checkpoint_step)"),
-        ("save(1)", "stop", "let it last longer"),
         ("end(0)" + FOR_EVER, "stop", "exit code 0 after SIGTERM means finished"),
         ("step = 0\nend(75)" + IN_STEPS, "resume", "which were saved, are done again"),
         ("end(75)\nif step: sys.exit(4)" + FOR_EVER, "resume", "exit code 4"),
@@ -73,6 +72,15 @@ def test_what_does_not_hold(tmp_path, script, subject, expected):
     found = check(tmp_path, script)
     assert list(found)[-1] == subject
     assert found[subject].startswith("FAIL ") and expected in found[subject]
+
+
+def test_program_that_ends_with_its_checkpoint(tmp_path, monkeypatch):
+    """It has ended when that is seen."""
+    ended = lambda trial, after: trial.process.wait() == 0  # noqa: E731
+    monkeypatch.setattr(Trial, "wait_for_checkpoint", ended)
+    found = check(tmp_path, "save(1)")
+    assert list(found)[-1] == "stop"
+    assert found["stop"].startswith("FAIL ") and "let it last longer" in found["stop"]
 
 
 def test_error_that_would_end_the_chain(tmp_path):

@@ -28,7 +28,7 @@ from jaxway.config.schema import ConfigurationError
 from jaxway.config.site import Site
 
 Words = list[str]
-PULL_MINUTES = 120  # of a job that pulls; fetching and packing 10 GB takes less than an hour
+PULL_MINUTES = 120  # of a job that pulls: a limit, not a measurement
 WORKING_DIRECTORY = "$PWD"  # the shell's, when the job runs
 PACKAGES = "/opt/jaxway-packages"  # where the container sees those that lie in a folder
 

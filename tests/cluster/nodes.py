@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import quick
 from enter import COMPUTE, LOGIN, first_process, login_shell, run_folder
 
 COMMAND = Path(__file__).parent / "cluster"
@@ -129,7 +130,8 @@ class Checkout:
 
     def configure(self, name: str, settings: Any) -> str:
         """Writes a configuration file; its name."""
-        text = json.dumps({"platform": "cpu", **settings})  # YAML, too
+        defaults = {"platform": "cpu", "environment": {"XLA_FLAGS": quick.OLD_FLAGS}}
+        text = json.dumps(defaults | settings)  # YAML, too
         self.cluster.run(f"cat > {self.folder}/{name}.yaml", user=self.user, input=text)
         return f"{name}.yaml"
 

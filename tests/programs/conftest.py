@@ -18,10 +18,11 @@ with pytest.MonkeyPatch.context() as patch:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[preforked.Server]:
     """Starts programs, outside any Slurm job but the given one; what one has compiled, all have."""
     outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "XLA_"))}
-    cache = {
+    quickly = {
+        "XLA_FLAGS": quick.FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("cache")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    server = preforked.Server(outer | cache)
+    server = preforked.Server(outer | quickly)
     yield server
     server.close()

@@ -32,7 +32,6 @@ DEFAULT = yaml.safe_load(Path("config/config.yaml").read_text())
 QUICK = {"rounds": 1, "repeats": 2, "warmup": 1}
 SCORED = {"validation_bytes": 20000, "max_jobs": 1}  # enough for many batches
 CHAIN: dict[str, dict[str, Any]] = {
-    "environment": {},  # XLA as users have it
     "train": {
         "one_node": SMALL | SCORED,
         "two_nodes": SMALL | SCORED | {"nodes": 2, "processes_per_node": 2, "fsdp": 2, "tensor": 2},
@@ -144,11 +143,7 @@ def test_a_shell_full_of_nonsense_changes_nothing(alice: Checkout) -> None:
         assert found["job"] and found["commit"]
         assert found["environment"]["NCCL_SOCKET_IFNAME"] == "ib0"
         assert "/nonsense" not in found["environment"].values()
-    alice.run(
-        alice.configure("clean", {"train": {"clean": SMALL | SCORED}, "environment": {}}),
-        "train",
-        timeout=300,
-    )
+    alice.run(alice.configure("clean", {"train": {"clean": SMALL | SCORED}}), "train", timeout=300)
     assert losses(alice, "clean") == losses(alice, "one_node")
 
 
@@ -217,7 +212,8 @@ def test_slurms_refusals_are_reported(cluster: Cluster, alice: Checkout) -> None
     """One job at a time is allowed, which preflight's look at each job does not show."""
     limit = "sacctmgr -i modify user alice set MaxSubmitJobs={}"
     cluster.run(limit.format(1), user="root")
-    config = alice.configure("refused", {"train": {"first": SMALL, "second": SMALL}})
+    nothing = {"program": "command", "command": "true"}
+    config = alice.configure("refused", {"train": {"first": nothing, "second": nothing}})
     try:
         with alice.start(config, "train") as snakemake:
             code, output = snakemake.wait(180)
@@ -323,8 +319,7 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
     assert code == 1, output
     assert "Training cancelled stopped: its job was cancelled" in output
     cluster.control("stop", "slurmdbd")
-    # Two nodes on this machine's cores are slow.
-    steps = min(last_checkpoint_step(cluster, "cancelled") + 600, LONG["steps"])
+    steps = min(last_checkpoint_step(cluster, "cancelled") + 300, LONG["steps"])
     options |= {"nodes": 2, "steps": steps}
     config = alice.configure("cancelled", {"train": {"cancelled": options}})
     with alice.start(config, "train") as snakemake:

@@ -32,6 +32,7 @@ checkpoints.mkdir(parents=True, exist_ok=True)
 print("words", sys.argv[0], *sys.argv[2:], flush=True)
 print("coordinator", os.environ.get("JAX_COORDINATOR_ADDRESS") or os.environ["NNODES"],
       os.environ["JAX_LOCAL_DEVICE_IDS"], flush=True)
+print("cache", os.environ.get("JAX_ENABLE_COMPILATION_CACHE"), flush=True)
 first = max((int(p.name) + 1 for p in checkpoints.iterdir() if p.name.isdigit()), default=0)
 for step in range(first, int(settings["steps"])):
     loss = os.environ.get("STUB_LOSS") or f"{9 - step / 10:.3f}"
@@ -156,6 +157,7 @@ def test_run_that_finishes(start, stub, tmp_path):
         "tflops_per_device": 12.25,
     }
     assert "completed step: 9, " in log and "coordinator 1 0,1\n" in log
+    assert "cache false\n" in log
     words = log.partition("words ")[2].partition("\n")[0].split()
     expected = {
         "hardware=gpu", f"base_output_directory={tmp_path}/state", "learning_rate=1e-4",

@@ -184,6 +184,14 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {}, "b": {"from": "c@5"}}},
         "train.b.from: no training of program train is named c; known: a, b; or name",
     ),
+    "a training that begins at one of another shape": (
+        {"train": {"a": {"preset": "124M", "mlp_width": 512}, "b": {"from": "a", "preset": "124M"}}},
+        "train.b.from: parameters have other shapes in a, where mlp_width is 512, not 3072; options",
+    ),
+    "a training that begins at one with another tokenizer": (
+        {"train": {"a": {"tokenizer": __file__}, "b": {"from": "a"}}},
+        f"in a, where tokenizer is {__file__}, not bytes",
+    ),
     "trainings that begin at each other": (
         {"train": {"a": {"from": "b"}, "b": {"from": "a"}}},
         "train.b.from: a would begin at itself",

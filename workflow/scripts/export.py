@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxway_job import checkpoints, exporting, load_exported, model, origin, runtime
-from jaxway_shared import identity, training
+from jaxway_shared import identity, presets, training
 from jaxway_shared.data_record import DataRecord
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
@@ -87,7 +87,7 @@ def export(source: str, out: Path, own: bool) -> None:
 
 def read_model(begin: origin.Origin, options: dict[str, Any]) -> tuple[model.Config, model.Params]:
     """The model that a checkpoint has."""
-    shape = {name: options.get(name) for name in exporting.SHAPE if name != "vocabulary"}
+    shape = {name: options.get(name) for name in presets.SHAPE}
     if not shape["layers"]:
         fail("JW316", f"{begin.state} is of no training by `program: train`")
     try:

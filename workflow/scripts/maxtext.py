@@ -155,6 +155,10 @@ def environment(args: argparse.Namespace, folder: Path) -> dict[str, str]:
     Only with it does SIGTERM make MaxText save and exit.
     """
     result = command.environment(args, folder)
+    if args.platform != "cuda":
+        # By a program for CPUs that JAX 0.4.33 takes from its cache, the MaxText of October 2024
+        # corrupted memory and aborted each time it resumed.
+        result["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     topology = runtime.process_topology(args)
     if topology.processes == 1:
         with socket.create_server(("localhost", 0)) as server:

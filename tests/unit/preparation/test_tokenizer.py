@@ -1,13 +1,16 @@
 """Tokens of a tokenizer.json: those of each file, wherever long files and batches are cut."""
 
 import hashlib
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from jaxway.data import sources
 from jaxway.data import tokenizer as tokenizer_module
 from jaxway_shared.errors import UserError
-from prepared import load, ordered, train_tokens
+from prepared import SENTENCES, load, ordered, train_tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 
@@ -25,6 +28,17 @@ def test_tokens_are_those_of_each_file(prepare, corpus, tokenizer):
     digest = hashlib.sha256(tokenizer.read_bytes()).hexdigest()
     assert record.tokenizer_sha256 == digest
     assert record.train_bytes == sum(map(len, ordered(corpus)[held:])) > record.train_tokens
+
+
+def test_documented_way_to_make_a_tokenizer(prepare, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[3] / "docs/training.md").read_text()
+    (example,) = [code for code in re.findall("```python\n(.*?)```", page, re.S) if "Bpe" in code]
+    monkeypatch.chdir(tmp_path)
+    rows = [json.dumps({"text": f"{number} {SENTENCES}"}) for number in range(9)]
+    Path("my.jsonl").write_text("\n".join(rows))
+    exec(example, {})
+    options = {"tokenizer": "tokenizer.json", "end-of-text": "<|endoftext|>"}
+    assert prepare([tmp_path / "my.jsonl"], 100, **options).lossless
 
 
 def test_validation_is_cut_between_characters(prepare, corpus, tokenizer):

@@ -249,7 +249,8 @@ def check_sizes(job: TrainJob, path: str) -> None:
 
 
 def check_origins(jobs: Mapping[str, TrainJob]) -> None:
-    """Raise a sentence if a training begins at one that is not there, or in the end at itself."""
+    """Raise a sentence if a training begins at one that is not there, in the end at itself, or at one
+    of another shape."""
     for name, job in jobs.items():
         before = [name]
         while (run := job.origin) and "/" not in run:
@@ -263,8 +264,27 @@ def check_origins(jobs: Mapping[str, TrainJob]) -> None:
                 )
             if run in before:
                 raise ConfigurationError("JW030", f"{path}: {run} would begin at itself")
+            check_shape(job, jobs[run], path)
             before.append(run)
             job = jobs[run]
+
+
+def check_shape(job: TrainJob, origin: TrainJob, path: str) -> None:
+    """Raise a sentence if the parameters of another training have not the shapes of this one's."""
+    own, other = (
+        presets.resolve(each.options) | {"tokenizer": each.data and each.data.tokenizer}
+        for each in (job, origin)
+    )
+    differing = [key for key in presets.SHAPE if own[key] != other[key]]
+    # What vocabulary a file has is not known here.
+    if (own["tokenizer"] in BYTE_TOKENIZERS) != (other["tokenizer"] in BYTE_TOKENIZERS):
+        differing.append("tokenizer")
+    for key in differing:
+        raise ConfigurationError(
+            "JW030",
+            f"{path}: parameters have other shapes in {origin.name}, where {key} is {other[key]}, "
+            f"not {own[key]}; options of {origin.name} are not taken over",
+        )
 
 
 def check_checkpoints(pattern: str | None, path: str) -> None:

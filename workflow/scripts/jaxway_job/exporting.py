@@ -11,15 +11,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxway_shared import presets
 
 from jaxway_job import model
 
 Tensors = dict[str, np.ndarray[Any, Any]]
-# Of a model's Config, what shapes it; the rest is how it is computed.
-SHAPE = (
-    *("layers", "width", "heads", "vocabulary", "kv_heads", "mlp", "mlp_width"),
-    *("tied_embeddings", "ngram"),
-)
 
 
 def write_safetensors(file: Path, tensors: Tensors) -> None:
@@ -46,8 +42,8 @@ def own_tensors(params: model.Params) -> Tensors:
 
 
 def own_config(config: model.Config) -> dict[str, Any]:
-    """The arguments of the model's Config."""
-    return {name: getattr(config, name) for name in SHAPE}
+    """The arguments of the model's Config that shape it."""
+    return {name: getattr(config, name) for name in ("vocabulary", *presets.SHAPE)}
 
 
 # -------------------------------------------------------------------------- Hugging Face: Qwen3

@@ -42,7 +42,7 @@ CODES = {
     "JW027": "environment of another checkout",
     "JW028": "no profile on a machine that has one",
     "JW029": "options of data that do not fit together",
-    "JW030": "no training of that name to begin from",
+    "JW030": "no training of that name to begin from, or one of another shape",
     #
     # Container and packages: 100 to 179.
     "JW110": "name of an image",

@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 NGRAM_BITS = 12  # a table of n-grams has 2**12 rows
 BYTES_OF_A_PARAMETER = 12  # float32, and AdamW's two moments
 MAX_LOGITS = 2**28  # logits that are held at once, at most: 1 GiB
+# What shapes a model of a vocabulary; other options are how it is computed and trained.
+SHAPE = (
+    *("layers", "width", "heads", "kv_heads"),
+    *("mlp", "mlp_width", "tied_embeddings", "ngram"),
+)
 
 
 class Preset(NamedTuple):

@@ -1,5 +1,6 @@
 """Speed and memory of preparing a Parquet file: as bytes once, and then in rounds with a tokenizer,
-beside `datasets` reading and tokenising the same.
+beside `datasets` reading and tokenising the same. A second of CPU time depends little on what else
+the machine does.
 
 Run from the checkout, where OTHER is the Python of an environment with `datasets` and `tokenizers`:
 .venv/bin/python benchmarks/read_data.py OTHER [GIGABYTES] [ROUNDS] [FOLDER]
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -69,15 +71,28 @@ def write_tokenizer(path: Path) -> None:
     tokenizer.save(str(path))
 
 
-def run(*command: str | Path) -> tuple[float, float]:
-    """Wall time in seconds, and the most memory that the process had, in GB."""
+class Run(NamedTuple):
+    """Seconds of wall and CPU time, and the most memory that the process had, in GB."""
+
+    wall: float
+    cpu: float
+    memory: float
+
+    def __str__(self) -> str:
+        speeds = f"{size / self.wall / 1e6:.2f} MB/s, {size / self.cpu / 1e6:.2f} MB per CPU second"
+        return f"{speeds}, {self.memory:.2f} GB"
+
+
+def run(*command: str | Path) -> Run:
+    """What a command takes."""
     start = time.perf_counter()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{command[0]} failed")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024 / 1e9
+    wall, cpu = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
+    return Run(wall, cpu, usage.ru_maxrss * 1024 / 1e9)
 
 
 with tempfile.TemporaryDirectory(dir=FOLDER) as name:
@@ -87,14 +102,18 @@ with tempfile.TemporaryDirectory(dir=FOLDER) as name:
     write_tokenizer(tokenizer)
     size = file.stat().st_size
     print(f"{size / 1e9:.2f} GB of Parquet, {os.cpu_count()} cores", flush=True)
-    runs: dict[str, list[tuple[float, float]]] = {"jaxway, bytes": [], "jaxway": [], "datasets": []}
+    runs: dict[str, list[Run]] = {"jaxway, bytes": [], "jaxway": [], "datasets": []}
 
     def measure(program: str, *command: str | Path) -> None:
         runs[program].append(run(*command))
-        seconds, memory = runs[program][-1]
-        print(f"{program}: {size / seconds / 1e6:.2f} MB/s, {memory:.2f} GB", flush=True)
+        print(f"{program}: {runs[program][-1]}", flush=True)
 
-    ours = [sys.executable, ROOT / "workflow/jaxway", "prepare-data", f"--data={file}"]
+    ours: list[str | Path] = [
+        sys.executable,
+        ROOT / "workflow/jaxway",
+        "prepare-data",
+        f"--data={file}",
+    ]
     ours += [f"--store={folder}/data", f"--out={folder}/data.json"]
     measure("jaxway, bytes", *ours)
     for _ in range(int(ROUNDS)):
@@ -103,6 +122,6 @@ with tempfile.TemporaryDirectory(dir=FOLDER) as name:
         measure("datasets", OTHER, "-c", WITH_DATASETS, file, tokenizer, folder / "cache")
         shutil.rmtree(folder / "cache")
     for program, each in runs.items():
-        speeds = [size / seconds / 1e6 for seconds, _ in each]
-        if speeds:
-            print(f"{program}: median {statistics.median(speeds):.2f} MB/s of {len(speeds)}")
+        if each:
+            medians = Run(*map(statistics.median, zip(*each, strict=True)))
+            print(f"{program}: medians of {len(each)}: {medians}")

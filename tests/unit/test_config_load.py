@@ -185,8 +185,8 @@ BROKEN: dict[str, tuple[Any, str]] = {
         "train.b.from: no training of program train is named c; known: a, b; or name",
     ),
     "a training that begins at one of another shape": (
-        {"train": {"a": {"preset": "124M", "mlp_width": 512}, "b": {"from": "a", "preset": "124M"}}},
-        "train.b.from: parameters have other shapes in a, where mlp_width is 512, not 3072; options",
+        {"train": {"a": {"mlp": "gated"}, "b": {"from": "a", "mlp_width": 384}}},
+        "train.b.from: parameters have other shapes in a, where mlp is gated, not relu2; options",
     ),
     "a training that begins at one with another tokenizer": (
         {"train": {"a": {"tokenizer": __file__}, "b": {"from": "a"}}},

@@ -249,8 +249,8 @@ def check_sizes(job: TrainJob, path: str) -> None:
 
 
 def check_origins(jobs: Mapping[str, TrainJob]) -> None:
-    """Raise a sentence if a training begins at one that is not there, in the end at itself, or at one
-    of another shape."""
+    """Raise a sentence if a training begins at one that is not there or has another shape, or in
+    the end at itself."""
     for name, job in jobs.items():
         before = [name]
         while (run := job.origin) and "/" not in run:

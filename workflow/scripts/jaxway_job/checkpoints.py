@@ -1,5 +1,6 @@
 """Checkpoints of a training: written by Orbax in the background, and checked when read."""
 
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from jaxway_shared import training
 from jaxway_shared.errors import fail
 
 from jaxway_job import runtime
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax warns of what is its own business
 
 
 @jax.jit

@@ -180,6 +180,30 @@ runtime.write_json(args.out, dataclasses.asdict(runtime.provenance(args)))
 """
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            "--xla_cpu_enable_fast_math=false --xla_foo=1",
+            "Unknown flags? in XLA_FLAGS: --xla_foo=1 ",
+        ),
+        (
+            "--xla_gpu_autotune_level=high",
+            "Couldn't interpret value high for flag xla_gpu_a",
+        ),
+    ],
+)
+def test_flags_that_would_abort_xla(monkeypatch, flags, message):
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    with pytest.raises(SystemExit, match=message):
+        runtime.start(arguments(platform="cuda"))
+
+
+def test_flags_that_xla_knows(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+    runtime.check_xla_flags()
+
+
 @pytest.mark.skipif(Path("/proc/driver/nvidia").exists(), reason="needs a machine without GPU")
 def test_never_falls_back_to_the_cpu(tmp_path):
     (done,) = launch(START, "--out", tmp_path / "out.json", "--platform", "cuda")

@@ -33,7 +33,7 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
 def compile_step(lowered: Any, mesh: Mesh, chosen: Mapping[str, Any] | None) -> Any:
     """A step for these devices, with the options of XLA that a user has ``chosen``.
 
-    Ends the program where XLA does not know one; in XLA_FLAGS that would abort it.
+    Ends the program where XLA does not know one.
     """
     options = {**compiler_options(mesh), **(chosen or {})}
     try:

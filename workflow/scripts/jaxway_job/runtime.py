@@ -13,9 +13,12 @@ import json
 import operator
 import os
 import platform as machine
+import re
 import resource
 import runpy
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -176,6 +179,8 @@ def start(args: argparse.Namespace) -> "Mesh":
     resource.setrlimit(resource.RLIMIT_CORE, (0, limit))  # a dump is as large as all memory
     topology = process_topology(args)
     share = len(topology.local_devices)
+    if args.platform != "cpu" and "XLA_FLAGS" in os.environ:
+        check_xla_flags()
     # JAX reads all of this when the first device is asked for, not when it is imported.
     count = f"--xla_force_host_platform_device_count={share}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {count}".strip()
@@ -211,6 +216,17 @@ def start(args: argparse.Namespace) -> "Mesh":
         kind = seen[0].platform
         fail("JW382", f"JAX sees {len(seen)} {kind} devices, but the plan expects {args.devices}")
     return Mesh(np.array(seen), (AXIS,))
+
+
+def check_xla_flags() -> None:
+    """End the program if XLA does not know what XLA_FLAGS has: XLA would abort, with its own stack
+    in place of a sentence. So another process is the first to read them."""
+    read = "from jaxlib import xla_client as x; x.CompileOptions().executable_build_options"
+    words = [sys.executable, "-c", f"{read}.debug_options"]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    wrong = re.search(r"Unknown flags? in XLA_FLAGS: .*|Couldn't interpret .*", done.stderr)
+    if wrong:
+        fail("JW317", f"{wrong[0].strip()} (JAX {JAX_VERSION})")
 
 
 def first_line(error: BaseException) -> str:

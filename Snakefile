@@ -1,8 +1,11 @@
 """pull -> smoke_test -> train / benchmark -> report"""
 
+import gc
+
 from snakemake.utils import min_version
 
 min_version("9.27")
+gc.set_threshold(100_000)  # a plan is no garbage: to look for some took a tenth of planning
 
 
 # A --configfile replaces the default one; it is not laid over it.

@@ -100,7 +100,7 @@ def test_missing_container_is_rebuilt_and_reruns_nothing_else(plan):
     plan.sif.resolve().unlink()
     assert plan.planned("smoke_test") == []
     assert plan.planned("pull") == ["pull"]
-    assert plan.planned("train") == ["prepare_data", "train", "train_run one"]
+    assert plan.planned("train") == ["prepare_data", "ready", "train", "train_run one"]
     assert "jax.sif is missing: restoring it" in plan.snakemake("train").stderr
     assert plan.sif.exists()
     plan.sif.resolve().unlink()

@@ -21,6 +21,7 @@ def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
         "cost",
         "prepare_data",
         "pull",
+        "ready",
         "report",
         "smoke_test",
         "train_run one",
@@ -30,7 +31,7 @@ def test_lists_the_whole_chain_without_slurm_or_apptainer(plan):
 
 def test_local_plan_has_no_container(plan):
     plan.configure(train={"one": SMALL})
-    jobs = ["prepare_data", "report", "smoke_test", "train_run one"]
+    jobs = ["prepare_data", "ready", "report", "smoke_test", "train_run one"]
     assert plan.planned(profile="local") == jobs
 
 
@@ -39,7 +40,7 @@ def test_local_plan_has_no_container(plan):
     [
         ("pull", ["pull"]),
         ("smoke_test", ["pull", "smoke_test"]),
-        ("train", ["prepare_data", "pull", "smoke_test", "train", "train_run one"]),
+        ("train", ["prepare_data", "pull", "ready", "smoke_test", "train", "train_run one"]),
         (
             "benchmark",
             [

@@ -36,7 +36,7 @@ def test_finished_chain_does_nothing(finished):
 
 
 def test_forced_smoke_test_reruns_what_relies_on_it(finished):
-    jobs = ["cost", "report", "smoke_test", "train_run a", "train_run b"]
+    jobs = ["cost", "ready", "report", "smoke_test", "train_run a", "train_run b"]
     assert finished.planned("--forcerun=smoke_test") == jobs
 
 
@@ -71,7 +71,8 @@ def test_new_digest_reruns_what_used_the_old_one(finished):
     finished.digest.write_text("sha256:another\n")
     later = time.time() + 60
     os.utime(finished.digest, (later, later))
-    assert finished.planned() == ["cost", "report", "smoke_test", "train_run a", "train_run b"]
+    jobs = ["cost", "ready", "report", "smoke_test", "train_run a", "train_run b"]
+    assert finished.planned() == jobs
 
 
 def test_new_image_is_pulled_and_reruns_everything(finished):
@@ -79,6 +80,7 @@ def test_new_image_is_pulled_and_reruns_everything(finished):
     assert finished.planned() == [
         "cost",
         "pull",
+        "ready",
         "report",
         "smoke_test",
         "train_run a",
@@ -86,7 +88,9 @@ def test_new_image_is_pulled_and_reruns_everything(finished):
     ]
 
 
-def test_deleted_result_is_made_again(finished):
-    (finished.folder / "results/train/a/summary.json").rename(finished.folder / "summary")
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+def test_deleted_result_is_made_again(finished, name):
+    file = finished.folder / "results/train/a" / name
+    file.rename(finished.folder / name)
     assert finished.planned() == ["cost", "report", "train_run a"]
-    (finished.folder / "summary").rename(finished.folder / "results/train/a/summary.json")
+    (finished.folder / name).rename(file)

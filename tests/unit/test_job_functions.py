@@ -50,11 +50,12 @@ def test_without_any_job_there_are_values_too() -> None:
 
 def test_a_program_that_brings_its_data_needs_none_prepared() -> None:
     functions = make_functions(train=TRAIN)
-    records = functions.data_records()
-    assert callable(records)
-    assert records(wildcards("mine")) == []
-    record = records(wildcards("own"))
-    assert f"--data-record={record}" in functions.train_command(wildcards("own"))
+    ready = functions.ready()
+    assert callable(ready)
+    assert ready(wildcards("mine")) == "results/data/.none.ready"
+    (data,) = functions.launch.config.data.values()
+    assert ready(wildcards("own")) == f"results/data/.{data.id}.ready"
+    assert f"--data-record={data.record}" in functions.train_command(wildcards("own"))
     assert "--data-record" not in functions.train_command(wildcards("mine"))
     command = functions.train_command(wildcards("mine"))
     assert "--state=results/train/mine/state --states=scratch/train/mine" in command
@@ -74,7 +75,7 @@ def test_a_training_waits_for_the_one_at_whose_checkpoint_it_begins() -> None:
 
 
 def test_only_results_that_are_gone_are_named(tmp_path, monkeypatch) -> None:
-    """By whether the report, or the other file of a training, is there without them."""
+    """Summaries by whether the report is there without them, metrics by their summaries."""
     monkeypatch.chdir(tmp_path)
     functions = make_functions(train={"a": {"steps": [100, 200]}})
     first, second = (Path("results/train", f"a-steps={steps}") for steps in (100, 200))
@@ -85,9 +86,9 @@ def test_only_results_that_are_gone_are_named(tmp_path, monkeypatch) -> None:
     (first / "metrics.jsonl").touch()
     assert functions.deleted_results(wildcards("")) == []
     Path("results/report.html").touch()
-    gone = [f"{second}/summary.json", f"{second}/metrics.jsonl"]
+    gone = [f"{second}/summary.json"]
     assert functions.deleted_results(wildcards("")) == gone
-    assert functions.summaries(wildcards("")) == [f"{first}/summary.json", gone[0]]
+    assert functions.summaries(wildcards("")) == [f"{first}/summary.json", *gone]
 
 
 def test_a_job_that_is_not_there_is_one_sentence() -> None:

@@ -56,13 +56,14 @@ class JobFunctions:
 
     # ------------------------------------------------------------------------ inputs and parameters
 
-    def data_records(self) -> PerJob[str | list[str]]:
-        """Record of the data that a training needs prepared; none, if it brings its own."""
+    def ready(self) -> PerJob[str | list[str]]:
+        """File that says that container, nodes and a training's data are ready."""
         jobs = self.launch.config.train
-        records: dict[str, str | list[str]] = {
-            name: job.data.record if job.data else [] for name, job in jobs.items()
+        files: dict[str, str | list[str]] = {
+            name: f"results/data/.{job.data.id if job.data else 'none'}.ready"
+            for name, job in jobs.items()
         }
-        return by_name(records, [])
+        return by_name(files, [])
 
     def origins(self) -> PerJob[str | list[str]]:
         """Result of the training at whose checkpoint another one begins; none, if none does."""
@@ -77,14 +78,19 @@ class JobFunctions:
         """Of all trainings. Of a list, in place of a function, Snakemake hashes all for each."""
         return [f"{results_folder(name)}/{SUMMARY}" for name in self.launch.config.train]
 
+    def deleted_metrics(self) -> list[str]:
+        """Those of trainings whose summary is there."""
+        folders = [results_folder(name) for name in self.launch.config.train]
+        finished = [folder for folder in folders if os.path.exists(f"{folder}/{SUMMARY}")]
+        metrics = (f"{folder}/{METRICS}" for folder in finished)
+        return [file for file in metrics if not os.path.exists(file)]
+
     def deleted_results(self, wildcards: Any) -> list[str]:
         """Files of trainings that are gone: those of which others were made before are not made
         again unless a rule names them. It names no more, since each takes time to plan."""
-        reported = os.path.exists(REPORT)
-        folders = [results_folder(name) for name in self.launch.config.train]
-        begun = [folder for folder in folders if reported or os.path.exists(folder)]
-        files = (f"{folder}/{name}" for folder in begun for name in (SUMMARY, METRICS))
-        return [file for file in files if not os.path.exists(file)]
+        summaries = self.summaries(wildcards) if os.path.exists(REPORT) else []
+        gone = [file for file in summaries if not os.path.exists(file)]
+        return gone + self.deleted_metrics()
 
     def state_link(self, wildcards: Any) -> str:
         return state_link(wildcards.name)

@@ -34,7 +34,13 @@ from jaxway.slurm.outage import report
 
 T = TypeVar("T", SmokeTestJob, TrainJob, Allocation)
 USE_CONTAINER = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
-RULES = (*USE_CONTAINER, "pull", "compare_nodes", "preflight")  # whose jobs matter here
+RULES = (
+    *USE_CONTAINER,
+    "pull",
+    "prepare_data",
+    "compare_nodes",
+    "preflight",
+)  # whose jobs matter here
 # Resources by which Snakemake's Slurm plugin is asked for more, and the options of sbatch.
 ASKED = {"slurm_account": "account", "qos": "qos", "constraint": "constraint"}
 CHECKED: list["Run"] = []  # at the end of a dry-run of this process
@@ -93,7 +99,7 @@ class Run:
             self._trainings = planned.jobs["train_run"]
             self.preflight(planned, complete=bool(planned.jobs["preflight"]))
             self._restore_container(planned.jobs)
-            self._restore_data(planned.jobs["train_run"])
+            self._restore_data(planned.jobs)
         except UserError as error:
             sys.exit(error.line())
         except KeyboardInterrupt:
@@ -192,15 +198,17 @@ class Run:
                 raise problem
             store.note_run(target(Path(sif)), LOCK_FOLDER.absolute())
 
-    def _restore_data(self, trainings: Iterable[Job]) -> None:
-        """Prepare again what a training of this run needs and its record says is there."""
+    def _restore_data(self, jobs: Mapping[str, list[Job]]) -> None:
+        """Prepare again what trainings of this run need, unless a job of it does."""
         from jaxway_shared.data_record import read_prepared
 
-        for job in trainings:
-            data = self.launch.config.train[job.wildcards.name].data
-            if data and Path(data.record).is_file() and not read_prepared(Path(data.record)):
-                words = [*self.launch.prepare_data(data), f"--out={data.record}"]
-                self._restore(f"data of {data.record}", words)
+        needed = (self.launch.config.train[job.wildcards.name].data for job in jobs["train_run"])
+        records = {data.record: data for data in needed if data}
+        due = {job.output.record for job in jobs["prepare_data"]}
+        for record in records:
+            if record not in due and not read_prepared(Path(record)):
+                words = [*self.launch.prepare_data(records[record]), f"--out={record}"]
+                self._restore(f"data of {record}", words)
 
     def _restore(self, what: str, words: Words, why: str = "is missing") -> None:
         """Make again what is missing, or take what others have made again in its place."""

@@ -16,6 +16,8 @@ from jaxway.slurm.journal import Journal
 from jaxway_shared.errors import UserError
 from submissions import make_submission
 
+OWN_PROGRAM = {"program": "command", "command": "true"}
+
 
 def test_ctrl_c_before_the_first_job_names_those_of_an_earlier_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -136,6 +138,23 @@ def test_what_is_done_about_a_container_is_what_is_said(
     with pytest.raises(UserError, match="could not be restored"):
         run.Run(launch, ["false"])._restore_container(jobs)
     assert capsys.readouterr().err == f"{link} {why}: restoring it\n"
+
+
+def test_data_that_no_job_prepares_are_restored_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Though what trainings wait for is there, their data or the record of them may be gone."""
+    monkeypatch.chdir(tmp_path)
+    site = make_site()
+    config = make_config(site, train={"a": {"steps": [100, 200]}, "own": OWN_PROGRAM})
+    trainings = [SimpleNamespace(wildcards=SimpleNamespace(name=name)) for name in config.train]
+    (data,) = config.data.values()
+    prepared = SimpleNamespace(output=SimpleNamespace(record=data.record))
+    jobs: dict[str, Any] = dict.fromkeys(run.RULES, ()) | {"train_run": trainings}
+    run.Run(Launch(tmp_path, config, site, contained=True), ["true"])._restore_data(jobs)
+    assert capsys.readouterr().err == f"data of {data.record} is missing: restoring it\n"
+    jobs["prepare_data"] = [prepared]
+    run.Run(Launch(tmp_path, config, site, contained=True), ["false"])._restore_data(jobs)
 
 
 def test_training_that_had_finished_before_is_named(tmp_path: Path, capsys) -> None:

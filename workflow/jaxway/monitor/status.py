@@ -28,6 +28,7 @@ STEPS = {"train_run": "train", "benchmark_run": "benchmark", "smoke_test": "smok
 RESULTS = {  # by log: what Snakemake deletes before a job, and the job leaves when it is done
     "smoke_test": "results/smoke_test.json",
     "prepare_data": "results/data/{}.json",
+    "ready": "results/data/.{}.ready",
     "train": "results/train/{}/summary.json",
     "benchmark": "results/benchmark/{}.json",
     "record": "results/benchmark/.{}.recorded",

@@ -35,9 +35,9 @@ def results(tmp_path):
 def test_runs_as_a_program_on_empty_lists(results):
     out = results.folder / "new" / "report.html"
     command = [sys.executable, "-W", "error", "-m", "jaxway", "report", f"--out={out}"]
-    command += [f"--smoke-test={results.smoke_test}", "--train", "--benchmark"]
+    command += [f"--smoke-test={results.smoke_test}", "--train=-", "--benchmark"]
     command += [f"--site={results.site}", f"--history={results.history}"]
-    subprocess.run(command, check=True)
+    subprocess.run(command, input=b"\n", check=True)
     text = out.read_text()
     assert "No training was configured." in text
     assert "No benchmark was configured." in text

@@ -1,14 +1,16 @@
 """The report's part about training: loss curves, verdicts, samples and segments."""
 
 import hashlib
+import io
 import json
 import math
 import re
+import sys
 from dataclasses import replace
 
 import pytest
 import yaml
-from jaxway.report import plots, training
+from jaxway.report import page, plots, training
 from jaxway_shared.training import ProgramSummary
 from report_results import DATA, JOB_PAGES, PROVENANCE, SEGMENT, Results, rows, section
 from results import SITE, write
@@ -134,6 +136,20 @@ def test_several_runs_share_a_plot(results):
 def test_curve_of_one_step_is_drawn(results):
     results.add_run(losses=[8.0])
     assert "Training loss over" in results.report()
+
+
+def test_of_many_runs_the_best_are_shown_and_all_are_in_the_table(results, monkeypatch):
+    monkeypatch.setattr(page, "MAX_SHOWN", 2)
+    for bits in (3, 1, 2):
+        results.add_run(f"run-{bits}", validation_bits_per_byte=bits)
+    results.train[0].with_name("metrics.jsonl").unlink()  # nobody reads it
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{path}\n" for path in results.train)))
+    results.train = ["-"]
+    text = results.report()
+    assert "Only the best 2 are drawn" in text
+    assert text.count("<svg") == 3 and text.count("<details") == 2
+    table = rows(section(text, '<div class="wide">', "</div>"))
+    assert [row[0] for row in table] == ["run", "run-1", "run-2", "run-3"]
 
 
 def test_curve_of_many_steps_is_averaged(results):

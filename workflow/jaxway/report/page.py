@@ -5,6 +5,7 @@ coloured by the page's CSS variables, so that they follow light and dark.
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from jaxway.report.limits import share_of_limit
 from jaxway.report.nodes import node_table
 from jaxway.report.plots import STYLE, number
 from jaxway.report.provenance import origin_of
-from jaxway.report.training import byte_size, loss_plot, runs_of
+from jaxway.report.training import MAX_SHOWN, byte_size, loss_plot, runs_of
 from jaxway.slurm.accounting import read_cost
 
 T = TypeVar("T")
@@ -75,7 +76,10 @@ def load(read: Callable[[Path], T], path: Path) -> T:
 def load_results(args: argparse.Namespace) -> Results:
     """All results that the command line names."""
     models, programs = {}, {}
-    for path in args.train:
+    trainings = args.train
+    if trainings == [Path("-")]:
+        trainings = [Path(name) for name in sys.stdin.read().splitlines() if name]
+    for path in trainings:
         summary = load(training.read_summary, path)
         if isinstance(summary, ModelSummary):
             models[path] = summary
@@ -115,8 +119,9 @@ def page(args: argparse.Namespace) -> str:
     return ENVIRONMENT.get_template("report.html.j2").render(
         smoke_test=results.smoke_test,
         runs=runs,
+        shown=runs[:MAX_SHOWN],
         programs=results.programs,
-        loss_plot=loss_plot(runs) if len(runs) > 1 else None,
+        loss_plot=loss_plot(runs[:MAX_SHOWN]) if len(runs) > 1 else None,
         benchmark_count=sum(len(result.benchmarks) for result in results.benchmarks.values()),
         verdicts=overview(entries),
         groups=group(entries),
@@ -135,7 +140,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("--out", type=Path, required=True, help="page to write (HTML)")
     parser.add_argument("--smoke-test", type=Path, required=True, help="its result")
-    parser.add_argument("--train", type=Path, nargs="*", default=[], help="summaries of trainings")
+    parser.add_argument(
+        "--train",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="summaries of trainings; -: those that standard input names, one a line",
+    )
     parser.add_argument(
         "--benchmark", type=Path, nargs="*", default=[], help="results of benchmarks"
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ INTERNAL_ARGS = {
     "image",
     "host_suffix",
 }
+MAX_SHOWN = 100  # runs with a plot, which takes 50 ms; a table has all
 BASELINES = {"unigram_bits_per_byte": "unigram", "gzip_bits_per_byte": "gzip \N{MINUS SIGN}9"}
 
 
@@ -51,14 +53,44 @@ class Run:
     Losses are in bits per byte; in nats per token, if its tokenizer loses text.
     """
 
-    name: str
+    path: Path  # of the summary; beside it is what is read when it is shown
     summary: ModelSummary
-    curve: Any  # steps and losses; numpy, 2 x n
-    validations: Any  # the same on the held-out text while it was trained
-    sample: str | None  # what it writes; None, no text
-    samples: list[tuple[int, str]]  # steps, and what the model wrote after them
-    step_time: StepTime | None
     colour: str
+
+    @property
+    def name(self) -> str:
+        return self.path.parent.name
+
+    @cached_property
+    def curves(self) -> tuple[Any, Any]:
+        """Steps and losses; numpy, 2 x n; and the same on the held-out text while it trained."""
+        return load_curves(self.path.with_name(training.METRICS), self.summary.data)
+
+    @property
+    def curve(self) -> Any:
+        return self.curves[0]
+
+    @property
+    def validations(self) -> Any:
+        return self.curves[1]
+
+    @property
+    def sample(self) -> str | None:
+        """What it writes; None, no text."""
+        decode, tokens = decoder(self.summary.data), self.summary.sample_tokens
+        return decode(tokens) if decode and tokens else self.summary.sample
+
+    @property
+    def samples(self) -> list[tuple[int, str]]:
+        """Steps, and what the model wrote after them."""
+        decode = decoder(self.summary.data)
+        return samples_of(self.path.with_name(training.METRICS), decode) if decode else []
+
+    @property
+    def step_time(self) -> StepTime | None:
+        """Where the time of its traced steps went, if some were."""
+        profile = self.summary.provenance.arguments.get("profile")
+        return step_time(self.path.with_name("state"), profile["steps"]) if profile else None
 
     @property
     def validation(self) -> float:
@@ -108,35 +140,16 @@ class Run:
 
 
 def runs_of(summaries: dict[Path, ModelSummary]) -> list[Run]:
-    """All runs, the best first, with their metrics, which are beside the summaries.
+    """All runs, the best first.
 
     Those with a tokenizer that loses text come last: they cannot be compared with the others.
     """
     best_first = sorted(summaries.items(), key=lambda item: order(item[1]))
     colours = [*SERIES, *[GREY] * len(summaries)]
     return [
-        run_of(path, summary, colour)
+        Run(path, summary, colour)
         for (path, summary), colour in zip(best_first, colours, strict=False)
     ]
-
-
-def run_of(path: Path, summary: ModelSummary, colour: str) -> Run:
-    """The run whose summary is in a file, with what is beside it."""
-    metrics, data = path.with_name(training.METRICS), summary.data
-    profile, decode = summary.provenance.arguments.get("profile"), decoder(data)
-    curve, validations = load_curves(metrics, data)
-    return Run(
-        name=path.parent.name,
-        summary=summary,
-        curve=curve,
-        validations=validations,
-        sample=decode(summary.sample_tokens)
-        if decode and summary.sample_tokens
-        else summary.sample,
-        samples=samples_of(metrics, decode) if decode else [],
-        step_time=step_time(path.with_name("state"), profile["steps"]) if profile else None,
-        colour=colour,
-    )
 
 
 def order(summary: ModelSummary) -> tuple[float, float]:

@@ -227,8 +227,7 @@ def test_slurms_refusals_are_reported(cluster: Cluster, alice: Checkout) -> None
 
 
 def catch(cluster: Cluster, training: str, seize: Callable[[str], object], after: int = 0) -> str:
-    """Does something to a training, by its job's id, as soon as a step later than ``after`` is
-    safe."""
+    """Does something to a training, by its job's id, once a step later than ``after`` is safe."""
     cluster.wait_for(
         lambda: last_checkpoint_step(cluster, training) > after,
         timeout=180,
@@ -290,7 +289,6 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
     assert code == 0, output
     query = f"sacct --noheader --allocations --duplicates --jobs={','.join(ended)} --format=state"
     assert cluster.run(query).stdout.split() == ["FAILED", "NODE_FAIL", "TIMEOUT"]
-
     disturbed = result(alice, "train/disturbed/summary")
     jobs = [segment["provenance"]["job"] for segment in disturbed["segments"]]
     assert len(jobs) >= 4
@@ -318,6 +316,7 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
         code, output = snakemake.wait(60)
     assert code == 1, output
     assert "Training cancelled stopped: its job was cancelled" in output
+    cluster.wait_for(lambda: not queue(cluster), what="the end of what it saves")
     cluster.control("stop", "slurmdbd")
     steps = min(last_checkpoint_step(cluster, "cancelled") + 300, LONG["steps"])
     options |= {"nodes": 2, "steps": steps}
@@ -329,6 +328,7 @@ def test_cancelled_training_goes_on_with_more_nodes(cluster: Cluster, alice: Che
             timeout=180,
             what="the resumed training",
         )
+        assert snakemake.running, snakemake.output()
         (job,) = queue(cluster).values()
         freeze(cluster, job)
         cluster.control("stop", "slurmctld")

@@ -196,10 +196,13 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"from": "b"}, "b": {"from": "a"}}},
         "train.b.from: a would begin at itself",
     ),
-    "a profile of no steps": (
-        {"train": {"a": {"profile": {"first": 20}}}},
-        "train.a.profile: ",
+    "a profile that does not end": (
+        {"train": {"a": {"steps": 100, "profile": {"first": 99, "steps": 3}}}},
+        "train.a.profile: must be of steps up to 100, not {'first': 99, 'steps': 3}",
     ),
+    "a restart of nothing": ({"train": {"a": {"restart": True}}}, "restart: must be false without"),
+    "a mean that stays": ({"train": {"a": {"beta1": 1}}}, "train.a.beta1: must be less than 1"),
+    "a profile of no steps": ({"train": {"a": {"profile": {"first": 20}}}}, "train.a.profile: "),
     # Sweeps.
     "one bad value of a sweep": (
         {"benchmark": {"memory": {"megabytes": [64, -1]}}},
@@ -271,6 +274,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"data": {"web": ["python"]}, "mixture": {"web": 0}}}},
         "train.a.mixture.web: must be greater than 0",
     ),
+    "mixture of nothing": ({"train": {"a": {"mixture": {}}}}, "train.a.mixture: must not be empty"),
     "share that is too small": (
         {"train": {"a": {"data": {"a": ["python"], "b": ["."]}, "mixture": {"a": 1, "b": 1.0e-4}}}},
         "train.a.mixture.b: less than 1 in 4096",

@@ -95,6 +95,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "mixture": {
         "type": ["object", "null"],
         "additionalProperties": {"type": "number", "exclusiveMinimum": 0},
+        "minProperties": 1,
         "default": None,
         "description": "shares of the sources of data in what is read, by name, as in "
         "{web: 3, code: 1}. Null: all are read once before one is read again",

@@ -93,6 +93,8 @@ EXPECTED: Mapping[str, Callable[[Any], str]] = {  # by the keyword of JSON Schem
     "minimum": lambda v: f"must be at least {v}",
     "exclusiveMinimum": lambda v: f"must be greater than {v}",
     "maximum": lambda v: f"must be at most {v}",
+    "exclusiveMaximum": lambda v: f"must be less than {v}",
+    "minLength": lambda v: "must not be empty",
     "minItems": lambda v: "must not be empty",
     "minProperties": lambda v: "must not be empty",
     "pattern": lambda v: f"must match {v}",

@@ -26,6 +26,7 @@ from jaxway.preflight.folders import check_folders
 from jaxway.preflight.home import check_home_quota
 from jaxway.preflight.memory import check_memory
 from jaxway.preflight.nodes import check_nodes
+from jaxway.preflight.origin import check_origins
 from jaxway.preflight.partition import check_partition
 from jaxway.preflight.queue import check_queue
 from jaxway.preflight.shared_fs import check_shared_fs
@@ -107,6 +108,7 @@ def run_preflight(plan: Plan) -> list[Finding]:
     space = (plan.site, trainings.values(), plan.image, download)
     findings += run_check("disk space", check_disk_space, *space)
     findings += run_check("data", check_data, trainings)
+    findings += run_check("from", check_origins, trainings, plan.config.train)
     findings += run_check("memory", check_memory, plan.config, plan.site, plan.jobs)
     if plan.jobs:
         findings += run_check("shared", check_shared_fs, plan.site.shared)

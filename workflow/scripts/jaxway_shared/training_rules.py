@@ -14,8 +14,9 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
     stable = end - warmup  # steps that warm-up leaves
     parts = devices // tensor * options["gradient_accumulation_steps"]
     profile, every = options["profile"], options["validate_every"]
+    last = profile["first"] + profile["steps"] - 1 if profile else 0
     # Its last step's validation comes after the trace.
-    traced = range(profile["first"], profile["first"] + profile["steps"] - 1) if profile else ()
+    traced = range(profile["first"], last) if profile else ()
     rules = (
         ("fsdp", devices % (fsdp * tensor) == 0, f"such that fsdp x tensor divides {devices} GPUs"),
         (
@@ -43,6 +44,8 @@ def violations(options: Mapping[str, Any], devices: int) -> list[tuple[str, str]
             steps <= end or lowest,
             f"at most schedule_steps {end}, where the learning rate is 0",
         ),
+        ("profile", last <= steps, f"of steps up to {steps}"),
+        ("restart", options["from"] or not options["restart"], "false without `from`"),
         (
             "profile",
             all(step % every for step in traced) if every else True,

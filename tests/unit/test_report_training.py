@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from jaxway.report import page, plots, training
+from jaxway.report.trace import StepTime
 from jaxway_shared.training import ProgramSummary
 from report_results import DATA, JOB_PAGES, PROVENANCE, SEGMENT, Results, rows, section
 from results import SITE, write
@@ -121,6 +122,21 @@ def test_settings_that_are_objects(results):
     text = results.report()
     assert ["profile", "first 20, steps 3"] in rows(text)
     assert "that were traced" not in text  # its state is gone
+
+
+def test_traced_steps_are_those_of_the_job_that_had_them(results, monkeypatch):
+    segments = [
+        replace(
+            SEGMENT,
+            first_step=first,
+            last_step=last,
+            provenance=replace(PROVENANCE, arguments={"profile": {"first": 20, "steps": steps}}),
+        )
+        for first, last, steps in ((1, 30, 3), (31, 60, 5))
+    ]
+    monkeypatch.setattr(training, "step_time", lambda _, steps: StepTime(steps, 5, 3, 1, 1, []))
+    results.add_run(segments=tuple(segments))
+    assert "mean of 3 steps that were traced" in results.report()
 
 
 def test_several_runs_share_a_plot(results):

@@ -183,6 +183,7 @@ def test_more_steps_go_on_where_the_schedule_does(trainings, capsys):
     (first / "metrics.jsonl").write_text("".join([*lines, '{"step": 24}\n']))
     segments = Segments((replace(SEGMENTS[0], last_step=20), replace(SEGMENTS[1], first_step=21)))
     (first / "segments.json").write_text(json.dumps(segments.to_json()))
+    (first / "trace").mkdir()
     trainings.step = 120
     assert trainings.run({"options"}, **constant)
     second = trainings.trained[1]
@@ -190,6 +191,7 @@ def test_more_steps_go_on_where_the_schedule_does(trainings, capsys):
     assert (second / "checkpoints/20/default/numbers").read_text() == first.name
     assert (second / "metrics.jsonl").read_text() == "".join(lines)
     assert training.read_segments(second) == segments.segments[:1]
+    assert (second / "trace").is_dir()
     assert f"going on from step 20 of {first}" in capsys.readouterr().out
     assert not trainings.run(**constant) and trainings.summary() == summary
     for other in ({"data"}, {"image"}, {"program"}):

@@ -34,11 +34,12 @@ def test_documented_way_to_make_a_tokenizer(prepare, tmp_path, monkeypatch):
     page = (Path(__file__).parents[3] / "docs/training.md").read_text()
     (example,) = [code for code in re.findall("```python\n(.*?)```", page, re.S) if "Bpe" in code]
     monkeypatch.chdir(tmp_path)
-    rows = [json.dumps({"text": f"{number} {SENTENCES}"}) for number in range(9)]
-    Path("my.jsonl").write_text("\n".join(rows))
+    for name, more in (("my", ""), ("others", "\N{SNOWMAN}")):  # which the tokenizer has not seen
+        rows = [json.dumps({"text": f"{number} {SENTENCES}{more}"}) for number in range(9)]
+        Path(f"{name}.jsonl").write_text("\n".join(rows))
     exec(example, {})
     options = {"tokenizer": "tokenizer.json", "end-of-text": "<|endoftext|>"}
-    assert prepare([tmp_path / "my.jsonl"], 100, **options).lossless
+    assert prepare([tmp_path / "others.jsonl"], 200, **options).lossless
 
 
 def test_validation_is_cut_between_characters(prepare, corpus, tokenizer):

@@ -89,8 +89,13 @@ class Run:
     @property
     def step_time(self) -> StepTime | None:
         """Where the time of its traced steps went, if some were."""
-        profile = self.summary.provenance.arguments.get("profile")
-        return step_time(self.path.with_name("state"), profile["steps"]) if profile else None
+        traced = [
+            profile["steps"]
+            for part in self.summary.segments
+            if (profile := part.provenance.arguments.get("profile"))
+            and part.first_step <= profile["first"] <= part.last_step
+        ]
+        return step_time(self.path.with_name("state"), traced[-1]) if traced else None
 
     @property
     def validation(self) -> float:

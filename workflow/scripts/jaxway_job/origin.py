@@ -6,13 +6,14 @@ That is what its option ``from`` names, or the state of a training that differs 
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxway_shared import identity, training
 from jaxway_shared.errors import UserError, fail
 from jaxway_shared.identity import Identity
-from jaxway_shared.training import CHECKPOINTS, MetricsLine, Segments, TrainingState
+from jaxway_shared.training import CHECKPOINTS, TRACE, MetricsLine, Segments, TrainingState
 
 from jaxway_job import runtime
 
@@ -106,6 +107,8 @@ def copy_until(step: int, other: Path, own: Path, this: Identity) -> None:
     (own / training.METRICS).write_text("".join(kept))
     segments = [each for each in training.read_segments(other) if each.first_step <= step]
     (own / training.SEGMENTS).write_text(json.dumps(Segments(tuple(segments)).to_json()) + "\n")
+    with suppress(FileNotFoundError):  # there is none
+        shutil.copytree(other / TRACE, own / TRACE, dirs_exist_ok=True)
     part = own / f"{CHECKPOINTS}.part"
     shutil.rmtree(part, ignore_errors=True)
     for name in (str(each) for each in training.checkpoint_steps(other) if each <= step):

@@ -58,6 +58,12 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
 
 
 def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
+    """On a login node that refuses Apptainer, so that containers are pulled in jobs."""
+    site, own = f"{alice.folder}/profiles/jureca/site.yaml", f"{alice.folder}/refusing"
+    cluster.run(["sed", "-i", "s/^partitions:/&\\n  pull: dc-offline/", site])
+    refusing = "echo 'Apptainer runs on compute nodes only'; exit 1"
+    cluster.run(f"mkdir -p {own}; cat > {own}/apptainer; chmod +x {own}/apptainer", input=refusing)
+    path = f"{own}:/usr/local/bin:/usr/bin:/bin"
     settings = {
         "image": "docker://nvcr.io/nvidia/jax:none",
         "environment": {"HF_HOME": "/p/home/jusers/alice/jureca/cache"},
@@ -70,8 +76,11 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
             "short": SMALL | {"validation_bytes": 10**9},
         },
     }
-    text = output(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden")
+    text = output(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden", PATH=path)
+    cluster.run(["sed", "-i", "/pull: dc-offline/d", site])
+    assert "FAIL apptainer" not in text
     for fault in (
+        "FAIL partition pull.partition: Partition dc-offline not found; open are ",
         "FAIL image nvcr.io has no none of nvidia/jax",
         "FAIL account you may not charge account 'forbidden'",
         "FAIL partition train.closed.partition: dc-closed is INACTIVE and starts no job; open are ",

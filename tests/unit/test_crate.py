@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from datetime import datetime
@@ -72,6 +73,8 @@ def names(values: Any) -> set[str]:
 
 
 def test_names_every_file_with_its_hash(run_folder):
+    odd = "results/Übersicht 1 #2?%20.txt"
+    (run_folder / odd).write_text("mine")
     crate = make_crate()
     out = run_folder / "out"
     copies = {str(x.relative_to(out)) for x in out.rglob("*") if x.is_file()}
@@ -79,7 +82,7 @@ def test_names_every_file_with_its_hash(run_folder):
         assert f"results/train/lr=0.01/{name}" in copies
     assert {"results/smoke_test.json", "results/benchmark/1x4.json", "results/cost.json"} < copies
     assert {"Snakefile", "rules/train.smk", "workflow/scripts/train.py"} < copies
-    assert {"config/mine.yaml", "profiles/jureca/site.yaml"} < copies
+    assert {"config/mine.yaml", "profiles/jureca/site.yaml", odd} < copies
     assert not any(name.endswith("jax.sif") or "/state" in name for name in copies)
     files = {x["name"]: x for x in crate.get_by_type("File")}
     assert set(files) == copies - {"ro-crate-metadata.json"}
@@ -137,6 +140,11 @@ def test_refusals_leave_nothing(run_folder):
     assert sorted(run_folder.rglob("*")) == before
     with pytest.raises(FileNotFoundError):
         make_crate("--configfile=gone.yaml", out="other")
+    no_text = run_folder / "results" / os.fsdecode(b"\xff.txt")
+    no_text.touch()
+    with pytest.raises(UserError, match=r"'results/.udcff.txt' is no name in UTF-8: rename it"):
+        make_crate(out="other")
+    no_text.unlink()
     for folder in ("train", "benchmark"):
         shutil.rmtree(run_folder / "results" / folder)
     write(run_folder / "results/smoke_test.json", replace(SMOKE_TEST, provenance=None))

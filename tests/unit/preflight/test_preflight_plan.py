@@ -63,6 +63,21 @@ def test_pull_needs_no_slurm(planned) -> None:
     assert subjects(planned({}, account="forbidden")) == [*CONTAINER, (PASS, "folders")]
 
 
+def test_pull_in_a_job_is_checked_and_has_a_cost(planned, machine) -> None:
+    checked = planned({})
+    site = replace(checked.site, partitions={"pull": "closed"})
+    checked = replace(checked, site=site)
+    assert subjects(checked) == [(PASS, "image"), (PASS, "folders")]  # a container is there
+    shown = "PartitionName=closed State=INACTIVE MaxNodes=UNLIMITED MaxTime=1-00:00:00"
+    machine["scontrol --all --oneliner show partition closed"] = shown
+    findings = plan.run_preflight(replace(checked, pulls=True))
+    message = "pull.partition: closed is INACTIVE and starts no job; open are gpu, other"
+    assert failure("JW504", message)._replace(subject="partition") in findings
+    assert not any(finding.subject == "apptainer" for finding in findings)
+    (first, _) = plan.summary(replace(checked, pulls=True), [], complete=True)
+    assert first.endswith("pull: 1 job, each 1 node and 120 minutes at most: 2 node-h = 256 core-h")
+
+
 def test_folder_of_the_container_matters_only_where_one_is_made(planned, site) -> None:
     """Others may use a container in a folder that is not theirs."""
     there = planned({})

@@ -158,4 +158,11 @@ class Config:
         return list(dict.fromkeys(placement.node for placement in placements if placement.node))
 
 
-SubmittedJob = SmokeTestJob | TrainJob | Allocation
+@dataclass(frozen=True)
+class PullJob:
+    """Makes a container, where login nodes may not."""
+
+    placement: Placement
+
+
+SubmittedJob = SmokeTestJob | TrainJob | Allocation | PullJob

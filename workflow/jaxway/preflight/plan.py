@@ -9,9 +9,10 @@ from typing import Any
 from jaxway_shared.errors import UserError
 
 from jaxway.config.containers import Container
-from jaxway.config.jobs import Allocation, Config, SubmittedJob, TrainJob
+from jaxway.config.jobs import Allocation, Config, Placement, PullJob, SubmittedJob, TrainJob
 from jaxway.config.site import Site
 from jaxway.container.verify import read_record
+from jaxway.launch import PULL_MINUTES
 from jaxway.preflight.account import check_account
 from jaxway.preflight.container import (
     check_apptainer,
@@ -54,6 +55,16 @@ class Plan:
         """Those whose data are prepared here, by label."""
         jobs = self.jobs.items()
         return {label: job for label, job in jobs if isinstance(job, TrainJob) and job.data}
+
+    @property
+    def in_slurm(self) -> Jobs:
+        """Jobs that Slurm gets: with them those that make containers, where this node may not."""
+        partition = self.site.pull_partition
+        if not partition or not folder_of_new_container(self):
+            return self.jobs
+        names = ("pull", "add_packages") if self.config.packages else ("pull",)
+        placement = Placement(1, 0, 1, PULL_MINUTES, partition)
+        return {**dict.fromkeys(names, PullJob(placement)), **self.jobs}
 
     @property
     def image(self) -> str | None:
@@ -101,7 +112,7 @@ def run_preflight(plan: Plan) -> list[Finding]:
         if size:
             tmpdir = Path(plan.config.tmpdir) if plan.config.tmpdir else None
             download = Download(shared, size, tmpdir)
-    if plan.jobs and plan.site.launcher:
+    if plan.in_slurm and plan.site.launcher:
         findings += run_slurm_checks(plan)
     findings += run_check("folders", check_folders, plan.site, folder_of_new_container(plan))
     trainings = plan.trainings
@@ -119,19 +130,19 @@ def run_preflight(plan: Plan) -> list[Finding]:
 
 def run_slurm_checks(plan: Plan) -> list[Finding]:
     """Findings from Slurm. It is not asked twice for what it refuses."""
-    account, findings = plan.config.account, []
+    account, in_slurm, findings = plan.config.account, plan.in_slurm, []
     if account:
-        hours = accounting.node_hours(plan.jobs.values(), plan.retries)
+        hours = accounting.node_hours(in_slurm.values(), plan.retries)
         findings += run_check("account", check_account, account, hours, plan.site)
     may_charge = not any(finding.status is FAIL for finding in findings)
-    partitions = dict.fromkeys(job.placement.partition for job in plan.jobs.values())
+    partitions = dict.fromkeys(job.placement.partition for job in in_slurm.values())
     for name in partitions:
-        jobs = {k: job for k, job in plan.jobs.items() if job.placement.partition == name}
+        jobs = {k: job for k, job in in_slurm.items() if job.placement.partition == name}
         found = run_check("partition", check_partition, name, jobs, account)
         findings += found
         if may_charge and all(finding.status is PASS for finding in found):
             findings += run_check("queue", check_queue, jobs, account)
-    nodes = [job.placement.node for job in plan.jobs.values() if job.placement.node]
+    nodes = [job.placement.node for job in in_slurm.values() if job.placement.node]
     return findings + run_check("nodes", check_nodes, nodes)
 
 
@@ -164,7 +175,7 @@ def summary(plan: Plan, findings: list[Finding], complete: bool) -> list[str]:
     lines = [str(each) for each in findings if complete or each.status is not PASS]
     if plan.site.launcher:
         cores = plan.site.cores_per_node
-        costs = accounting.estimate(plan.jobs, plan.retries, cores)
+        costs = accounting.estimate(plan.in_slurm, plan.retries, cores)
         lines += [f"{'':5}{'cost':12}{line}" for line in (costs if complete else costs[-1:])]
     return lines
 

@@ -135,6 +135,11 @@ def copied(configuration: Path, done: Iterable[Execution]) -> tuple[Files, Files
     root = WORKFLOW.parent
     data = {str(file): file for name in ("results", "logs") for file in sorted(tree(Path(name)))}
     data[f"config/{configuration.name}"] = configuration
+    try:
+        "".join(data).encode()
+    except UnicodeEncodeError as error:
+        name = next(each for each in data if error.object[error.start] in each)
+        raise UserError("JW482", f"{name!r} is no name in UTF-8: rename it") from None
     for site in {Path(each.provenance.site or "").name for each in done}:
         if (file := root / f"profiles/{site}/site.yaml").is_file():
             data[str(file.relative_to(root))] = file

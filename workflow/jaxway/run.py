@@ -21,7 +21,7 @@ from jaxway_shared.training import NOT_AGAIN, TrainingState
 
 from jaxway import interrupt
 from jaxway.config.containers import LOCK_FOLDER, target
-from jaxway.config.jobs import Allocation, Config, SmokeTestJob, TrainJob
+from jaxway.config.jobs import Allocation, Config, Placement, SmokeTestJob, TrainJob
 from jaxway.container import store, verify
 from jaxway.launch import Launch, Words
 from jaxway.monitor.logs import modified, tail
@@ -269,13 +269,23 @@ def check_at_exit_of_dry_run(run: Run, workflow: Any, rules: Any) -> None:
 
 
 def with_asked_placements(config: Config, jobs: Mapping[str, list[Job]]) -> Config:
-    """The configuration with what options of Snakemake, such as --set-resources, change."""
+    """The configuration with what options of Snakemake, such as --set-resources, change.
+
+    They ask the same for all jobs of a rule with one placement, and are asked of the first of
+    them: to work them out for each took a quarter of the time to plan a sweep.
+    """
 
     def asked(configured: Mapping[str, T], rule: str) -> dict[str, T]:
         own = {job.wildcards.get("name", rule): job for job in jobs[rule]}
-        return {
-            name: asked_job(own.get(name), job, config.account) for name, job in configured.items()
-        }
+        found: dict[Placement, Placement] = {}
+        result = {}
+        for name, job in configured.items():
+            old = job.placement
+            if name in own and old not in found:
+                found[old] = asked_placement(own[name], old, config.account)
+            new = found[old] if name in own else old
+            result[name] = job if new == old else replace(job, placement=new)
+        return result
 
     return replace(
         config,
@@ -286,20 +296,17 @@ def with_asked_placements(config: Config, jobs: Mapping[str, list[Job]]) -> Conf
     )
 
 
-def asked_job(job: Job | None, configured: T, account: str | None) -> T:
-    """A configured job with the placement that Snakemake asks for."""
-    if job is None:
-        return configured
-    old, resource = configured.placement, job.resources.get
+def asked_placement(job: Job, configured: Placement, account: str | None) -> Placement:
+    """The placement that Snakemake asks for."""
+    resource = job.resources.get
     gpus = re.fullmatch(r"gpu:(?:[\w.-]+:)?(\d+)", str(resource("gres")))
     options = [f"--{flag}={resource(key)}" for key, flag in ASKED.items() if resource(key)]
     options += shlex.split(resource("slurm_extra") or "")
-    placement = replace(
-        old,
-        nodes=resource("nodes", old.nodes),
-        gpus_per_node=int(gpus[1]) if gpus else old.gpus_per_node,
+    return replace(
+        configured,
+        nodes=resource("nodes", configured.nodes),
+        gpus_per_node=int(gpus[1]) if gpus else configured.gpus_per_node,
         options=tuple(option for option in options if option != f"--account={account}"),
-        walltime=resource("runtime", old.walltime),
-        partition=resource("slurm_partition", old.partition),
+        walltime=resource("runtime", configured.walltime),
+        partition=resource("slurm_partition", configured.partition),
     )
-    return replace(configured, placement=placement)

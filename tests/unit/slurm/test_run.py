@@ -164,7 +164,9 @@ def test_training_that_had_finished_before_is_named(tmp_path: Path, capsys) -> N
 
 
 def test_jobs_are_checked_with_what_snakemake_asks_for() -> None:
-    config = make_config(make_site(partitions={"train": "gpu"}), train={"a": {}, "b": {}})
+    """Of jobs that are placed alike only the first is asked: `c` is not."""
+    train = {"a": {}, "b": {"walltime": 31}, "c": {"walltime": 31}, "not_planned": {"walltime": 31}}
+    config = make_config(make_site(partitions={"train": "gpu"}), train=train)
     usual = {"nodes": 1, "gres": "gpu:4", "runtime": 30, "slurm_partition": "gpu"}
     asked = {
         **{"nodes": 2, "gres": "gpu:a100:2", "runtime": 60, "slurm_partition": "closed"},
@@ -173,10 +175,12 @@ def test_jobs_are_checked_with_what_snakemake_asks_for() -> None:
     jobs: dict[str, Any] = dict.fromkeys(run.RULES, ())
     jobs["train_run"] = [
         SimpleNamespace(wildcards={"name": name}, resources=resources)
-        for name, resources in (("a", usual | {"slurm_account": None}), ("b", asked))
+        for name, resources in (("a", usual | {"slurm_account": None}), ("b", asked), ("c", None))
     ]
     found = run.with_asked_placements(config, jobs)
-    assert found.train["a"] == config.train["a"]
+    for name in ("a", "not_planned"):
+        assert found.train[name] == config.train[name]
+    assert found.train["c"].placement == found.train["b"].placement
     placement = found.train["b"].placement
     assert (placement.nodes, placement.gpus_per_node, placement.walltime) == (2, 2, 60)
     assert placement.partition == "closed"

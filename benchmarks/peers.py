@@ -33,9 +33,10 @@ def batches(context):
 def ours(width, layers, context):
     import jax
     import optax
-    from jaxway_job import model, optimization
+    from jaxway_job import model, optimization, runtime
 
-    config = model.Config(layers, width, width // HEAD, VOCABULARY)
+    runtime.keep_memory()
+    config = model.Config(layers, width, width // HEAD, VOCABULARY, unroll=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
     step = jax.jit(partial(optimization.train_step, config, optimizer, 1), donate_argnums=0)
     params = model.init(config, jax.random.key(0))

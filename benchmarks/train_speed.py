@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow/scripts"))
 import jax
 import numpy as np
 import optax
-from jaxway_job import flops, model, optimization
+from jaxway_job import flops, model, optimization, runtime
 
 LAYERS, CONTEXT, BATCH, ROUNDS = 4, 256, 8, 7
 
@@ -33,8 +33,9 @@ def product(m, k, n):
 
 
 def main():
+    runtime.keep_memory()
     width = int(sys.argv[1]) if sys.argv[1:] else 512
-    config = model.Config(LAYERS, width, width // 64)
+    config = model.Config(LAYERS, width, width // 64, unroll=True)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-4))
     step = jax.jit(partial(optimization.train_step, config, optimizer, 1), donate_argnums=0)
     params = model.init(config, jax.random.key(0))

@@ -61,7 +61,7 @@ def test_document_is_predicted_as_if_it_were_alone(params, tokens):
 
 def test_rotation_keeps_lengths_and_makes_products_depend_on_distance_only():
     q, k = (jax.random.normal(jax.random.key(i), (8,)) for i in (0, 1))
-    q_TxK, k_TxK = (model.rotate(jnp.tile(x, (1, 12, 1, 1)))[0, :, 0] for x in (q, k))
+    q_TxK, k_TxK = (model.rotate(CONFIG, jnp.tile(x, (1, 12, 1, 1)))[0, :, 0] for x in (q, k))
     np.testing.assert_allclose(jnp.linalg.norm(q_TxK, axis=-1), jnp.linalg.norm(q), rtol=1e-5)
     product_TxT = q_TxK @ k_TxK.T
     for distance in range(-11, 12):

@@ -86,6 +86,20 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+def test_memory_that_is_freed_is_there_for_the_next_step():
+    (process,) = launch(
+        "import resource, numpy\n"
+        "from jaxway_job import runtime\n"
+        "runtime.keep_memory()\n"
+        "def faults():\n"
+        "    numpy.ones(2**23)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "faults()\n"
+        "print(-faults() + faults())"
+    )
+    assert int(process.stdout) < 2**4, process.stderr  # of 2**14 pages
+
+
 def test_parser_defaults():
     found = vars(runtime.parser("text", OPTIONS).parse_args(["--out", "x"]))
     assert {name: found[name] for name in OPTIONS} == {

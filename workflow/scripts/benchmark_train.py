@@ -67,9 +67,9 @@ OPTIONS = {
         "description": "what the backward pass computes again",
     },
     "unroll": {
-        "type": ["boolean", "null"],
-        "default": None,
-        "description": "layers one after the other in place of a loop; null, on a GPU",
+        "type": "boolean",
+        "default": True,
+        "description": "layers one after the other in place of a loop",
     },
     "xla": {
         "type": ["object", "null"],
@@ -103,7 +103,7 @@ def make_config(args: argparse.Namespace, mesh: Mesh, preset: str) -> tuple[mode
         vocabulary=args.vocabulary or vocabulary,
         dtype=dtype,
         remat=args.remat,
-        unroll=platform == "gpu" if args.unroll is None else args.unroll,
+        unroll=args.unroll,
         mesh=mesh,
     )
     return config, sizes.context

@@ -215,11 +215,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "(dots), everything (full)",
     },
     "unroll": {
-        "type": ["boolean", "null"],
-        "default": None,
+        "type": "boolean",
+        "default": True,
         "affects_result": False,
         "description": "layers one after the other in the compiled program, in place of a loop: "
-        "faster, but compiles longer. Null: on a GPU",
+        "faster, but many layers compile longer",
     },
     "xla": {
         "type": ["object", "null"],

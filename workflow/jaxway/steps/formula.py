@@ -57,7 +57,7 @@ def layer(step: Step, remat: str) -> float:
     # rotation, values, and what is attended; what the MLP's activation gets, and its result.
     everything = 4 * D + 3 * H + 3 * G + (gates + 1) * F
     products = 2 * D + H + 2 * G + gates * F  # and the sum
-    if shape.unroll is False:  # a loop stacks some of it in float32
+    if not shape.unroll:  # a loop stacks some of it in float32
         everything, products = everything + 4 * D + 2 * H + 2 * G, products + D
     if remat == "none":
         return activation(step, everything) + scores(step)

@@ -29,7 +29,7 @@ class Shape:
     gradient_accumulation_steps: int
     dtype: str | None
     remat: str
-    unroll: bool | None
+    unroll: bool
     fsdp: int
     tensor: int
 

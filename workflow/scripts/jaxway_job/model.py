@@ -185,12 +185,14 @@ def norm(x: Array) -> Array:
     return (x32 * scale).astype(x.dtype)
 
 
-def rotate(x_BxTxHxK: Array) -> Array:
+def rotate(config: Config, x_BxTxHxK: Array) -> Array:
     """Rotary positions (Su et al. 2021): turn pairs of components by position x frequency."""
     _, T, _, K = x_BxTxHxK.shape
-    frequency = 10000.0 ** (-jnp.arange(0, K, 2) / K)
-    angle_Tx1xK2 = (jnp.arange(T)[:, None] * frequency)[:, None, :]
-    cos, sin = jnp.cos(angle_Tx1xK2), jnp.sin(angle_Tx1xK2)
+    # XLA on the CPU would compute these again for each head of each sequence.
+    on = jnp if config.on_gpu else np
+    frequency = 10000.0 ** (-on.arange(0, K, 2) / K)
+    angle_Tx1xK2 = (on.arange(T)[:, None] * frequency)[:, None, :]
+    cos, sin = jnp.asarray(on.cos(angle_Tx1xK2)), jnp.asarray(on.sin(angle_Tx1xK2))
     a, b = jnp.split(widen(x_BxTxHxK), 2, axis=-1)
     turned = jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
     return turned.astype(x_BxTxHxK.dtype)
@@ -207,30 +209,31 @@ def sdpa(
 
     ``document_BxT``: the document of each position, to which it attends alone.
     """
-    _, T, _, K = q_BxTxHxK.shape
+    (B, T, _, K), G = q_BxTxHxK.shape, config.G
     fits = q_BxTxHxK.dtype == jnp.bfloat16 and K % 8 == 0 and K <= 128  # cuDNN's limits
     if config.on_gpu and fits and document_BxT is None:
         return jax.nn.dot_product_attention(
             q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, is_causal=True, implementation="cudnn"
         )
     # XLA computes all products, also those that the mask hides. A quarter of the positions at a
-    # time, with the keys that these can see, it has 3/8 fewer to compute and to hold.
+    # time, with the keys that these can see, it has 3/8 fewer to compute and to hold. Heads come
+    # first, so that it copies little. M: heads that share keys and values.
+    wide = jnp.promote_types(q_BxTxHxK.dtype, jnp.float32)
+    q_BxGxMxTxK = jnp.moveaxis((q_BxTxHxK * K**-0.5).reshape(B, T, G, -1, K), 1, 3)
+    k_BxGxTxK, v_BxGxTxK = k_BxTxGxK.swapaxes(1, 2), v_BxTxGxK.swapaxes(1, 2)
     parts = []
     for at in np.array_split(np.arange(T), 4):
         end = at[-1] + 1
-        mask = jnp.asarray(at[:, None] >= np.arange(end))[None, None]
+        mask = jnp.asarray(at[:, None] >= np.arange(end))
         if document_BxT is not None:
             same = document_BxT[:, at[0] : end, None] == document_BxT[:, None, :end]
-            mask &= same[:, None]
-        parts.append(
-            jax.nn.dot_product_attention(
-                q_BxTxHxK[:, at[0] : end],
-                k_BxTxGxK[:, :end],
-                v_BxTxGxK[:, :end],
-                mask=mask,
-            )
-        )
-    return jnp.concatenate(parts, axis=1)
+            mask &= same[:, None, None]
+        q, k, v = q_BxGxMxTxK[..., at[0] : end, :], k_BxGxTxK[:, :, :end], v_BxGxTxK[:, :, :end]
+        products = jnp.einsum("bgmtk,bgsk->bgmts", q, k, preferred_element_type=wide)
+        share = jax.nn.softmax(jnp.where(mask, products, jnp.finfo(wide).min))
+        parts.append(jnp.einsum("bgmts,bgsk->bgmtk", share.astype(v.dtype), v))
+    attended_BxGxMxTxK = jnp.concatenate(parts, axis=3)
+    return jnp.moveaxis(attended_BxGxMxTxK, 3, 1).reshape(q_BxTxHxK.shape)
 
 
 def matmul(x: Array, weight: Array) -> Array:
@@ -251,7 +254,7 @@ def attention(config: Config, layer: Params, x_BxTxD: Array, document_BxT: Array
     else:
         parts = jnp.split(matmul(x_BxTxD, weights_DxGxP), ends, axis=-1)
     q_BxTxHxK, (k_BxTxGxK, v_BxTxGxK) = parts[0].reshape(B, T, H, D // H), parts[1:]
-    q_BxTxHxK, k_BxTxGxK = rotate(norm(q_BxTxHxK)), rotate(norm(k_BxTxGxK))
+    q_BxTxHxK, k_BxTxGxK = (rotate(config, norm(x)) for x in (q_BxTxHxK, k_BxTxGxK))
     attended_BxTxHxK = sdpa(config, q_BxTxHxK, k_BxTxGxK, v_BxTxGxK, document_BxT)
     out_HKxD = layer["out_LxHxKxD"].reshape(D, D)
     return matmul(attended_BxTxHxK.reshape(B, T, D), out_HKxD)

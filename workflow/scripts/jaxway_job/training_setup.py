@@ -39,7 +39,7 @@ class TrainingSetup:
             vocabulary=presets.padded(self.data.record.vocabulary),
             dtype=args.dtype or ("bfloat16" if on_gpu else "float32"),
             remat=args.remat,
-            unroll=on_gpu if args.unroll is None else args.unroll,
+            unroll=args.unroll,
             mesh=mesh,
         )
         self.schedule = make_schedule(args)

@@ -219,19 +219,21 @@ def sdpa(
     # time, with the keys that these can see, it has 3/8 fewer to compute and to hold. Heads come
     # first, so that it copies little. M: heads that share keys and values.
     wide = jnp.promote_types(q_BxTxHxK.dtype, jnp.float32)
-    q_BxGxMxTxK = jnp.moveaxis((q_BxTxHxK * K**-0.5).reshape(B, T, G, -1, K), 1, 3)
+    M = config.heads // G
+    q_BxGxMxTxK = jnp.moveaxis((q_BxTxHxK * K**-0.5).reshape(B, T, G, M, K), 1, 3)
     k_BxGxTxK, v_BxGxTxK = k_BxTxGxK.swapaxes(1, 2), v_BxTxGxK.swapaxes(1, 2)
     parts = []
     for at in np.array_split(np.arange(T), 4):
-        end = at[-1] + 1
-        mask = jnp.asarray(at[:, None] >= np.arange(end))
+        end, row = at[-1] + 1, np.tile(at, M)
+        mask = jnp.asarray(row[:, None] >= np.arange(end))
         if document_BxT is not None:
-            same = document_BxT[:, at[0] : end, None] == document_BxT[:, None, :end]
-            mask &= same[:, None, None]
-        q, k, v = q_BxGxMxTxK[..., at[0] : end, :], k_BxGxTxK[:, :, :end], v_BxGxTxK[:, :, :end]
-        products = jnp.einsum("bgmtk,bgsk->bgmts", q, k, preferred_element_type=wide)
-        share = jax.nn.softmax(jnp.where(mask, products, jnp.finfo(wide).min))
-        parts.append(jnp.einsum("bgmts,bgsk->bgmtk", share.astype(v.dtype), v))
+            same = document_BxT[:, row, None] == document_BxT[:, None, :end]
+            mask &= same[:, None]
+        q = q_BxGxMxTxK[:, :, :, at[0] : end].reshape(B, G, -1, K)
+        k, v = k_BxGxTxK[:, :, :end], v_BxGxTxK[:, :, :end]
+        products = jnp.einsum("bgtk,bgsk->bgts", q, k, preferred_element_type=wide)
+        share = jax.nn.softmax(jnp.where(mask, products, jnp.finfo(wide).min)).astype(v.dtype)
+        parts.append(jnp.einsum("bgts,bgsk->bgtk", share, v).reshape(B, G, M, -1, K))
     attended_BxGxMxTxK = jnp.concatenate(parts, axis=3)
     return jnp.moveaxis(attended_BxGxMxTxK, 3, 1).reshape(q_BxTxHxK.shape)
 

@@ -238,7 +238,7 @@ def keep_memory() -> None:
     """What the process frees stays its own, where the C library is glibc.
 
     Else it would ask the system in each step for memory that it gave back after the one before,
-    some 70 MB of which cost a tenth of the step's CPU time to be made zero page by page.
+    which is made zero page by page: 70 MB for a layer of width 512, a seventh of the CPU time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -69,9 +69,9 @@ def queue(cluster: Cluster, user: str = "alice") -> dict[str, str]:
 
 
 def state(cluster: Cluster, training: str) -> Path:
-    """Folder of a training's state; one that does not exist before the training has begun."""
-    found = [*cluster.path(f"{SCRATCH}/alice/jaxway/train").glob(f"{training}-*")]
-    return found[0] if found else Path("/nonexistent")
+    """Folder of a training's newest state (more steps have a new one); /nonexistent before that."""
+    found = cluster.path(f"{SCRATCH}/alice/jaxway/train").glob(f"{training}-*")
+    return max(found, key=lambda path: path.stat().st_mtime, default=Path("/nonexistent"))
 
 
 def last_checkpoint_step(cluster: Cluster, training: str) -> int:

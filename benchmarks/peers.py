@@ -151,9 +151,11 @@ def main() -> None:
     for number in range(rounds):
         for name in [*MODELS][:: 1 if number % 2 else -1]:
             taken[name].append(seconds(name, steps[name]))
+    for pipe in pipes.values():
+        pipe.send(0)
     print(
         f"{layers} layers of width {width}, {TOKENS // context} x {context} tokens, {rounds} "
-        f"rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ours to theirs in brackets"
+        f"rounds, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; ours by theirs in brackets"
     )
     for name, each in taken.items():
         wall, cpu = np.median(each, axis=0)

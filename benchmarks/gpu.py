@@ -5,7 +5,8 @@
 Needs JAX with optax, orbax and numpy; with PyTorch, matrix products and copies are compared with
 its. The parts run one after the other, each in a process of its own that is ended at its limit;
 one that fails does not stop the rest. After each, DIR has all results so far: gpu.json, its table
-gpu.md, and gpu.log. ``--platform cpu`` tries everything with tiny sizes.
+gpu.md, and gpu.log; results of an earlier run are not overwritten. ``--platform cpu`` tries
+everything with tiny sizes.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
@@ -323,14 +324,12 @@ def replace_file(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=9, help="when the last part has ended")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda")
-    args = parser.parse_args()
-    end = time.monotonic() + 60 * args.minutes - END_S
+def measure(args: argparse.Namespace, end: float) -> bool:
+    """Run all parts until ``end``, and write their results. Whether all have succeeded."""
+    log = args.out / "gpu.log"
     args.out.mkdir(parents=True, exist_ok=True)
+    with log.open("x") as file:
+        file.write(output_of("nvidia-smi", "-q") or "no nvidia-smi\n")
     described = output_of("nvidia-smi", CARD, "--format=csv,noheader,nounits")
     head = {
         "schema_version": SCHEMA_VERSION,
@@ -341,8 +340,6 @@ def main() -> None:
         "card": described,
     }
     outcomes: list[Outcome] = []
-    log = args.out / "gpu.log"
-    log.write_text(output_of("nvidia-smi", "-q") or "no nvidia-smi\n")
     with tempfile.TemporaryDirectory(prefix="jaxway-gpu-") as folder:
         work = Path(folder)
         all_parts = parts(args.platform, choose_sizes(args.platform, described), work)
@@ -361,7 +358,28 @@ def main() -> None:
             replace_file(args.out / "gpu.json", json.dumps(content, indent=1) + "\n")
             replace_file(args.out / "gpu.md", table(head, outcomes, all_parts))
     print((args.out / "gpu.md").read_text())
-    sys.exit(any(outcome.status != "ok" for outcome in outcomes))
+    return all(outcome.status == "ok" for outcome in outcomes)
+
+
+def main() -> None:
+    begin = time.monotonic()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=9, help="when the last part has ended")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda")
+    args = parser.parse_args()
+
+    def stop(number: int, _: object) -> NoReturn:
+        sys.exit(f"gpu.py: ended by {signal.Signals(number).name}; {args.out} has what was found")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)  # so that no part outlives it
+    try:
+        sys.exit(not measure(args, begin + 60 * args.minutes - END_S))
+    except FileExistsError as error:
+        sys.exit(f"gpu.py: {error.filename} is there already: choose another folder for --out")
+    except OSError as error:
+        sys.exit(f"gpu.py: {error.filename or args.out} cannot be written: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Run by test_gpu_compilation.py, with JAX's CUDA plugin in PYTHONPATH. The first argument is a JSON
 object: for each name options of train.py, a `gpu` of profiles/gpus.yaml, how many `hosts`, how many
-`gpus` each has, and a `mutation`. The second is a folder for the programs and `donated.json`.
+`gpus` each has, and whether it is `mutated`. The second is a folder for the programs and
+`donated.json`.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import train
 from jaxway.config.gpus import known_gpus
-from jaxway_job import compile_for_gpu, model, optimization
+from jaxway_job import compile_for_gpu, model, optimization, training_setup
 from jaxway_shared import presets
 
 VOCABULARY = 50257  # GPT-2's
@@ -31,7 +32,7 @@ def compile_step(gpu: str, hosts: int = 1, gpus: int = 1, **options: Any) -> tup
     return compile_for_gpu.compile_step(setup), len(jax.tree.leaves(setup.shapes))
 
 
-sdpa, jit = model.sdpa, jax.jit
+sdpa, jit, train_step = model.sdpa, jax.jit, optimization.train_step
 
 
 def float32_attention(config: Any, q: Any, k: Any, v: Any, document: Any) -> Any:
@@ -44,19 +45,27 @@ def jit_without_donation(function: Any, **options: Any) -> Any:
     return jit(function, **options)
 
 
-MUTATIONS: dict[str, tuple[Any, str, Any]] = {
-    "attention in float32": (model, "sdpa", float32_attention),
-    "nothing donated": (jax, "jit", jit_without_donation),
-    "blocking collectives": (optimization, "compiler_options", lambda mesh: {}),
-}
+def loss_by_the_host(*arguments: Any) -> Any:
+    state, result = train_step(*arguments)
+    there = jax.lax.optimization_barrier(jax.device_put(result["loss"], jax.memory.Space.Host))
+    return state, {**result, "loss": jax.device_put(there, jax.memory.Space.Device)}
+
+
+MUTATIONS: list[tuple[Any, str, Any]] = [
+    (model, "sdpa", float32_attention),
+    (jax, "jit", jit_without_donation),
+    (training_setup, "train_step", loss_by_the_host),
+    (optimization, "compiler_options", lambda mesh: {}),
+]
 
 
 def main() -> None:
     folder = Path(sys.argv[2])
     donated = {}
     for name, case in json.loads(sys.argv[1]).items():
-        mutation = MUTATIONS.get(case.pop("mutation", ""))
-        with patch.object(*mutation) if mutation else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            for mutation in MUTATIONS if case.pop("mutated", False) else ():
+                stack.enter_context(patch.object(*mutation))
             program, donated[name] = compile_step(**case)
         (folder / f"{name}.hlo").write_text(program.as_text())
     (folder / "donated.json").write_text(json.dumps(donated))

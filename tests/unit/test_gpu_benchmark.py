@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +17,16 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("gpu", ROOT / "benchmarks/gpu.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "gpu", module)  # dataclasses look for it
     spec.loader.exec_module(module)
-    return module
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield module
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def program(folder: Path, text: str) -> Path:
@@ -83,6 +89,34 @@ def test_later_parts_keep_their_time(
     assert code == 1
     assert "| first | after 0 s | **no time left** |  |" in table
     assert "no GPU, " in table and "commit None" in table
+
+
+def test_stopped_run_keeps_its_results(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, out = tmp_path / "pid", tmp_path / "out"
+    stop = f"open('{pid}', 'w').write(str(os.getpid())); os.kill(os.getppid(), 15); time.sleep(99)"
+    texts = {"good": WRITE, "stops": stop, "never": WRITE}
+    parts = [
+        gpu.Part(name, [program(tmp_path, text)], 0.1, 100, gpu.of_rows)
+        for name, text in texts.items()
+    ]
+    found, _, message = run(gpu, monkeypatch, out, parts, 60)
+    assert message == f"gpu.py: ended by SIGTERM; {out} has what was found"
+    assert [x["name"] for x in found] == ["good"]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+    again, _, message = run(gpu, monkeypatch, out, parts, 60)
+    assert message == f"gpu.py: {out}/gpu.log is there already: choose another folder for --out"
+    assert again == found
+
+
+def test_folder_that_cannot_be_written(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out=/proc/gpu"])
+    with pytest.raises(SystemExit, match=r"^gpu.py: /proc/gpu cannot be written: No such file"):
+        gpu.main()
 
 
 def test_arms_are_compared_with_the_bases_around_them(gpu: Any) -> None:

@@ -71,11 +71,13 @@ def test_sample_includes_wait_for_devices(clock, monkeypatch):
     assert collect(call_lasting(clock, [1.0], []), repeats=2).seconds == [6.0, 6.0]
 
 
-@pytest.mark.parametrize(("backend", "devices", "waits"), [("cpu", 4, 5), ("cpu", 1, 1)])
-def test_several_cpu_devices_wait_after_each_call(monkeypatch, backend, devices, waits):
+@pytest.mark.parametrize(
+    ("platform", "devices", "waits"), [("cpu", 4, 5), ("cpu", 1, 1), ("gpu", 4, 1)]
+)
+def test_several_cpu_devices_wait_after_each_call(monkeypatch, platform, devices, waits):
     waited: list[Any] = []
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    device = SimpleNamespace(platform=platform)
+    monkeypatch.setattr(jax, "local_devices", lambda: [device] * devices)
     monkeypatch.setattr(jax, "block_until_ready", waited.append)
     calls = iter(range(4))
     measure.time_calls(lambda: next(calls), 4)

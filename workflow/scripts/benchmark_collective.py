@@ -133,7 +133,7 @@ def main() -> None:
     nccl_log.start(args.out)
     mesh = runtime.start(args)
     n = mesh.size
-    largest = args.largest or LARGEST[jax.default_backend()]
+    largest = args.largest or LARGEST[mesh.devices.flat[0].platform]
     sizes = [args.smallest * 4**i for i in range(20) if args.smallest * 4**i <= largest]
 
     def measure_collective(operation: str, kilobytes: int) -> RoundMeasurement:

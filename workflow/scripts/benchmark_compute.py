@@ -92,7 +92,7 @@ def check_supported(dtype: str) -> None:
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    runtime.start(args)
+    mesh = runtime.start(args)
 
     def measure_product(dtype: str, words: str) -> RoundMeasurement:
         check_supported(dtype)
@@ -122,7 +122,7 @@ def main() -> None:
     cases = (
         measure.run_case(partial(measure_product, dtype, shape), dtype=dtype, shape=shape)
         for dtype in args.dtypes
-        for shape in args.shapes or SHAPES[jax.default_backend()]
+        for shape in args.shapes or SHAPES[mesh.devices.flat[0].platform]
     )
     measure.write(args, cases)
 

@@ -77,7 +77,7 @@ def measure_start() -> RoundMeasurement:
 
 def measure_checkpoint(args: argparse.Namespace, mesh: Mesh) -> Checkpoint:
     """Write and read a checkpoint whose arrays are split over all devices."""
-    size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
+    size = (args.megabytes or MEGABYTES[mesh.devices.flat[0].platform]) * 2**20
     sharding = NamedSharding(mesh, PartitionSpec(runtime.AXIS))
     count = size // 4 // ARRAYS // mesh.size * mesh.size
     fill = jax.jit(

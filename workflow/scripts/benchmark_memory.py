@@ -112,8 +112,8 @@ def measure_transfer(args: argparse.Namespace, size: int, name: str) -> RoundMea
 
 def main() -> None:
     args = measure.parser(__doc__, OPTIONS).parse_args()
-    runtime.start(args)
-    size = (args.megabytes or MEGABYTES[jax.default_backend()]) * 2**20
+    mesh = runtime.start(args)
+    size = (args.megabytes or MEGABYTES[mesh.devices.flat[0].platform]) * 2**20
     cases = dict.fromkeys(KERNELS, measure_kernel)
     cases |= dict.fromkeys(("host to device", "device to host"), measure_transfer)
     measure.write(

@@ -8,7 +8,7 @@ import pytest
 from examples import make_config, make_placement, make_site, make_training
 from jaxway.preflight import plan, plan_memory
 from jaxway.preflight.finding import FAIL, PASS, WARN
-from jaxway.preflight.memory import GIB, check_memory, steps_of
+from jaxway.preflight.memory import GIB, Need, advise, check_memory, steps_of
 from jaxway.steps import compiled
 from jaxway.steps.compiled import Compiled
 from jaxway.steps.formula import estimate
@@ -48,6 +48,19 @@ def test_share_of_xla_is_that_of_jobs(site):
     assert "of the 31.5 that" in finding.message
 
 
+@pytest.mark.parametrize("share", ["90 percent", "90", "0", "nan"])
+def test_share_that_is_none_is_refused(site, share):
+    environment = {"XLA_PYTHON_CLIENT_MEM_FRACTION": share}
+    with pytest.raises(UserError, match=rf"train.a: XLA_.* at most 1, not {share}$"):
+        check(site, make_training(), environment=environment)
+
+
+def test_unified_memory_has_more_than_the_gpu(site):
+    environment = {"XLA_CLIENT_MEM_FRACTION": "2", "TF_FORCE_UNIFIED_MEMORY": "1"}
+    (finding,) = check(site, make_training(), environment=environment)
+    assert "of the 78.8 that" in finding.message
+
+
 @pytest.mark.parametrize(
     ("options", "advice"),
     [
@@ -67,6 +80,23 @@ def test_that_nothing_fits_is_said(site):
     where = make_placement(gpus_per_node=1)
     finding = one(site, preset="6.7B", placement=where)
     assert finding.message.endswith("or fsdp fits: use more GPUs")
+
+
+def test_what_the_compiler_fits_is_advised(site):
+    """Where the formula is too low for the setting and the nearest others."""
+    ((_, step, _),) = steps_of(
+        make_config(site), site, {"train.a": make_training(preset="6.7B", global_batch=8, fsdp=4)}
+    )
+    limit, asked = 1.1 * estimate(step), []
+
+    def need_of(other):
+        asked.append(other)
+        return Need(estimate(other) * (2 if len(asked) < 4 else 1), Compiled(**PRINTED))
+
+    found = advise(step, limit, need_of)
+    assert "remat: full" in found and "fits" in found
+    assert step not in asked and len(asked) == 4
+    assert estimate(asked[-1]) == min(map(estimate, asked))
 
 
 @pytest.mark.parametrize(
@@ -137,6 +167,13 @@ def test_plan_without_compiler_takes_the_formula(site, monkeypatch, capsys):
     with pytest.raises(UserError, match="not all fit"):
         plan_memory_of(monkeypatch, site, train={"a": large})
     assert "FAIL" in (printed := capsys.readouterr().out) and "by formula" in printed
+
+
+def test_plan_without_a_training_says_so(site, monkeypatch, capsys):
+    plan_memory_of(monkeypatch, site, train={})
+    assert capsys.readouterr().out == (
+        "PASS memory      no training and no training benchmark on GPUs that the site names\n"
+    )
 
 
 def test_plan_needs_a_gpu(monkeypatch):

@@ -1,12 +1,15 @@
 """The GPU's memory: whether the step of each training fits, and if not, which settings would."""
 
+import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 from jaxway_shared import training_rules
 from jaxway_shared.benchmark import TRAINED
+from jaxway_shared.errors import UserError
 
 from jaxway.config.jobs import Allocation, BenchmarkJob, Config, SubmittedJob, TrainJob
 from jaxway.config.site import Site
@@ -20,6 +23,7 @@ GIB = 2**30
 SETTINGS = ("global_batch", "gradient_accumulation_steps", "remat", "fsdp")
 REMATS = ("none", "dots", "full")
 XLA_SHARE = 0.75  # of a GPU's memory, JAX's default (XLA_PYTHON_CLIENT_MEM_FRACTION)
+UNIFIED = "TF_FORCE_UNIFIED_MEMORY"
 
 
 class Need(NamedTuple):
@@ -60,7 +64,7 @@ def findings(
         return
     labels: dict[tuple[Step, float], list[str]] = {}
     for label, step, environment in steps_of(config, site, jobs):
-        share = xla_share({**config.environment, **environment})
+        share = xla_share(label, {**config.environment, **environment})
         labels.setdefault((step, share), []).append(label)
     for (step, share), sharing in labels.items():
         yield finding(and_more(sharing), step, share, need_of)
@@ -98,10 +102,18 @@ def presets_of(job: BenchmarkJob) -> list[str]:
     return found
 
 
-def xla_share(environment: Mapping[str, str]) -> float:
-    """Share of a GPU's memory that XLA may take in jobs."""
+def xla_share(label: str, environment: Mapping[str, str]) -> float:
+    """Share of a GPU's memory that XLA may take in a job. UserError where it cannot be one."""
     names = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")
-    return float(next(filter(None, map(environment.get, names)), XLA_SHARE))
+    name = next(filter(environment.get, names), None)
+    if name is None:
+        return XLA_SHARE
+    value = environment[name]
+    with contextlib.suppress(ValueError):
+        # The host's memory is taken, too, where it is unified.
+        if 0 < (share := float(value)) <= (math.inf if UNIFIED in environment else 1):
+            return share
+    raise UserError("JW003", f"{label}: {name} must be above 0 and at most 1, not {value}")
 
 
 def finding(who: str, step: Step, share: float, need_of: Callable[[Step], Need]) -> Finding:
@@ -126,14 +138,20 @@ def speed(needed: Need) -> str:
 
 def advise(step: Step, limit: float, need_of: Callable[[Step], Need]) -> str:
     """The nearest setting that fits, in words."""
-    fitting = (other for other in nearest_first(step) if estimate(other) <= limit)
-    # By the compiler the formula's first may not fit.
-    for other in itertools.islice(fitting, 3):
+    for other in candidates(step, limit):
         if (needed := need_of(other)).memory <= limit:
             pairs = zip(SETTINGS, settings(step), settings(other), strict=True)
             changes = ", ".join(f"{name}: {new}" for name, old, new in pairs if new != old)
             return f"{changes} fits ({needed})"
     return f"no {', '.join(SETTINGS[:-1])} or {SETTINGS[-1]} fits: use more GPUs"
+
+
+def candidates(step: Step, limit: float) -> Iterator[Step]:
+    """Settings that fit by the formula. By the compiler the nearest may not; if not even the one
+    that needs least does, none is worth the time to compile it."""
+    fitting = (x for x in nearest_first(step) if x != step and estimate(x) <= limit)
+    yield from itertools.islice(fitting, 3)
+    yield from sorted(fitting, key=estimate)[:1]
 
 
 def settings(step: Step) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jaxway_shared.environment import FOR_COMPILING
+from jaxway_shared.environment import for_compiling
 from jaxway_shared.errors import UserError
 
 from jaxway import files
@@ -41,11 +41,10 @@ def can_compile() -> bool:
 
 def compile_steps(steps: Sequence[Step]) -> Iterator[Compiled]:
     """What each of some steps needs. UserError where one cannot be compiled."""
-    environment = {**os.environ, **FOR_COMPILING, "PYTHONPATH": str(CUDA)}
     arguments = json.dumps([step.arguments() for step in steps])
     with subprocess.Popen(
         [sys.executable, PROGRAM],
-        env=environment,
+        env=for_compiling(os.environ, str(CUDA)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -89,7 +89,7 @@ class Checkpoints:
         self.saving, self.save_start = True, time.perf_counter()
         try:
             # On the CPU it would be written from the very memory that is donated.
-            if jax.default_backend() == "cpu":
+            if jax.local_devices()[0].platform == "cpu":
                 content = jax.tree.map(jnp.copy, content)
             tree = {"state": content, "checksums": checksums(content)}
             self.manager.save(step, args=ocp.args.StandardSave(tree))

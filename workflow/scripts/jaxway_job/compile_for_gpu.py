@@ -1,6 +1,6 @@
 """Compiles the training step for GPUs that this machine need not have, by JAX's CUDA plugin.
 
-In a process with jaxway_shared.environment.FOR_COMPILING.
+In a process with the environment of jaxway_shared.environment.for_compiling().
 """
 
 import argparse

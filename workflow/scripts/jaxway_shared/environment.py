@@ -3,8 +3,10 @@
 A job is kept free of the first kind (clean_environment.sh); a result records all that it saw.
 """
 
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 # Of the user's shell: an extended regular expression of POSIX, as bash reads it. M_ is MaxText's,
 # of CUDA_VISIBLE_DEVICES Slurm decides.
@@ -16,13 +18,7 @@ SHELL_RE = (
 # Of the site, of Slurm and of the image, too.
 RECORDED_RE = re.compile(f"{SHELL_RE}|^(CUDA_|GLOO_|MAXTEXT_|OMP_|UCX_)")
 SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")
-FOR_COMPILING = {  # of a process that compiles for GPUs that are not there
-    "JAX_PLATFORMS": "cpu",
-    "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver
-    # There is nothing to try kernels on, and nobody runs what LLVM and ptxas make of them.
-    "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true --xla_gpu_disable_gpuasm_optimizations=true",
-}
+NO_PTXAS = Path(__file__).parents[1] / "no_ptxas"
 CREDENTIALS_RE = re.compile("//[^/]*@")  # of a URL
 
 
@@ -32,4 +28,19 @@ def recorded(environ: Mapping[str, str]) -> dict[str, str]:
         name: "..." if SECRET_RE.search(name) else CREDENTIALS_RE.sub("//", value)
         for name, value in sorted(environ.items())
         if RECORDED_RE.search(name)
+    }
+
+
+def for_compiling(environ: Mapping[str, str], packages: str) -> dict[str, str]:
+    """Environment of a process that compiles for GPUs that are not there. ``packages``: folders of
+    Python's with JAX's CUDA plugin."""
+    return {
+        **environ,
+        "PYTHONPATH": packages,
+        "PATH": f"{NO_PTXAS}:{environ.get('PATH', os.defpath)}",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1",  # there is no driver
+        # There is nothing to try kernels on, and nobody runs what LLVM makes of them.
+        "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_backend_optimization_level=0 "
+        "--xla_llvm_disable_expensive_passes=true",
     }

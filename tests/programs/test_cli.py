@@ -1,6 +1,7 @@
 """The command `jaxway`: what it is for, and how it ends."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -38,6 +39,11 @@ def test_help_of_a_command(name, capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.parse([name, "--help"])
     assert f"jaxway {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if cli.COMMANDS[name].example])
+def test_example_of_a_command_is_complete(name):
+    cli.parse(shlex.split(cli.COMMANDS[name].example)[1:])
 
 
 def test_unknown_command_is_named():

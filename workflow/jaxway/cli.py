@@ -81,7 +81,8 @@ COMMANDS = {
     "report": Command(
         "jaxway.report.page",
         "write the report of results that are there",
-        "jaxway report --help",
+        "jaxway report --out=report.html --site=profiles/jureca/site.yaml --history=history "
+        "--smoke-test=results/smoke_test.json --train results/train/*/summary.json",
     ),
     "crate": Command(
         "jaxway.report.crate",

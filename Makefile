@@ -36,7 +36,7 @@ config/README.md: $(wildcard workflow/schemas/* workflow/jaxway/*.py workflow/ja
 	$(BIN)/jaxway describe-config > $@
 
 # requirements.txt from pyproject.toml; and JAX's CUDA plugin of the same version, which compiles for
-# GPUs where there is none. It is a folder of its own, where only the tests look for it.
+# GPUs where there is none. It is a folder of its own, where only plan-memory and the tests look for it.
 COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --no-header --quiet
 lock:
 	$(COMPILE) --all-extras pyproject.toml -o requirements.txt

@@ -1,6 +1,7 @@
 """Programs of JAX in processes of their own, forked from one that has imported it: to import takes
 longer than most of them compute."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -90,9 +91,10 @@ def serve() -> None:
     folders: dict[int, str] = {}
 
     def note_ends(*_: Any) -> None:
-        for pid in list(folders):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
+        """Each ended child once: another one's signal may come in the midst of this."""
+        with contextlib.suppress(ChildProcessError):  # there is none
+            while any(ended := os.waitpid(-1, os.WNOHANG)):
+                pid, status = ended
                 part = Path(folders.pop(pid), "part")
                 part.write_text(str(status))
                 part.rename(part.with_name("ended"))

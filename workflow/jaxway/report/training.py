@@ -74,19 +74,19 @@ class Run:
     def validations(self) -> Any:
         return self.curves[1]
 
-    @property
+    @cached_property
     def sample(self) -> str | None:
         """What it writes; None, no text."""
         decode, tokens = decoder(self.summary.data), self.summary.sample_tokens
         return decode(tokens) if decode and tokens else self.summary.sample
 
-    @property
+    @cached_property
     def samples(self) -> list[tuple[int, str]]:
         """Steps, and what the model wrote after them."""
         decode = decoder(self.summary.data)
         return samples_of(self.path.with_name(training.METRICS), decode) if decode else []
 
-    @property
+    @cached_property
     def step_time(self) -> StepTime | None:
         """Where the time of its traced steps went, if some were."""
         traced = [

@@ -34,13 +34,8 @@ from jaxway.slurm.outage import report
 
 T = TypeVar("T", SmokeTestJob, TrainJob, Allocation)
 USE_CONTAINER = ("add_packages", "verify_container", "smoke_test", "train_run", "benchmark_run")
-RULES = (
-    *USE_CONTAINER,
-    "pull",
-    "prepare_data",
-    "compare_nodes",
-    "preflight",
-)  # whose jobs matter here
+# Whose jobs matter here.
+RULES = (*USE_CONTAINER, "pull", "prepare_data", "compare_nodes", "preflight")
 # Resources by which Snakemake's Slurm plugin is asked for more, and the options of sbatch.
 ASKED = {"slurm_account": "account", "qos": "qos", "constraint": "constraint"}
 CHECKED: list["Run"] = []  # at the end of a dry-run of this process
@@ -205,9 +200,9 @@ class Run:
         needed = (self.launch.config.train[job.wildcards.name].data for job in jobs["train_run"])
         records = {data.record: data for data in needed if data}
         due = {job.output.record for job in jobs["prepare_data"]}
-        for record in records:
+        for record, data in records.items():
             if record not in due and not read_prepared(Path(record)):
-                words = [*self.launch.prepare_data(records[record]), f"--out={record}"]
+                words = [*self.launch.prepare_data(data), f"--out={record}"]
                 self._restore(f"data of {record}", words)
 
     def _restore(self, what: str, words: Words, why: str = "is missing") -> None:

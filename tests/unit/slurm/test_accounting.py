@@ -27,8 +27,8 @@ def test_estimate_counts_every_job_of_a_training() -> None:
     }
     assert estimate(jobs, 0, 128) == [
         "smoke_test: 1 job, each 1 node and 6 minutes at most: 0.1 node-h = 12.8 core-h",
-        "train: 2 to 11 jobs, each 2 nodes and 90 minutes at most: 31 node-h = 3,968.0 core-h",
-        "at most 31.1 node-h = 3,980.8 core-h in all",
+        "train: 2 to 11 jobs, each 2 nodes and 90 minutes at most: 31 node-h = 3,968 core-h",
+        "at most 31.1 node-h = 3,981 core-h in all",
     ]
     assert estimate({"b": jobs["train.b"]}, 0, None)[-1] == "at most 1 node-h in all"
     assert node_hours([jobs["smoke_test"]], retries=2) == pytest.approx(0.3)

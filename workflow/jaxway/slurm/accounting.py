@@ -62,7 +62,7 @@ def in_words(hours: float, cores_per_node: int | None) -> str:
 
 def number(value: float) -> str:
     """A number with four digits, or more before the point."""
-    return f"{value:,.1f}" if value >= 1000 else f"{value:.4g}"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def estimate(

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import repositories
+from enter import run_folder
 from nodes import COMMAND, Cluster
 from repositories import Json
 
@@ -28,7 +29,7 @@ LOCK_RE = re.compile(r"\.x-[0-9a-f]{12}\.sif\.lock")
 
 
 def command_lines() -> dict[int, list[bytes]]:
-    """Of all processes on this machine, so on all nodes."""
+    """Of all processes on this machine, so on all nodes, and on those of other test clusters."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -47,6 +48,14 @@ def is_child(process: int, processes: Collection[int]) -> bool:
     return int(status.rpartition(")")[2].split()[1]) in processes
 
 
+def is_on_a_node(process: int) -> bool:
+    """Whether it runs on a node of this cluster, and so sees its shared folder."""
+    try:
+        return os.path.samefile(f"/proc/{process}/root/p/home", run_folder() / "shared/home")
+    except OSError:
+        return False  # it ended meanwhile, or there is no such folder
+
+
 def processes(program: str, *words: str) -> list[int]:
     """Ids of the processes of a program with these words on the command line.
 
@@ -55,7 +64,7 @@ def processes(program: str, *words: str) -> list[int]:
     wanted = {word.encode() for word in words}
     lines = command_lines().items()
     found = [p for p, line in lines if line[0].endswith(program.encode()) and wanted <= {*line}]
-    return [process for process in found if not is_child(process, found)]
+    return [p for p in found if is_on_a_node(p) and not is_child(p, found)]
 
 
 def sha256(file: Path) -> str:

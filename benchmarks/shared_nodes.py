@@ -1,8 +1,9 @@
-"""What a sweep of short trainings takes of nodes, by Slurm's accounting: 4 on a node, and one.
+"""What a sweep of short trainings takes of nodes, by Slurm's accounting: 16 in a job, and one.
 
-A training waits for 5 minutes, as for a GPU; 8 are in hand at a time, since all nodes of the test
-cluster have the same few cores, and an eighth of them runs with a node each. It takes an hour. Run
-from the checkout as root, the cluster up:
+A training waits for 5 minutes, as for a GPU. All nodes of the test cluster have the same few cores,
+so both ways 8 run at a time: on the 4 GPUs of each of 2 nodes, or an eighth of the trainings each
+in a job of its own, for whose node a quarter of one stands here. It takes an hour. Run from the
+checkout as root, the cluster up:
 .venv/bin/python benchmarks/shared_nodes.py [TRAININGS] [SECONDS]
 """
 
@@ -12,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PARTITION = "dc-gpu-devel"
 ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT / "tests/cluster"), str(ROOT / "workflow")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests/cluster", "tests/helpers", "workflow")]
 from chain import SCRATCH  # noqa: E402
 from jaxway.slurm.journal import JOURNAL, Journal  # noqa: E402
 from nodes import Checkout, Cluster  # noqa: E402
@@ -22,12 +24,13 @@ from nodes import Checkout, Cluster  # noqa: E402
 def sweep(checkout: Checkout, trainings: int, seconds: float, per_node: int) -> list[int]:
     """Seconds for which each job of a sweep had its node, by Slurm's accounting."""
     training = {
-        **{"program": "command", "command": f"sleep {seconds}", "partition": "dc-gpu-devel"},
-        "trainings_per_node": per_node,
+        **{"program": "command", "command": f"sleep {seconds}", "partition": PARTITION},
+        **{"walltime": math.ceil(seconds / 60) + 5, "trainings_per_node": per_node},
+        **{"gpus_per_node": 1 if per_node == 1 else 4},
     }
     train = {f"by_{per_node}-{i}": training for i in range(trainings)}
     config = checkout.configure("sweep", {"train": train})
-    checkout.run(config, "train", "--jobs=8", timeout=3600)
+    checkout.run(config, "train", f"--jobs={max(8, 2 * per_node)}", timeout=3600)
     for name in train:  # each has its own
         assert checkout.path(f"results/train/{name}/summary.json").exists()
         assert checkout.path(f"logs/train/{name}.log").exists()
@@ -57,17 +60,21 @@ def main() -> None:
     """Print node-seconds of a training both ways, and their ratio."""
     trainings, seconds = [*map(int, sys.argv[1:]), *(64, 300)[len(sys.argv) - 1 :]]
     checkout = Checkout(Cluster(), name="sweep")
+    # As many jobs on a node as its GPUs allow, whatever they want of its cores.
+    set_partition = f"scontrol update PartitionName={PARTITION} OverSubscribe"
+    checkout.cluster.run(f"{set_partition}=FORCE:4", user="root")
     checkout.run(checkout.configure("smoke_test", {}), "smoke_test", timeout=900)
     means = []
-    for count, per_node in ((trainings, 4), (trainings // 8, 1)):
+    for count, per_node in ((trainings // 8, 1), (trainings, 16)):
         elapsed = sweep(checkout, count, seconds, per_node)
         means.append(sum(elapsed) / count)
         jobs = f"{len(elapsed)} jobs of {min(elapsed)} to {max(elapsed)} s"
         print(
-            f"{count} trainings, {per_node} on a node: {jobs}, {means[-1]:.1f} node-seconds each",
+            f"{count} trainings, {per_node} in a job: {jobs}, {means[-1]:.1f} node-seconds each",
             flush=True,
         )
-    print(f"ratio: {means[0] / means[1]:.3f}")
+    print(f"ratio: {means[1] / means[0]:.3f}")
+    checkout.cluster.run(f"{set_partition}=EXCLUSIVE", user="root")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ elif name == "sbatch":  # runs the job before it returns
         cancelled = any(os.environ.get("STUB_CANCELLED", "\0") in word for word in arguments)
         with open(log, "w") as output:
             # Its Snakemake comes from a process that has imported it (forked.py).
-            job_line = re.sub(r"\S+ -m snakemake ", os.environ["STUB_SNAKEMAKE"], value("--wrap"))
+            job_line = re.sub(r"\S+ -m snakemake ", os.environ["STUB_SNAKEMAKE"], sys.stdin.read())
             run = subprocess.run(
                 "exit 1" if cancelled else job_line,
                 shell=True,

@@ -110,6 +110,10 @@ BROKEN: dict[str, tuple[Any, str]] = {
         {"train": {"a": {"trainings_per_node": 3}}},
         "train.a.trainings_per_node: 3 trainings cannot share 4 GPUs equally",
     ),
+    "trainings that do not fill the GPUs in each turn": (
+        {"train": {"a": {"trainings_per_node": 6}}},
+        "train.a.trainings_per_node: 6 trainings cannot share 4 GPUs equally",
+    ),
     "several processes of trainings on a node": (
         {"train": {"a": {"trainings_per_node": 2, "processes_per_node": 2}}},
         "train.a.trainings_per_node: only trainings of one process share a node",

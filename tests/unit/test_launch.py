@@ -53,6 +53,7 @@ CLEAN = ["bash", "/j/workflow/scripts/clean_environment.sh", SHELL_RE, ""]
             ["--devices=4"],
         ),
         ({"trainings_per_node": 2}, False, [], ["--devices=2"]),
+        ({"trainings_per_node": 16}, False, [], ["--devices=1"]),
         (
             {"nodes": 2, "processes_per_node": 4},
             True,
@@ -137,6 +138,7 @@ def test_plan_of_an_allocation_is_not_changed_by_its_walltime_or_partition() -> 
             {"nodes": 2, "tasks_per_node": 4, "slurm_extra": "--nodelist=n7"},
         ),
         ({"trainings_per_node": 4}, 32, {"tasks_per_node": 4, "gres": "gpu:4"}),
+        ({"trainings_per_node": 16}, 32, {"tasks_per_node": 4, "gres": "gpu:4"}),
         ({"options": ("--exclude=n1,n[3-4]",)}, 128, {"slurm_extra": "--exclude=n1,n[3-4]"}),
     ],
 )

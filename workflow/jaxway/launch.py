@@ -229,7 +229,7 @@ class Launch:
 
     def threads(self, placement: Placement) -> int:
         """Cores of a process."""
-        return self.cores // (placement.processes_per_node * placement.trainings_per_node)
+        return self.cores // (placement.processes_per_node * placement.parts)
 
     def resources(self, placement: Placement) -> dict[str, str | int | None]:
         """Whole nodes, their GPUs, and time."""
@@ -238,7 +238,7 @@ class Launch:
         nodelist = [f"--nodelist={placement.node}"] if placement.node else []
         return {
             "nodes": placement.nodes,
-            "tasks_per_node": placement.processes_per_node * placement.trainings_per_node,
+            "tasks_per_node": placement.processes_per_node * placement.parts,
             "gres": f"gpu:{placement.gpus_per_node}",
             "runtime": placement.walltime,
             "slurm_partition": placement.partition,
@@ -264,7 +264,7 @@ class Launch:
 def slurm_options(placement: Placement, account: str | None) -> Words:
     """How sbatch and srun are asked for nodes, their GPUs, and time."""
     options = [f"--nodes={placement.nodes}", f"--gres=gpu:{placement.gpus_per_node}"]
-    options += [f"--time={placement.walltime}"]
+    options += [f"--time={placement.time_limit}"]
     options += [f"--partition={placement.partition}"] if placement.partition else []
     return options + ([f"--account={account}"] if account else []) + list(placement.options)
 

@@ -1,20 +1,28 @@
-"""Run jobs side by side on one node, each on its part of the GPUs and cores.
+"""Run jobs on one node, each on a part of its GPUs and cores; the next when one on a part ends.
 
 A job of Slurm that trainings share runs this (jaxway/slurm/sharing.py). One that fails stops no
-other.
+other, and none takes of another's time.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import TypeVar
 
+from jaxway_shared.errors import with_code
+
 T = TypeVar("T")
+KILL_WAIT_S = 30  # between SIGTERM and SIGKILL: Slurm's default (KillWait)
+POLL_INTERVAL_S = 0.5
 
 
 def split(items: Sequence[T], parts: int) -> list[Sequence[T]]:
@@ -42,40 +50,95 @@ def allowed_cores() -> list[list[int]]:
     return [*cores.values()]
 
 
-def start(
-    command: str, log: str, gpus: Sequence[str], cores: Sequence[list[int]]
-) -> subprocess.Popen[bytes]:
-    """Start a job by a shell. Without a core of its own it may use all."""
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, [thread for core in cores for thread in core] or every)
-    try:
-        with open(log.replace("%j", os.environ.get("SLURM_JOB_ID", "")), "a") as file:
-            return subprocess.Popen(
-                ["sh", "-c", command],
-                env=os.environ | {"JAXWAY_GPUS": ",".join(gpus)},
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-    finally:
-        os.sched_setaffinity(0, every)
+def with_descendants(processes: Iterable[int]) -> list[int]:
+    """Processes, and all that they and those have started."""
+    children = defaultdict(list)
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            parent = file.read_text().rpartition(")")[2].split()[1]
+            children[int(parent)].append(int(file.parent.name))
+    found = [*processes]
+    for each in found:  # it grows meanwhile
+        found += children[each]
+    return found
+
+
+def send(number: int, processes: Iterable[int]) -> None:
+    """Send a signal to those of the processes that have not ended."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+
+
+def wait(process: subprocess.Popen[bytes], end: float) -> int | None:
+    """Exit code of a process; None, its time was over, and all that it has started was ended.
+
+    As Slurm does it with a job, but SIGKILL comes when the time is over, not SIGTERM.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(end - KILL_WAIT_S - time.time())
+    processes = with_descendants([process.pid])
+    send(signal.SIGTERM, processes)
+    # Of a shell that ends at once, the program may still save.
+    while time.time() < end and any(os.path.exists(f"/proc/{each}") for each in processes):
+        time.sleep(POLL_INTERVAL_S)
+        process.poll()
+    send(signal.SIGKILL, with_descendants(processes))
+    process.wait()
+    return None
+
+
+def run_job(command: str, log: str, gpus: Sequence[str], minutes: float) -> bool:
+    """Run a job by a shell, on the cores of this thread. Whether it has succeeded."""
+    end = min(time.time() + 60 * minutes, float(os.environ.get("SLURM_JOB_END_TIME", "inf")))
+    own = {"JAXWAY_GPUS": ",".join(gpus), "SLURM_JOB_END_TIME": f"{end:.0f}"}
+    with open(log.replace("%j", os.environ.get("SLURM_JOB_ID", "")), "a") as file:
+        process = subprocess.Popen(
+            ["sh", "-c", command],
+            env=os.environ | own,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        code = wait(process, end)
+        if code is None:
+            file.write(with_code("JW205", f"ended: its {minutes:g} minutes were over") + "\n")
+    return code == 0
+
+
+def run_part(
+    jobs: deque[tuple[str, str]], gpus: Sequence[str], cores: Sequence[list[int]], minutes: float
+) -> list[bool]:
+    """Run jobs on a part of the node while there are any; for each, whether it has succeeded."""
+    if cores:  # else it may use all
+        os.sched_setaffinity(0, [thread for core in cores for thread in core])  # of this thread
+    succeeded: list[bool] = []
+    while True:
+        try:
+            command, log = jobs.popleft()
+        except IndexError:
+            return succeeded
+        succeeded.append(run_job(command, log, gpus, minutes))
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
-    parser.add_argument("--parts", type=int, required=True, help="jobs for which the node is split")
+    parser.add_argument("--parts", type=int, required=True, help="into which the node is split")
     parser.add_argument("--gpus", type=int, required=True, help="GPUs of all parts together")
+    parser.add_argument("--minutes", type=float, required=True, help="time of each job")
     parser.add_argument("--logs", nargs="+", required=True, help="where each job's output goes")
     parser.add_argument("--commands", nargs="+", required=True, help="each job's, for a shell")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run all jobs to their ends. Exit code 1 if one of them failed."""
-    # Slurm sends this to all processes of a job: the others need time for what they do then.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    """Run all jobs to their ends. Exit code 1 if one of them failed, or was not started."""
+    jobs = deque(zip(args.commands, args.logs, strict=True))
+    # Slurm sends this to all processes of a job: those that run need time for what they do then.
+    signal.signal(signal.SIGTERM, lambda number, frame: jobs.clear())
     gpus = split(allocated_gpus(args.gpus, os.environ), args.parts)
     cores = split(allowed_cores(), args.parts)
-    jobs = zip(args.commands, args.logs, gpus, cores, strict=False)  # there may be fewer jobs
-    started = [start(*job) for job in jobs]
-    if any([process.wait() for process in started]):
+    with ThreadPoolExecutor(args.parts) as pool:
+        parts = pool.map(run_part, [jobs] * args.parts, gpus, cores, [args.minutes] * args.parts)
+        succeeded = [each for part in parts for each in part]
+    if succeeded.count(True) < len(args.commands):
         sys.exit(1)

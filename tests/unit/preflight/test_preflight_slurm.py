@@ -32,6 +32,10 @@ def test_healthy_partition_passes(machine) -> None:
         ({"nodes": 3}, "train.big.nodes: gpu gives at most 2 to a job, not 3"),
         ({"gpus_per_node": 8}, "train.big.gpus_per_node: a node of gpu has 4, not 8"),
         ({"walltime": 1441}, "train.big.walltime: gpu allows 1440 minutes, not 1441"),
+        (
+            {"walltime": 481, "trainings_per_node": 12},
+            "train.big.walltime: gpu allows 1440 minutes, not 1443 (3 turns of 481)",
+        ),
     ],
 )
 def test_job_over_a_limit_fails(machine, placement, message) -> None:
@@ -136,6 +140,11 @@ def test_partition_says_the_time_of_its_qos(with_qos) -> None:
         ("", {"walltime": 721}, ["walltime: QoS part_gpu allows 720 minutes, not 721"]),
         ("normal", {"walltime": 721}, ["walltime: QoS part_gpu allows 720 minutes, not 721"]),
         ("first", {"walltime": 11}, ["walltime: QoS first allows 10 minutes, not 11"]),
+        (
+            "first",
+            {"walltime": 6, "trainings_per_node": 8},
+            ["walltime: QoS first allows 10 minutes, not 12 (2 turns of 6)"],
+        ),
         (  # the partition's time, and its own nodes and GPUs, of which the partition's says nothing
             "wide",
             {"walltime": 721, "nodes": 2},

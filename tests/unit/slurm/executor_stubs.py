@@ -12,7 +12,7 @@ case "$*" in *--name=*) ;; *) exit;; esac
 true
 """
 SBATCH = """
-echo "$@" >> sbatch.called
+echo "$@" "$(sed 1d)" >> sbatch.called
 while [ "$1" != --job-name ]; do shift; done
 id=$(($(cat jobs 2> /dev/null | wc -l) + 7))
 echo "$id|$2|$(cat state)|jrc0101" >> jobs

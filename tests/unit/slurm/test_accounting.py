@@ -10,7 +10,7 @@ from jaxway import cli
 from jaxway.config.jobs import SubmittedJob
 from jaxway.slurm import accounting
 from jaxway.slurm.accounting import JobUsage, estimate, node_hours
-from jaxway.slurm.journal import JOURNAL, Journal, Submission
+from jaxway.slurm.journal import JOURNAL, NOT_STARTED, Journal, Submission
 from jaxway_shared.provenance import Provenance
 from jaxway_shared.training import SEGMENTS, Segment, Segments
 from submissions import make_submission
@@ -41,6 +41,16 @@ def test_estimate_fills_nodes_that_trainings_share() -> None:
     }
     each = "each 1 node and 60 minutes at most, up to 4 on one node"
     assert estimate(jobs, 0, None)[0] == f"train: 5 to 10 jobs, {each}: 4 node-h"
+
+
+def test_estimate_of_trainings_that_take_turns() -> None:
+    """9 on 4 GPUs: 3 turns, also if 8 may share a job."""
+    placement = make_placement(walltime=60, gpus_per_node=4, trainings_per_node=8)
+    jobs: dict[str, SubmittedJob] = {
+        f"train.{i}": make_training(placement=placement, max_jobs=1) for i in range(9)
+    }
+    each = "each 1 node and 60 minutes at most, up to 8 on one node, 4 at a time"
+    assert estimate(jobs, 0, None)[0] == f"train: 9 jobs, {each}: 3 node-h"
 
 
 RECORDED = """\
@@ -124,6 +134,9 @@ def test_usage_of_a_job_is_divided_by_those_that_share_it(folder: Path) -> None:
     assert [job.name for job in shared] == ["train_run b", "train_run other"]
     assert [job.node_hours for job in shared] == pytest.approx([30 / 3600] * 2)
     assert [job.no_progress for job in shared] == [False, True]
+    # One whose turn had not come has no part of it.
+    Journal().begin(make_submission("late", label="train_run late", id="9", end=NOT_STARTED))
+    assert [job for job in query(folder) if job.job == "9"] == shared
     assert " by 4 jobs; " in accounting.summary(query(folder), make_site())
 
 

@@ -33,6 +33,10 @@ def state(step: int | None, error: str | None = None, folder: str = "s") -> Trai
         ("NODE_FAIL", 0, state(None), 1, Stop("no progress past step 0")),
         ("NODE_FAIL", 0, None, 1, Stop("no progress past step 0")),
         ("FAILED", 10, state(9), 1, Stop("no progress past step 10")),
+        # Others had their turn in the job that it shared.
+        ("NOT STARTED", 10, state(10), 1, Resubmit(10)),
+        ("NOT STARTED", 0, None, 1, Resubmit(0)),
+        ("NOT STARTED", 0, None, 10, Stop("reached max_jobs=10; last checkpoint: step 0")),
         # Another image: another folder, which begins at step 0.
         ("FAILED", 10, state(5, folder="s-new"), 1, Resubmit(5)),
         ("FAILED", 10, state(None, folder="s-new"), 1, Stop("no progress past step 0")),

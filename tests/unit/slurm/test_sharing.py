@@ -22,15 +22,15 @@ def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_trainings(*names: str, **resources: Any) -> list[Any]:
     """Jobs of trainings of which two share a node; each has a result."""
-    asked = {"trainings_per_node": 2, "gres": "gpu:4"} | resources
+    asked = {"trainings_per_node": 2, "gres": "gpu:4", "runtime": 5} | resources
     jobs = [make_training(name, **asked) for name in names]
     for job in jobs:
         job.output = [f"{job.wildcards.name}.json"]
     return jobs
 
 
-def run(executor: Executor, jobs: list[Any]) -> dict[str, str]:
-    """How each training ended, when all have."""
+def run(executor: Executor, jobs: list[Any], turns: str = "abcdef") -> dict[str, str]:
+    """How each training ended, when all have; ``turns``: those to which their job comes."""
     ends: dict[str, str] = {}
     ended = threading.Semaphore(0)
 
@@ -42,6 +42,16 @@ def run(executor: Executor, jobs: list[Any]) -> dict[str, str]:
         return callback
 
     scheduler = executor.workflow.scheduler
+    submit_callback = scheduler.submit_callback
+
+    def submitted(job: Any) -> None:
+        for each in Journal().read().values():
+            own = each.label == f"train_run {job.wildcards.name}" and not each.end
+            if own and job.wildcards.name in turns:
+                Path(each.log_file).touch()
+        submit_callback(job)
+
+    scheduler.submit_callback = submitted
     scheduler.finish_callback, scheduler.error_callback = end("finished"), end("failed")
     executor.run_jobs(jobs)
     for _ in jobs:
@@ -60,7 +70,8 @@ def test_trainings_share_a_job(folder: Path, start) -> None:
     (name,) = {each.shared_job for each in entries}
     assert len({each.log_file for each in entries}) == 2
     (words,) = calls(folder)
-    assert {"share-node", "--parts=2", "--gpus=4"} <= {*words}
+    assert {"share-node", "--parts=2", "--gpus=4", "--minutes=5"} <= {*words}
+    assert "--time=10" not in words
     assert words[words.index("--job-name") + 1] == name
     assert words[-2:] == ["true", "true"]
     names = ",".join(each.label.removeprefix("train_run ") for each in entries)
@@ -73,6 +84,20 @@ def test_one_without_others_has_its_part_of_a_node(folder: Path, start, monkeypa
     (words,) = calls(folder)
     assert "share-node" in words
     assert words[-2:] == ["--commands", "true"]
+
+
+def test_trainings_beyond_the_gpus_take_turns(folder: Path, start) -> None:
+    names = [*"abcde"]
+    run(start(), make_trainings(*names, trainings_per_node=5))
+    (words,) = calls(folder)
+    assert {"--parts=4", "--gpus=4", "--minutes=5", "--time=10"} <= {*words}
+    assert words[-6:] == ["--commands", *["true"] * 5]
+
+
+@pytest.mark.parametrize(("count", "minutes"), [(1, None), (4, None), (5, 10), (8, 10), (9, 15)])
+def test_time_of_a_job_is_that_of_all_turns(count: int, minutes: int | None) -> None:
+    jobs = make_trainings(*map(str, range(count)), trainings_per_node=16)
+    assert sharing.time_limit([(job, make_submission()) for job in jobs]) == minutes
 
 
 @pytest.mark.parametrize(
@@ -96,6 +121,28 @@ def test_one_that_fails_leaves_the_others_result(folder: Path, start, capsys) ->
     assert {each.end for each in Journal().read().values()} == {"COMPLETED"}
     output = capsys.readouterr().err
     assert "Training b stopped: no progress past step 0 (job 7 ended in state FAILED" in output
+
+
+@pytest.mark.parametrize(
+    ("state", "end"), [("NODE_FAIL", "finished"), ("CANCELLED", "failed"), ("FAILED", "finished")]
+)
+def test_one_whose_turn_had_not_come(folder: Path, start, monkeypatch, capsys, state, end) -> None:
+    """It is submitted again, unless somebody has cancelled its job, and pays nothing."""
+    (folder / "state").write_text(state)
+
+    def next_one_succeeds(job: Any) -> None:
+        monkeypatch.setattr(sharing, "GATHER_S", 0)
+        (folder / "state").write_text("COMPLETED")
+
+    executor = start()
+    executor.workflow.scheduler.submit_callback = next_one_succeeds
+    assert run(executor, make_trainings("a", "b"), turns="a") == {"a": "failed", "b": end}
+    output = capsys.readouterr().err
+    assert "Training a stopped: " in output
+    ends = [each.end for each in Journal().read().values() if each.label == "train_run b"]
+    if end == "finished":
+        assert f"Training b: resuming from step 0 (job 7 ended in state {state} on" in output
+        assert ends == ["NOT STARTED", ""]
 
 
 def test_result_of_an_earlier_run_is_no_success(folder: Path, start) -> None:

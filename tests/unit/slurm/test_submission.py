@@ -35,10 +35,10 @@ def test_id_of_the_job(stub: Stub, printed: str) -> None:
 
 
 def test_command_reaches_slurm_as_it_is(stub: Stub, tmp_path: Path) -> None:
-    stub("printf '%s\n' \"$@\" > called; echo 12")
+    stub("printf '%s\n' \"$@\" > called; cat >> called; echo 12")
     sbatch("sbatch --comment 'a b'", """echo "$HOME" 'x'""")
     called = (tmp_path / "called").read_text().splitlines()
-    assert called == ["--comment", "a b", """--wrap=echo "$HOME" 'x'"""]
+    assert called == ["--comment", "a b", "#!/bin/sh", """echo "$HOME" 'x'"""]
 
 
 def test_refusal_is_slurms_reason(stub: Stub) -> None:

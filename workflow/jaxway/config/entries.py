@@ -156,7 +156,7 @@ def shared_placement(values: Values, path: str, site: Site) -> Placement:
         return where
     if where.processes > 1:
         problem = "only trainings of one process share a node"
-    elif where.gpus_per_node % count:
+    elif where.gpus_per_node % count and count % where.gpus_per_node:
         problem = f"{count} trainings cannot share {where.gpus_per_node} GPUs equally"
     else:
         return replace(where, trainings_per_node=count)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -30,7 +31,7 @@ class Placement:
     partition: str | None  # None: Slurm's default
     node: str | None = None  # the one that it must be on, if that has a name
     options: tuple[str, ...] = ()  # of sbatch, beside these and the account
-    trainings_per_node: int = 1  # that share the node and its GPUs equally, as one job of Slurm
+    trainings_per_node: int = 1  # that share the node, as one job of Slurm
 
     @property
     def processes(self) -> int:
@@ -40,7 +41,22 @@ class Placement:
     @property
     def devices(self) -> int:
         """GPUs of one program, on all nodes together."""
-        return self.nodes * self.gpus_per_node // self.trainings_per_node
+        return self.nodes * self.gpus_per_node // self.parts
+
+    @property
+    def parts(self) -> int:
+        """Equal parts of a node, on each of which one training runs at a time."""
+        return min(self.trainings_per_node, self.gpus_per_node or 1)
+
+    @property
+    def turns(self) -> int:
+        """Trainings that run one after the other on each part of a node."""
+        return math.ceil(self.trainings_per_node / self.parts)
+
+    @property
+    def time_limit(self) -> int:
+        """Minutes of a job: each of the trainings that take turns has its walltime."""
+        return self.turns * self.walltime
 
 
 @dataclass(frozen=True)

@@ -108,9 +108,10 @@ def find_problems(name: str, limits: Limits, placement: Placement) -> Iterator[t
         yield "JW505", f".gpus_per_node: a node of {name} has {limits.max_gpus}, not {gpus}"
     elif nodes > (most := limits.nodes_with(gpus)):
         yield "JW505", f".nodes: {name} gives at most {most} to a job, not {nodes}"
-    if placement.walltime > limits.max_minutes:
+    if placement.time_limit > limits.max_minutes:
         longest = f"{limits.max_minutes:g} minutes"
-        yield "JW505", f".walltime: {name} allows {longest}, not {placement.walltime}"
+        wanted = f"{placement.time_limit}{qos.turns_in_words(placement)}"
+        yield "JW505", f".walltime: {name} allows {longest}, not {wanted}"
 
 
 def parse_limits(partition: str, groups: str) -> Limits:

@@ -88,13 +88,19 @@ def first(limits: Sequence[Qos], field: str) -> tuple[float, str]:
 def find_problems(limits: Sequence[Qos], placement: Placement) -> Iterator[tuple[str, str]]:
     """Why a job never starts: code, and message without the job's label."""
     for field, key, unit, wanted in (
-        ("max_minutes", "walltime", "minutes", placement.walltime),
+        ("max_minutes", "walltime", "minutes", placement.time_limit),
         ("max_nodes", "nodes", "nodes", placement.nodes),
         ("max_gpus", "nodes", "GPUs", placement.nodes * placement.gpus_per_node),
     ):
         most, name = first(limits, field)
         if wanted > most:
-            yield "JW505", f".{key}: QoS {name} allows {most:g} {unit}, not {wanted}"
+            turns = turns_in_words(placement) if key == "walltime" else ""
+            yield "JW505", f".{key}: QoS {name} allows {most:g} {unit}, not {wanted}{turns}"
+
+
+def turns_in_words(placement: Placement) -> str:
+    """Why a job's time limit is more than the configured walltime, if it is."""
+    return f" ({placement.turns} turns of {placement.walltime})" if placement.turns > 1 else ""
 
 
 def parse_minutes(limit: str) -> float:

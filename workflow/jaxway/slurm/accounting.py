@@ -20,7 +20,7 @@ from jaxway_shared.errors import UserError
 from jaxway.config.jobs import SubmittedJob, TrainJob
 from jaxway.config.site import Site, read_site
 from jaxway.slurm.commands import error_message, run_query
-from jaxway.slurm.journal import Journal, Submission
+from jaxway.slurm.journal import NOT_STARTED, Journal, Submission
 from jaxway.slurm.queue import ENDED, JOBS_PER_QUERY
 
 SCHEMA_VERSION = 3
@@ -41,11 +41,11 @@ def most_jobs(job: SubmittedJob, retries: int) -> int:
 def node_hours(jobs: Iterable[SubmittedJob], retries: int) -> float:
     """The most that jobs can take: all of their time, as often as they may be submitted.
 
-    Those that share nodes fill them.
+    Those that share nodes fill all parts of them.
     """
     alike = Counter((job.placement, most_jobs(job, retries)) for job in jobs)
     return sum(
-        math.ceil(count / where.trainings_per_node) * where.nodes * where.walltime * most / 60
+        math.ceil(count / where.parts) * where.nodes * where.walltime * most / 60
         for (where, most), count in alike.items()
     )
 
@@ -77,8 +77,9 @@ def estimate(
         largest = max(job.placement.nodes for job in same_kind)
         longest = max(job.placement.walltime for job in same_kind)
         each = f"{counted(largest, 'node')} and {longest} minutes at most"
-        sharing = max(job.placement.trainings_per_node for job in same_kind)
-        each += f", up to {sharing} on one node" if sharing > 1 else ""
+        where = max((job.placement for job in same_kind), key=lambda x: x.trainings_per_node)
+        each += f", up to {where.trainings_per_node} on one node" if where.parts > 1 else ""
+        each += f", {where.parts} at a time" if where.turns > 1 else ""
         total = in_words(node_hours(same_kind, retries), cores_per_node)
         lines.append(f"{kind}: {fewest}{counted(most, 'job')}, each {each}: {total}")
     return [
@@ -154,7 +155,7 @@ def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[J
     """What jobs have used, oldest first. UserError where Slurm did not report it."""
     by_id = defaultdict(list)
     for each in submissions:
-        if each.id:
+        if each.id and each.end != NOT_STARTED:
             by_id[each.id].append(each)
     ids = sorted(by_id, key=int)
     lines: list[str] = []

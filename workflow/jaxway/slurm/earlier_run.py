@@ -8,7 +8,7 @@ from collections.abc import Collection
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface as Job
 
 from jaxway.slurm.cancellation import cancel
-from jaxway.slurm.journal import RUN_ID, Journal, Submission
+from jaxway.slurm.journal import NOT_STARTED, RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, report
 from jaxway.slurm.queue import ENDED, LOST, LOST_AFTER_S
 from jaxway.slurm.submission import wait_for_calls
@@ -70,7 +70,7 @@ class EarlierRun:
                 return self._taken_over(each, state), state, []
             if state in ENDED:
                 report(f"Job {each} of an earlier run: {state}. It is submitted again.")
-                self._journal.update(each, end=state)
+                self._journal.update(each, end=state if each.was_started() else NOT_STARTED)
             elif same and not each.cancelled:
                 return self._taken_over(each, state), state, []
             else:

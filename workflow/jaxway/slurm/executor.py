@@ -30,7 +30,7 @@ from jaxway import interrupt, log_filter, run_lock
 from jaxway.slurm import queue, sharing, submission
 from jaxway.slurm.cancellation import cancel, report_open
 from jaxway.slurm.earlier_run import EarlierRun
-from jaxway.slurm.journal import RUN_ID, Journal, Submission
+from jaxway.slurm.journal import NOT_STARTED, RUN_ID, Journal, Submission
 from jaxway.slurm.outage import PatientQueue, StoppedError, report
 from jaxway.slurm.polling import Polling
 from jaxway.slurm.queue import QueryError, SlurmJob
@@ -204,10 +204,12 @@ class Executor(SlurmExecutor):
         lost = {self._lost_nodes.pop(each.label, "") for _, each in members}
         excluded = self._failed_nodes | lost - {""}
         call = get_submit_command(job, options, settings, excluded)
+        if minutes := sharing.time_limit(members):  # of several such options sbatch takes the last
+            call += f" --time={minutes}"
         if tasks := job.resources.get("tasks_per_node"):  # ignored by the plugin for a job on GPUs
             call += f" --ntasks-per-node={tasks}"
         configured = re.findall(r"--exclude=(\S+)", job.resources.get("slurm_extra") or "")
-        if configured and excluded:  # of several such options sbatch takes the last one
+        if configured and excluded:
             call += f" --exclude={','.join([*configured, *sorted(excluded)])}"
         return f"{call}{set_gres_string(job)}"
 
@@ -303,6 +305,8 @@ class Executor(SlurmExecutor):
         if state == "NODE_FAIL" and re.fullmatch("[^[,]+", nodes):  # of several: which?
             self._lost_nodes[ended.label] = nodes  # Slurm may not know yet that it is down
         reason = f"job {ended.id} ended in state {state}{nodes and f' on {nodes}'}"
+        if state != "CANCELLED" and not ended.was_started():
+            state, reason = NOT_STARTED, f"{reason} before its turn"
         logs = " and ".join([*map(str, job.log), ended.log_file])
         if resumable := ResumableJob.of(job):
             with self._submitting:

@@ -19,6 +19,7 @@ from typing import Any
 from jaxway_shared.errors import UserError
 
 SCHEMA_VERSION = 1
+NOT_STARTED = "NOT STARTED"  # end of a job that shared one of Slurm, and had not had its turn
 JOURNAL = Path(".snakemake/jaxway/jobs.jsonl")
 RUN_ID = uuid.uuid4().hex[:8]  # names this process's run
 
@@ -49,6 +50,10 @@ class Submission:
     @property
     def log_file(self) -> str:
         return self.log.replace("%j", self.id)
+
+    def was_started(self) -> bool:
+        """Whether the job that it shares has come to it: its log appears then."""
+        return not self.shared_job or os.path.exists(self.log_file)
 
     def has_succeeded(self) -> bool:
         """Whether all outputs were written after it was submitted: no job leaves some and fails."""

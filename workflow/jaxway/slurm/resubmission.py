@@ -9,6 +9,7 @@ from jaxway_shared.errors import UserError, parse
 from jaxway_shared.training import TrainingState
 from snakemake_interface_executor_plugins.jobs import JobExecutorInterface
 
+from jaxway.slurm.journal import NOT_STARTED
 from jaxway.slurm.outage import StoppedError
 
 LOCK_WAIT_S = 120  # after a job: a file system takes a while to notice that a node is lost
@@ -82,8 +83,8 @@ def decide(
 ) -> Resubmit | Stop:
     """What follows on a training's last job, the ``jobs``-th in a row.
 
-    ``end``: Slurm's state of it. ``before``: the last checkpoint when it was submitted. ``state``:
-    that of the training now.
+    ``end``: Slurm's state of it, or NOT_STARTED. ``before``: the last checkpoint when it was
+    submitted. ``state``: that of the training now.
     """
     if state and state.error is not None:
         error = parse(state.error)
@@ -93,7 +94,7 @@ def decide(
     now = checkpoint_of(state)
     # What has changed since has another folder, in which a training begins at step 0.
     step_before = before.step if now.folder == before.folder else 0
-    if now.step <= step_before:
+    if now.step <= step_before and end != NOT_STARTED:
         return Stop(f"no progress past step {step_before}")
     if jobs >= max_jobs:
         return Stop(f"reached max_jobs={max_jobs}; last checkpoint: step {now.step}")

@@ -1,9 +1,11 @@
 """Jobs of Snakemake that go together, as one job of Slurm, since they share its node.
 
 Each is still a job of its own for Snakemake and in the journal, with its log, result and next job.
-The one of Slurm runs them side by side (jaxway/share_node.py), and ends with the last of them.
+The one of Slurm runs them side by side and, where they are more than the node has GPUs, in turns
+(jaxway/share_node.py). It ends with the last of them.
 """
 
+import math
 import shlex
 import sys
 import threading
@@ -67,11 +69,27 @@ def kind_of(job: Job, new: Submission) -> Hashable:
     return job.name, job.threads, new.number == 1, repr(sorted(asked.items()))
 
 
+def gpus(job: Job) -> int:
+    """GPUs of a node."""
+    return int(str(job.resources.get("gres", "gpu:1")).rpartition(":")[2])
+
+
+def parts(job: Job) -> int:
+    """How many jobs like this one share a node at a time, as Placement.parts."""
+    return min(trainings_per_node(job), gpus(job))
+
+
+def time_limit(members: Sequence[Member]) -> int | None:
+    """Minutes that a job needs whose members take turns; None, those that one of them asks for."""
+    job, _ = members[0]
+    turns = math.ceil(len(members) / parts(job))
+    return turns * job.resources.runtime if turns > 1 else None
+
+
 def command(members: Sequence[Member], lines: Sequence[str]) -> str:
     """What the job of Slurm runs: for each member a shell's line."""
     job, _ = members[0]
-    gpus = str(job.resources.get("gres", "gpu:0")).rpartition(":")[2]
-    words = [sys.executable, str(JAXWAY), "share-node"]
-    words += [f"--parts={trainings_per_node(job)}", f"--gpus={gpus}"]
+    words = [sys.executable, str(JAXWAY), "share-node", f"--parts={parts(job)}"]
+    words += [f"--gpus={gpus(job)}", f"--minutes={job.resources.runtime}"]
     words += ["--logs", *(new.log for _, new in members), "--commands", *lines]
     return f"exec {shlex.join(words)}"

@@ -45,7 +45,8 @@ def sbatch(call: str, command: str) -> str:
         fcntl.flock(lock, fcntl.LOCK_SH)
         try:
             result = subprocess.run(
-                [*shlex.split(call), f"--wrap={command}"],
+                shlex.split(call),
+                input=f"#!/bin/sh\n{command}\n",  # an argument has a limit of 128 KiB
                 capture_output=True,
                 text=True,
                 timeout=SBATCH_TIMEOUT_S,

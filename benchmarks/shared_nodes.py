@@ -10,6 +10,8 @@ checkout as root, the cluster up:
 import json
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +58,19 @@ def costs(checkout: Checkout) -> list[dict[str, Any]]:
     return jobs
 
 
-def main() -> None:
+@contextmanager
+def jobs_on_a_gpu_each(cluster: Cluster) -> Iterator[None]:
+    """Meanwhile a node takes as many jobs as have a GPU, whatever they want of its cores."""
+    change = f"scontrol update PartitionName={PARTITION} OverSubscribe"
+    cluster.run(f"{change}=FORCE:4", user="root")
+    try:
+        yield
+    finally:
+        cluster.run(f"{change}=EXCLUSIVE", user="root")
+
+
+def measure(checkout: Checkout, trainings: int, seconds: int) -> None:
     """Print node-seconds of a training both ways, and their ratio."""
-    trainings, seconds = [*map(int, sys.argv[1:]), *(64, 300)[len(sys.argv) - 1 :]]
-    checkout = Checkout(Cluster(), name="sweep")
-    # As many jobs on a node as its GPUs allow, whatever they want of its cores.
-    set_partition = f"scontrol update PartitionName={PARTITION} OverSubscribe"
-    checkout.cluster.run(f"{set_partition}=FORCE:4", user="root")
     checkout.run(checkout.configure("smoke_test", {}), "smoke_test", timeout=900)
     means = []
     for count, per_node in ((trainings // 8, 1), (trainings, 16)):
@@ -74,7 +82,14 @@ def main() -> None:
             flush=True,
         )
     print(f"ratio: {means[1] / means[0]:.3f}")
-    checkout.cluster.run(f"{set_partition}=EXCLUSIVE", user="root")
+
+
+def main() -> None:
+    """Measure sweeps of a number of trainings that take so many seconds each."""
+    trainings, seconds = [*map(int, sys.argv[1:]), *(64, 300)[len(sys.argv) - 1 :]]
+    checkout = Checkout(Cluster(), name="sweep")
+    with jobs_on_a_gpu_each(checkout.cluster):
+        measure(checkout, trainings, seconds)
 
 
 if __name__ == "__main__":

@@ -275,7 +275,8 @@ def test_budget_is_compared_with_what_the_plan_may_take(machine, used, status, m
 
 
 def test_queue_reports_start_or_refusal_of_each_kind_of_job(machine) -> None:
-    jobs = {"train.a": JOB, "train.b": JOB, "smoke_test": make_job(walltime=5)}
+    in_turns = make_job(walltime=10, trainings_per_node=12)
+    jobs = {"train.a": JOB, "train.b": in_turns, "smoke_test": make_job(walltime=5)}
     jobs["benchmark.c"] = make_job(node="jrc0101", walltime=7)  # its node is checked instead
     kinds = "sbatch --test-only --nodes=1 --gres=gpu:4 --time="
     del machine["sbatch --test-only"]

@@ -1,15 +1,22 @@
 """A planted fault for each check of preflight: named before anything is submitted."""
 
+import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from jaxway.slurm.journal import JOURNAL, Journal
 from nodes import Checkout, Cluster
 
 SMALL = {"steps": 10, "warmup_steps": 2, "global_batch": 8, "data": ["workflow/scripts/*.py"]}
 SMALL |= {"validation_bytes": 1024, "walltime": 10}
 SCRATCH = "/p/scratch/training/preflight"
+REFUSING = """#!/bin/sh
+[ "$SLURM_JOB_ID" ] && exec /usr/bin/apptainer "$@"
+echo 'Apptainer runs on compute nodes only'; exit 1
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +64,19 @@ def test_healthy_plan_is_all_green(cluster: Cluster, alice: Checkout) -> None:
     assert "at most" in text.partition(" cost ")[2]
 
 
-def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
-    """On a login node that refuses Apptainer, so that containers are pulled in jobs."""
+@contextmanager
+def refusing_login_node(alice: Checkout, partition: str) -> Iterator[str]:
+    """PATH of a login node that refuses Apptainer, so that containers are pulled in a partition."""
     site, own = f"{alice.folder}/profiles/jureca/site.yaml", f"{alice.folder}/refusing"
-    cluster.run(["sed", "-i", "s/^partitions:/&\\n  pull: dc-offline/", site])
-    refusing = "echo 'Apptainer runs on compute nodes only'; exit 1"
-    cluster.run(f"mkdir -p {own}; cat > {own}/apptainer; chmod +x {own}/apptainer", input=refusing)
-    path = f"{own}:/usr/local/bin:/usr/bin:/bin"
+    alice.cluster.run(["sed", "-i", f"s/^partitions:/&\\n  pull: {partition}/", site])
+    script = f"cat > {own}/apptainer; chmod +x {own}/apptainer"
+    alice.cluster.run(f"mkdir -p {own}; {script}", input=REFUSING)
+    yield f"{own}:/usr/local/bin:/usr/bin:/bin"
+    alice.cluster.run(["sed", "-i", f"/pull: {partition}/d", site])
+
+
+def test_faults_of_the_plan(alice: Checkout) -> None:
+    """On a login node that refuses Apptainer."""
     settings = {
         "image": "docker://nvcr.io/nvidia/jax:none",
         "environment": {"HF_HOME": "/p/home/jusers/alice/jureca/cache"},
@@ -76,8 +89,8 @@ def test_faults_of_the_plan(cluster: Cluster, alice: Checkout) -> None:
             "short": SMALL | {"validation_bytes": 10**9},
         },
     }
-    text = output(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden", PATH=path)
-    cluster.run(["sed", "-i", "/pull: dc-offline/d", site])
+    with refusing_login_node(alice, "dc-offline") as path:
+        text = output(alice, settings, SCRATCH=SCRATCH, SBATCH_ACCOUNT="forbidden", PATH=path)
     assert "FAIL apptainer" not in text
     for fault in (
         "FAIL partition pull.partition: Partition dc-offline not found; open are ",
@@ -187,3 +200,37 @@ def test_real_run_is_refused(alice: Checkout) -> None:
     assert "FAIL partition train.closed.partition: dc-closed is INACTIVE" in text
     assert "nothing was submitted" in text
     assert not alice.path("logs/pull.log").exists()
+
+
+@pytest.fixture
+def online(cluster: Cluster) -> Iterator[str]:
+    """A partition whose node reaches the registry."""
+    node, address, name = "jrc0102", "192.0.2.1", "online"  # that of the test cluster's registry
+    login = "$(getent hosts jrlogin01 | cut -d' ' -f1)"
+    reach = f"ip route add {address} via {login} && echo {address} nvcr.io >> /etc/hosts"
+    cluster.run(reach, node=node, user="root")
+    create = f"scontrol create PartitionName={name} Nodes={node} MaxTime=2:00:00"
+    cluster.run(create, user="root")
+    yield name
+    cluster.run(f"scontrol delete PartitionName={name}", user="root")
+    cluster.run(f"ip route del {address}; sed -i /nvcr.io/d /etc/hosts", node=node, user="root")
+
+
+def test_pull_as_a_job(cluster: Cluster, alice: Checkout, online: str) -> None:
+    """On the login node that refuses Apptainer; jobs run in what was pulled."""
+    with refusing_login_node(alice, online) as path:
+        config = alice.configure("online", {})
+        with alice.start(config, "smoke_test", SCRATCH=SCRATCH, PATH=path) as snakemake:
+            code, text = snakemake.wait(600)
+    assert code == 0, text
+    (pull,) = (
+        job for job in Journal(alice.path(str(JOURNAL))).read().values() if job.label == "pull"
+    )
+    query = f"sacct --noheader --allocations --jobs={pull.id} --format=Partition,NodeList"
+    assert cluster.run(query).stdout.split() == [online, "jrc0102"]
+    used = json.loads(alice.path("results/smoke_test.json").read_text())["provenance"]["container"]
+    kind = "Accept: application/vnd.docker.distribution.manifest.v2+json"
+    manifest = "https://nvcr.io/v2/nvidia/jax/manifests/24.10-maxtext-py3"
+    headers = cluster.run(["curl", "--silent", "--head", "--header", kind, manifest]).stdout
+    assert f"docker-content-digest: {used['digest']}" in headers.lower()
+    assert cluster.path(f"{SCRATCH}/jureca_containers/jax.sif").exists()

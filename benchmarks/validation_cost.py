@@ -1,19 +1,25 @@
-"""What validations, their best checkpoints and a trace cost a training, beside the validations' own
-time: the same training with and without them, in turns, with equal steps.
+"""What validations, their samples of text, the best checkpoint and a trace cost a training, beside
+the validations' own time: the same training with and without them, side by side, each on a core of
+its own, and in the next pair on that of the other.
 
-Run from the checkout: .venv/bin/python benchmarks/validation_cost.py [STEPS] [PAIRS]
+Run from the checkout, on 2 cores: .venv/bin/python benchmarks/validation_cost.py [STEPS] [PAIRS]
 """
 
-import itertools
-import json
+import contextlib
+import multiprocessing
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = ["--validate-every={}", '--profile={{"first": 21, "steps": 3}}', "--keep-every={}"]
 VALIDATIONS = 10
 
 
@@ -26,33 +32,69 @@ def prepare(folder: Path) -> Path:
     return record
 
 
-def train(record: Path, out: Path, steps: int, extras: list[str]) -> float:
-    """Seconds from the first step to the end, but for validations."""
-    words = [f"--data-record={record}", f"--steps={steps}", f"--state={out}", "--platform=cpu"]
-    words += [f"--out={out}/result/summary.json", *extras]
-    program = ROOT / "workflow/scripts/train.py"
-    subprocess.run([sys.executable, program, *words], check=True, stdout=subprocess.DEVNULL)
-    (segment,) = json.loads((out / "segments.json").read_text())["segments"]
-    lines = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-    validations = sum(line.get("validation_seconds", 0.0) for line in lines)
-    return float(segment["seconds"] - sum(segment["startup"].values()) - validations)
+def clocks() -> np.ndarray:
+    """Wall and CPU time of this process, in seconds."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def train(core: int, words: list[str]) -> np.ndarray:
+    """Wall and CPU seconds of a training, in a process of its own, from the end of its first step
+    to that of its last and the checkpoint of it, without those of its validations."""
+    os.sched_setaffinity(0, {core})
+    sys.path.insert(0, str(ROOT / "workflow/scripts"))
+    import train as program
+    from jaxway_job.training_loop import Training
+
+    seconds = np.zeros(2)
+
+    class Timed(Training):
+        def process_metrics(self, step: int, *rest: Any) -> int:
+            action = super().process_metrics(step, *rest)
+            if step == 1:
+                seconds[:] = -clocks()
+            return action
+
+        def validate(self, params: Any) -> dict[str, Any]:
+            seconds[:] += clocks()
+            values = super().validate(params)
+            seconds[:] -= clocks()
+            return values
+
+        def finish(self, params: Any) -> None:
+            seconds[:] += clocks()
+            super().finish(params)
+
+    program.Training = Timed  # type: ignore[misc]
+    sys.argv[1:] = words
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        program.main()
+    return seconds
 
 
 def main() -> None:
-    steps, pairs = map(int, [*sys.argv[1:], *("2000", "5")[len(sys.argv) - 1 :]])
-    extras = [word.format(steps // VALIDATIONS) for word in EXTRAS]
+    steps, pairs = map(int, [*sys.argv[1:], *("2000", "2")[len(sys.argv) - 1 :]])
+    extras = [f"--validate-every={steps // VALIDATIONS}", '--profile={"first": 21, "steps": 3}']
+    kinds = {"with": extras, "without": []}
+    spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        record, ratios = prepare(folder), []
+        record, ratios = prepare(Path(name)), []
         for pair in range(pairs):
-            seconds = {}
-            for kind, words in itertools.islice(  # who is first changes
-                itertools.cycle([("with", extras), ("without", [])]), pair % 2, pair % 2 + 2
-            ):
-                seconds[kind] = train(record, folder / f"{kind}{pair}", steps, words)
+            running = {}
+            with ProcessPoolExecutor(2, spawn, max_tasks_per_child=1) as pool:
+                for i, (kind, extra) in enumerate(kinds.items()):
+                    state = f"{name}/{kind}{pair}"
+                    words = [f"--data-record={record}", f"--steps={steps}", "--platform=cpu"]
+                    words += [f"--state={state}", f"--out={state}/out/summary.json", *extra]
+                    running[kind] = pool.submit(train, (i + pair) % 2, words)
+            seconds = {kind: future.result() for kind, future in running.items()}
             ratios.append(seconds["with"] / seconds["without"])
-            print(*(f"{kind} {value:.1f} s" for kind, value in sorted(seconds.items())), ratios[-1])
-    print(f"{steps} steps: {statistics.median(ratios):.3f} times as long (median of {pairs} pairs)")
+            lines = (
+                f"{kind} {wall:.1f} s, CPU {cpu:.1f} s" for kind, (wall, cpu) in seconds.items()
+            )
+            print(*lines, "ratios {:.3f}, {:.3f}".format(*ratios[-1]), sep="; ", flush=True)
+            print(f"load {os.getloadavg()[2]:.1f} in the last 15 minutes", flush=True)
+    wall, cpu = map(statistics.geometric_mean, zip(*ratios, strict=True))
+    print(f"{steps} steps, {pairs} pairs: {wall:.3f} times as long, {cpu:.3f} times the CPU time")
 
 
 if __name__ == "__main__":

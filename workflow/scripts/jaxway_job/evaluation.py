@@ -18,20 +18,31 @@ SAMPLE_TOKENS = 128
 
 
 class Evaluation:
-    """Evaluates models of a training, by functions that are compiled once.
+    """Evaluates models of a training, by functions that are compiled once: by ``compile``, or when
+    they are called first.
 
     ``begin_batch`` is called before each batch of windows.
     """
 
     def __init__(self, setup: TrainingSetup, begin_batch: Callable[[], None]) -> None:
         self.setup, self.record, self.begin_batch = setup, setup.data.record, begin_batch
-        self.nats = jax.jit(partial(cross_entropy.loss, setup.config))
+        self.nats: Any = jax.jit(partial(cross_entropy.loss, setup.config))
         prompt, _ = dataset.scoring_windows(setup.data.validation[:1], setup.args.context)
         first = int(prompt[0, 0])  # which comes before a text
-        self.write = jax.jit(
+        self.write: Any = jax.jit(
             partial(sample, setup.config, setup.args.seed, first, self.record.vocabulary),
             out_shardings=setup.replicated,
         )
+
+    def compile(self) -> None:
+        """Compile the functions, for which no array is needed."""
+        params, size = self.setup.sharded_shapes()["params"], self.setup.args.global_batch
+        windows, weights = (
+            jax.ShapeDtypeStruct((size, *part.shape[1:]), part.dtype, sharding=self.setup.by_batch)
+            for part in self.sample_windows
+        )
+        self.nats = self.nats.lower(params, windows, weights).compile()
+        self.write = self.write.lower(params).compile()
 
     def text_nats(self, params: Tree) -> float:
         """Nats that the held-out text costs."""

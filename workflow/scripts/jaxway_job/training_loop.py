@@ -44,6 +44,8 @@ class Training:
         last = self.args.steps
         first, state = self.restore()
         run_step = self.setup.compile_step()
+        if self.args.validate_every:
+            self.evaluation.compile()  # so that no validation takes longer than the others
         multihost_utils.sync_global_devices("compiled")  # compiling does not count as a hang
         self.timer.mark("compile")
         self.watchdog.start()

@@ -38,7 +38,8 @@ def launch(server):
 def undisturbed(launch, record, tmp_path_factory):
     """A run from start to end; its folder holds ``state`` and ``out``."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    wait(launch(*arguments(record, folder / "state", folder / "out")))
+    profile = '{"first": 27, "steps": 2}'
+    wait(launch(*arguments(record, folder / "state", folder / "out", profile=profile)))
     return folder
 
 

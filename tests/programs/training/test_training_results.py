@@ -2,6 +2,7 @@
 
 import ast
 import fcntl
+import gzip
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import train
+from jaxway.report.trace import step_time
 from jaxway_shared import presets, training
 from trainings import (
     PROGRAM,
@@ -77,6 +79,27 @@ def test_training_learns_and_writes_results(undisturbed):
         x: sum(line[f"{x}_seconds"] for line in lines) for x in ("step", "data", "checkpoint")
     }
     assert 0 < seconds["data"] + seconds["checkpoint"] < seconds["step"]
+
+
+def test_trace_has_its_steps_as_perfetto_reads_them(undisturbed):
+    """It drops an event that begins in another one of its thread, and ends after that."""
+    found = step_time(undisturbed / "state", 2)
+    assert found and found.operations and found.compute > 0
+    (file,) = (undisturbed / "state/trace/plugins/profile").glob("*/*.trace.json.gz")
+    events = [
+        x for x in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"] if "dur" in x
+    ]
+    steps = [event for event in events if event["name"] == "step"]
+    assert [step["args"]["step_num"] for step in steps] == ["27", "28"]
+    for step in steps:
+        for event in events:
+            same = event["tid"] == step["tid"]
+            begins_in_it = event["ts"] < step["ts"] < span_end(event)
+            assert not same or not begins_in_it or span_end(event) >= span_end(step), event
+
+
+def span_end(event):
+    return event["ts"] + event["dur"]
 
 
 def test_there_are_no_bits_per_byte_where_text_is_lost(undisturbed, launch, record, tmp_path):

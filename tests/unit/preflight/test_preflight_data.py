@@ -208,6 +208,12 @@ def test_each_source_of_a_mixture_is_read_as_often_as_it_is() -> None:
     assert found == passed(f"train.a: 0.0 M tokens, {often}")
 
 
+def test_prepared_data_may_leave_too_little_for_a_context() -> None:
+    record = data_record(shards=(10,), train_tokens=10)
+    found = [data.check_prepared(record, ["train.a"], data.Demand(size, 300)) for size in (9, 10)]
+    assert [each.code for each in found] == ["", "JW513"]
+
+
 def test_prepared_data_need_no_files(site, tmp_path) -> None:
     job = make_training(("gone",), context=10)
     (tmp_path / "train-00000.bin").write_bytes(bytes(50))

@@ -87,6 +87,12 @@ def demand_of(trainings: Iterable[TrainJob]) -> Demand:
 
 def check_prepared(record: DataRecord, labels: list[str], demand: Demand) -> Finding:
     """What is known of data that have been prepared."""
+    if record.train_tokens <= demand.context:
+        return failure(
+            "JW513",
+            f"{labels[0]}.data: {record.train_tokens:,} tokens are left after validation, too few "
+            f"for a context of {demand.context}: lower validation_bytes or add text",
+        )
     tokens = f"{record.train_tokens / 1e6:,.1f} M tokens"
     often = reads(demand, record.train_tokens)
     if demand.mixture:

@@ -56,7 +56,9 @@ class Training:
             with self.metrics.paused():
                 self.trace.begin(step)
             tokens = self.load_batch(step)
-            with jax.profiler.StepTraceAnnotation("step", step_num=step):
+            # StepTraceAnnotation begins in a function of its own, which is traced, too, and which
+            # it outlasts: Perfetto drops such steps.
+            with jax.profiler.TraceAnnotation("step", step_num=step, _r=1):
                 actions = self.setup.actions(self.requested_action())
                 state, result = run_step(state, tokens, actions)
             pending.append((step, result))

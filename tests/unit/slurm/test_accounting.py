@@ -51,6 +51,10 @@ def test_estimate_of_trainings_that_take_turns() -> None:
     }
     each = "each 1 node and 60 minutes at most, up to 8 on one node, 4 at a time"
     assert estimate(jobs, 0, None)[0] == f"train: 9 jobs, {each}: 3 node-h"
+    one = make_placement(walltime=60, gpus_per_node=1, trainings_per_node=3)
+    jobs = {"train.a": make_training(placement=one, max_jobs=1)}
+    each = "each 1 node and 60 minutes at most, up to 3 on one node, 1 at a time"
+    assert estimate(jobs, 0, None)[0] == f"train: 1 job, {each}: 1 node-h"
 
 
 RECORDED = """\
@@ -127,13 +131,13 @@ def test_usage_of_each_job_of_the_folder(folder: Path) -> None:
 
 
 def test_usage_of_a_job_is_divided_by_those_that_share_it(folder: Path) -> None:
-    """Of two that failed in one job, this one made no progress."""
-    Journal().begin(make_submission("nameless", label="train_run other"))
-    Journal().update(make_submission("nameless"), id="9")
+    """Of three in one job, one failed without progress."""
+    for name, end in (("other", "FAILED"), ("third", "COMPLETED")):
+        Journal().begin(make_submission(name, label=f"train_run {name}", id="9", end=end))
     shared = [job for job in query(folder) if job.job == "9"]
-    assert [job.name for job in shared] == ["train_run b", "train_run other"]
-    assert [job.node_hours for job in shared] == pytest.approx([30 / 3600] * 2)
-    assert [job.no_progress for job in shared] == [False, True]
+    assert [job.name for job in shared] == ["train_run b", "train_run other", "train_run third"]
+    assert [job.node_hours for job in shared] == pytest.approx([20 / 3600] * 3)
+    assert [job.no_progress for job in shared] == [False, True, False]
     # One whose turn had not come has no part of it.
     Journal().begin(make_submission("late", label="train_run late", id="9", end=NOT_STARTED))
     assert [job for job in query(folder) if job.job == "9"] == shared

@@ -78,7 +78,8 @@ def estimate(
         longest = max(job.placement.walltime for job in same_kind)
         each = f"{counted(largest, 'node')} and {longest} minutes at most"
         where = max((job.placement for job in same_kind), key=lambda x: x.trainings_per_node)
-        each += f", up to {where.trainings_per_node} on one node" if where.parts > 1 else ""
+        shares = where.trainings_per_node > 1
+        each += f", up to {where.trainings_per_node} on one node" if shares else ""
         each += f", {where.parts} at a time" if where.turns > 1 else ""
         total = in_words(node_hours(same_kind, retries), cores_per_node)
         lines.append(f"{kind}: {fewest}{counted(most, 'job')}, each {each}: {total}")
@@ -183,7 +184,9 @@ def query_accounting(submissions: Iterable[Submission], scratch: Path) -> list[J
                 limit=60 * int(limit) if limit.isdecimal() else None,
                 nodes=int(nodes),
                 sharing=len(by_id[job]),
-                no_progress=state in ENDED - {"COMPLETED"}
+                # Of those that share a job, some may have succeeded.
+                no_progress="COMPLETED" not in (state, each.end)
+                and state in ENDED
                 and (job, each.label.partition(" ")[2]) not in progress,
             )
             for each in by_id[job]

@@ -55,6 +55,7 @@ def run(folder: Path, *commands: str) -> subprocess.CompletedProcess[str]:
         env=environment,
         capture_output=True,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -75,12 +76,13 @@ def test_a_job_alone_has_its_part(tmp_path: Path) -> None:
 
 def test_next_job_begins_on_the_part_that_is_free(tmp_path: Path) -> None:
     """Also if the job before it has failed; its time begins then."""
-    waits = "echo $JAXWAY_GPUS; until [ -e third ]; do sleep 0.01; done; date +%s"
-    third = "echo $JAXWAY_GPUS $SLURM_JOB_END_TIME; touch third"
-    assert run(tmp_path, waits, "date +%s; echo $JAXWAY_GPUS; exit 3", third).returncode == 1
+    part = "echo $JAXWAY_GPUS:$(grep Cpus_allowed_list /proc/$$/status | cut -f2)"
+    waits = f"{part}; until [ -e third ]; do sleep 0.01; done; date +%s"
+    third = f"{part}; echo $SLURM_JOB_END_TIME; touch third"
+    assert run(tmp_path, waits, f"date +%s; {part}; kill 0", third).returncode == 1
     logs = [(tmp_path / f"{i}-7.log").read_text().split() for i in range(3)]
-    (gpu, after), (before, free), (used, end) = logs
-    assert used == free != gpu
+    (other, after), (before, free), (used, end) = logs
+    assert used == free != other
     assert int(before) <= int(end) - 60 * 60 <= int(after) + 1  # they are rounded
 
 

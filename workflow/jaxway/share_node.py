@@ -99,6 +99,7 @@ def run_job(command: str, log: str, gpus: Sequence[str], minutes: float) -> bool
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # `kill 0` in one ends no other; kernels may share by sessions
         )
         code = wait(process, end)
         if code is None:

@@ -31,6 +31,8 @@ def sweep(checkout: Checkout, trainings: int, seconds: float, per_node: int) -> 
         **{"gpus_per_node": 1 if per_node == 1 else 4},
     }
     train = {f"by_{per_node}-{i}": training for i in range(trainings)}
+    # What was trained before is not trained again.
+    checkout.cluster.run(f"rm -rf {SCRATCH}/alice/jaxway/train/by_{per_node}-*")
     config = checkout.configure("sweep", {"train": train})
     checkout.run(config, "train", f"--jobs={max(8, 2 * per_node)}", timeout=3600)
     for name in train:  # each has its own

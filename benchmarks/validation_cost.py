@@ -77,24 +77,26 @@ def main() -> None:
     kinds = {"with": extras, "without": []}
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
-        record, ratios = prepare(Path(name)), []
+        record, extra, ratios = prepare(Path(name)), [], []
         for pair in range(pairs):
             running = {}
             with ProcessPoolExecutor(2, spawn, max_tasks_per_child=1) as pool:
-                for i, (kind, extra) in enumerate(kinds.items()):
+                for i, (kind, options) in enumerate(kinds.items()):
                     state = f"{name}/{kind}{pair}"
                     words = [f"--data-record={record}", f"--steps={steps}", "--platform=cpu"]
-                    words += [f"--state={state}", f"--out={state}/out/summary.json", *extra]
+                    words += [f"--state={state}", f"--out={state}/out/summary.json", *options]
                     running[kind] = pool.submit(train, (i + pair) % 2, words)
             seconds = {kind: future.result() for kind, future in running.items()}
+            extra.append(seconds["with"] - seconds["without"])
             ratios.append(seconds["with"] / seconds["without"])
             lines = (
                 f"{kind} {wall:.1f} s, CPU {cpu:.1f} s" for kind, (wall, cpu) in seconds.items()
             )
-            print(*lines, "ratios {:.3f}, {:.3f}".format(*ratios[-1]), sep="; ", flush=True)
-            print(f"load {os.getloadavg()[2]:.1f} in the last 15 minutes", flush=True)
-    wall, cpu = map(statistics.geometric_mean, zip(*ratios, strict=True))
-    print(f"{steps} steps, {pairs} pairs: {wall:.3f} times as long, {cpu:.3f} times the CPU time")
+            load = os.getloadavg()[2]
+            print(*lines, f"load of 15 minutes {load:.0f}", sep="; ", flush=True)
+    for i, clock in enumerate(("by the clock", "of CPU time")):
+        ratio, more = statistics.geometric_mean(x[i] for x in ratios), np.mean(extra, 0)[i]
+        print(f"{clock}: {ratio:.3f} times as much, {more:.1f} s more; means of {pairs} pairs")
 
 
 if __name__ == "__main__":

@@ -82,8 +82,21 @@ def become(words: list[str], environment: dict[str, str], folder: str) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_CREAT), number)
+    if pause := float(environment.get("SECONDS_TO_PRINT", 0)):
+        print_slowly(pause)
     sys.argv, sys.path[0] = words, str(Path(words[0]).parent)
     runpy.run_path(words[0], run_name="__main__")
+
+
+def print_slowly(pause: float) -> None:
+    """Have each print() to a program's output that is flushed take so many seconds."""
+    flush = sys.stdout.flush
+
+    def flush_late() -> None:
+        time.sleep(pause)
+        flush()
+
+    sys.stdout.flush = flush_late  # type: ignore[method-assign]
 
 
 def serve() -> None:

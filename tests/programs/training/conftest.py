@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import prepared_bytes
 import pytest
-from trainings import PROGRAM, arguments, logged, wait, wait_for
+from trainings import PROGRAM, SLOWLY, arguments, logged, wait, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def halfway(launch, record, tmp_path_factory):
     """A state with two checkpoints and many steps to go."""
     folder = tmp_path_factory.mktemp("halfway")
     command = arguments(record, folder / "state", folder / "out", checkpoint_minutes=60)
-    process = launch(*command)
+    process = launch(*command, **SLOWLY)
     wait_for(lambda: logged(folder / "state") > 5, process)
     process.send_signal(signal.SIGTERM)
     wait(process, 75)

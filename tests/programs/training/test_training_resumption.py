@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import time
+from unittest.mock import Mock
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 from jaxway_job import checkpoints
 from jaxway_shared import training
 from trainings import (
+    SLOWLY,
     STEPS,
     TIMEOUT_S,
     arguments,
@@ -33,7 +35,7 @@ def test_run_killed_repeatedly_gives_the_same_result(launch, undisturbed, record
     moments = sorted(draw.sample(range(2, STEPS // 2), 2))
     for moment in moments:
         goal = max(moment, logged(state) + 1)
-        process = launch(*command)
+        process = launch(*command, **SLOWLY)
         wait_for(lambda goal=goal: last_checkpoint_step(state) and logged(state) >= goal, process)
         time.sleep(draw.uniform(0, 0.02))  # whatever it is doing then
         process.send_signal(signal.SIGKILL)
@@ -52,7 +54,7 @@ def test_run_killed_repeatedly_gives_the_same_result(launch, undisturbed, record
 def test_signal_saves_and_stops(launch, undisturbed, record, tmp_path, signum):
     state = tmp_path / "state"
     command = arguments(record, state, tmp_path / "out", checkpoint_minutes=60)
-    process = launch(*command)
+    process = launch(*command, **SLOWLY)
     wait_for(lambda: logged(state) > 5, process)
     process.send_signal(signum)
     wait(process, 75)
@@ -92,7 +94,7 @@ def test_training_that_begins_at_a_checkpoint_equals_the_one_that_had_it(
 ):
     origin = f"{undisturbed / 'state'}@40"
     command = arguments(record, tmp_path / "state", tmp_path / "out", **{"from": origin})
-    process = launch(*command)
+    process = launch(*command, **SLOWLY)
     wait_for(lambda: logged(tmp_path / "state") > 5, process)
     process.send_signal(signal.SIGTERM)
     wait(process, 75)
@@ -163,6 +165,17 @@ def test_checksum_finds_every_flipped_bit():
         changed = numbers.view(np.uint32).copy()
         changed[bit // 32] ^= np.uint32(1 << bit % 32)
         assert int(checkpoints.checksums(changed.view(np.float32))) != before
+
+
+def test_checkpoint_counts_as_finished_while_the_next_is_written(tmp_path):
+    """Else saves without a pause would never be recorded, nor old ones deleted."""
+    store = checkpoints.Checkpoints(tmp_path, keep=2)
+    store.manager = Mock(**{"is_saving_in_progress.return_value": True})
+    finished = []
+    for step in (1, 2):
+        store.save(step, {})
+        finished.append(store.save_finished())
+    assert finished == [False, True] and not store.save_finished()
 
 
 def test_best_checkpoint_and_every_kth_are_kept_beside_the_newest(tmp_path):

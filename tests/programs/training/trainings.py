@@ -16,6 +16,7 @@ from jaxway_shared.training import TrainingState
 PROGRAM = Path(train.__file__)
 STEPS = 100
 TIMEOUT_S = 400  # of a program that takes seconds on a machine that does nothing else
+SLOWLY = {"SECONDS_TO_PRINT": "0.03"}  # a step: so a test is in time to interrupt a training
 step_ids = itertools.count()
 
 

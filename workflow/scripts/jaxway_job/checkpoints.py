@@ -41,7 +41,7 @@ class Checkpoints:
         self.keep, self.keep_every = keep, keep_every
         options = ocp.CheckpointManagerOptions(max_to_keep=None, cleanup_tmp_directories=True)
         self.manager = ocp.CheckpointManager(self.folder, options=options)
-        self.saving, self.save_start = False, 0.0
+        self.saving, self.save_start, self.finished = False, 0.0, False
         self.longest_save = 0.0  # seconds
 
     def restore(self, like: Any) -> tuple[int, Any]:
@@ -86,6 +86,8 @@ class Checkpoints:
 
         Ends the program if this one, or one before it, cannot be written.
         """
+        if self.saving:  # Orbax would wait for the one before, too
+            self.finish_save()
         self.saving, self.save_start = True, time.perf_counter()
         try:
             # On the CPU it would be written from the very memory that is donated.
@@ -98,12 +100,16 @@ class Checkpoints:
 
     def save_finished(self) -> bool:
         """Whether a checkpoint has been finished since the last call."""
-        if not self.saving or self.manager.is_saving_in_progress():
-            return False
+        if self.saving and not self.manager.is_saving_in_progress():
+            self.finish_save()
+        finished, self.finished = self.finished, False
+        return finished
+
+    def finish_save(self) -> None:
+        """Wait until a checkpoint is finished, and note that it is."""
         self.wait()
-        self.saving = False
+        self.saving, self.finished = False, True
         self.longest_save = max(self.longest_save, time.perf_counter() - self.save_start)
-        return True
 
     def newest(self) -> int:
         """Step of the newest finished checkpoint; 0 where there is none."""

@@ -70,14 +70,15 @@ class Training:
             action = CONTINUE
             while len(pending) > (not at_once):
                 action = max(action, self.process_metrics(*pending.pop(0), state["params"]))
-            is_best = validates and self.metrics.best_step() == step
+            is_best = validates and self.metrics.best_step(step) == step
             if action != CONTINUE or must_save or is_best:
                 while pending:
                     self.process_metrics(*pending.pop(0), state["params"])
                 self.save(step, state, wait=action == STOP or step == last)
             if self.checkpoints.save_finished():
-                self.checkpoints.delete_old(self.metrics.best_step())
-                self.record_progress(self.checkpoints.newest())
+                newest = self.checkpoints.newest()
+                self.checkpoints.delete_old(self.metrics.best_step(newest))
+                self.record_progress(newest)
             if action == STOP and step < last:
                 reason = self.watchdog.stop_reason()
                 training_state.exit_for_resubmission(

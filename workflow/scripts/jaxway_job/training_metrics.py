@@ -66,11 +66,11 @@ class TrainingMetrics:
             "mfu_causal": self.mfu(speed, causal=True),
             **validation,
         }
+        self.restart_clock()  # while this line is written, devices compute
         self.lines.append(training_state.append_metrics(self.folder, values))
         if runtime.first_process():
             numbers = ((k, v) for k, v in values.items() if isinstance(v, (int, float)))
             print(" ".join(f"{k} {v:.4g}" for k, v in numbers), flush=True)
-        self.restart_clock()
 
     def mfu(self, tokens_per_second: float, causal: bool) -> float | None:
         """Share of the devices' peak; None where that is not known."""
@@ -82,9 +82,10 @@ class TrainingMetrics:
         first = 0.9 * self.setup.args.steps
         return statistics.mean(x.numbers["loss"] for x in self.lines if x.step > first)
 
-    def best_step(self) -> int | None:
-        """The step after which the validation's loss was least; None, there was no validation."""
-        return training.best_step(self.lines)
+    def best_step(self, until: int) -> int | None:
+        """The step, of those up to ``until``, after which the validation's loss was least; None,
+        there was no validation."""
+        return training.best_step(line for line in self.lines if line.step <= until)
 
     def newest(self, name: str) -> float | None:
         """What the last line that has it says; None, none has."""

@@ -41,6 +41,8 @@ def main():
     params = model.init(config, jax.random.key(0))
     state = {"params": params, "optimizer": optimizer.init(params)}
     text = np.random.default_rng(0).integers(0, 256, (BATCH, CONTEXT + 1)).astype(np.uint8)
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("data",))
+    step = optimization.compile_step(step.lower(state, text, np.zeros(1, np.int32)), mesh, None)
 
     def one_step():
         nonlocal state

@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -13,6 +14,7 @@ from jaxway_shared import presets
 
 PEAK, LOWEST, WARMUP, END, DECAY = 0.01, 0.001, 4, 40, 10
 SHAPES = {"embed_VxD": (6, 4), "ngrams_RxD": (3, 4), "layers": (2, 4, 3), "head_DxV": (4, 6)}
+SQUARE = np.eye(64, dtype=np.float32)
 
 
 def options(**values: Any) -> Namespace:
@@ -98,11 +100,14 @@ def test_optimizer_is_its_formula(clip_norm, decay_embeddings):
 def compiled(**xla: Any) -> Any:
     """A function compiled with these options of XLA."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("data",))
-    return optimization.compile_step(jax.jit(lambda x: x + 1).lower(1.0), mesh, xla)
+    lowered = jax.jit(jnp.dot).lower(SQUARE, SQUARE)
+    return optimization.compile_step(lowered, mesh, xla)
 
 
 def test_options_of_xla():
-    assert compiled(xla_gpu_all_reduce_combine_threshold_bytes=1024, xla_foo=None)(1.0) == 2
+    product = compiled(xla_gpu_all_reduce_combine_threshold_bytes=1024, xla_foo=None)
+    np.testing.assert_array_equal(product(SQUARE, SQUARE), SQUARE @ SQUARE)
+    assert "ynn" not in product.as_text()
     with pytest.raises(SystemExit) as stop:
         compiled(xla_foo=True)
     assert "xla: INVALID_ARGUMENT: No such compile option: 'xla_foo' (JAX " in str(stop.value)

@@ -83,7 +83,8 @@ def sum_over_chunks(
             return (total, dhead_DxV), x_BxCxD
         dlogits_BxCxV = jnp.exp(logits_BxCxV - log_sum_BxC[..., None]) - hit_BxCxV
         dlogits_BxCxV = (dlogits_BxCxV * weight_BxC[..., None]).astype(x_BxCxD.dtype)
-        part_DxV = jnp.einsum("bcd,bcv->dv", x_BxCxD, dlogits_BxCxV, preferred_element_type=wide)
+        rows = x_BxCxD.reshape(-1, x_BxCxD.shape[-1]), dlogits_BxCxV.reshape(-1, V)
+        part_DxV = jnp.einsum("nd,nv->dv", *rows, preferred_element_type=wide)
         dhead_DxV += constrain(config, part_DxV, HEAD)
         return (total, dhead_DxV), jnp.einsum("bcv,dv->bcd", dlogits_BxCxV, head_DxV)
 

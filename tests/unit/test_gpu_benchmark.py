@@ -40,7 +40,7 @@ WRITE = "open(out, 'w').write(json.dumps({'rows': [['speed', '7', '']]}))\n"
 PARTS = {  # what each does, and what becomes of it
     "good": (WRITE, "ok"),
     "crashes": (WRITE + "print('no luck', flush=True); os.abort()", "failed"),
-    "hangs": (f"{WRITE}\nsubprocess.run(['sleep', '1000'])", "over its limit"),
+    "hangs": (f"{WRITE}\nsubprocess.run(['tail', '-f', __file__])", "over its limit"),
     "writes half": ("open(out, 'w').write('{')", "ok"),
     "writes something else": ("open(out, 'w').write('[]')", "ok"),
     "good, too": (WRITE, "ok"),
@@ -73,7 +73,7 @@ def test_one_part_does_not_stop_the_rest(
         assert f"| {name} | speed | 7 |  |" in table
     assert "| **failed** | no luck |" in table
     assert table.count("its result cannot be read") == 1
-    assert not subprocess.run(["pgrep", "-f", "sleep 1000"], capture_output=True).stdout
+    assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout
 
 
 def test_later_parts_keep_their_time(

@@ -71,8 +71,10 @@ def refusing_login_node(alice: Checkout, partition: str) -> Iterator[str]:
     alice.cluster.run(["sed", "-i", f"s/^partitions:/&\\n  pull: {partition}/", site])
     script = f"cat > {own}/apptainer; chmod +x {own}/apptainer"
     alice.cluster.run(f"mkdir -p {own}; {script}", input=REFUSING)
-    yield f"{own}:/usr/local/bin:/usr/bin:/bin"
-    alice.cluster.run(["sed", "-i", f"/pull: {partition}/d", site])
+    try:
+        yield f"{own}:/usr/local/bin:/usr/bin:/bin"
+    finally:
+        alice.cluster.run(["sed", "-i", f"/pull: {partition}/d", site])
 
 
 def test_faults_of_the_plan(alice: Checkout) -> None:
@@ -205,7 +207,8 @@ def test_real_run_is_refused(alice: Checkout) -> None:
 @pytest.fixture
 def online(cluster: Cluster) -> Iterator[str]:
     """A partition whose node reaches the registry."""
-    node, address, name = "jrc0102", "192.0.2.1", "online"  # that of the test cluster's registry
+    node, name = "jrc0102", "online"
+    address = cluster.run("getent hosts nvcr.io").stdout.split()[0]
     login = "$(getent hosts jrlogin01 | cut -d' ' -f1)"
     reach = f"ip route add {address} via {login} && echo {address} nvcr.io >> /etc/hosts"
     cluster.run(reach, node=node, user="root")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from jaxway import share_node
 from jaxway.config.schema import WORKFLOW
+from jaxway.processes import KILL_WAIT_S
 from jaxway.share_node import allocated_gpus, allowed_cores, split
 
 
@@ -113,13 +114,19 @@ def test_no_job_begins_after_sigterm(monkeypatch) -> None:
 
 def start(script: str) -> subprocess.Popen[bytes]:
     """A shell that has printed a line, which says that it has come so far."""
-    return subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE)
+    return subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True)
 
 
-def test_sigkill_for_all_processes_when_the_time_is_over() -> None:
-    """Also for one that has a session of its own, and whose parents ignore SIGTERM as it does."""
-    script = "trap '' TERM; setsid sh -c 'echo $$; while :; do sleep 1000; done' & wait"
-    with start(script) as process:
+@pytest.mark.parametrize(
+    "script",
+    [
+        "setsid sh -c 'echo $$; sleep 1000' & wait",  # it has a session of its own
+        "(sh -c 'echo $$; exec sleep 1000' &); sleep 1000",  # it has lost its parent
+    ],
+)
+def test_sigkill_for_all_processes_when_the_time_is_over(script: str) -> None:
+    """Also for one whose parents ignore SIGTERM as it does."""
+    with start(f"trap '' TERM; {script}") as process:
         assert process.stdout
         child = int(process.stdout.readline())
         assert share_node.wait(process, time.time()) is None
@@ -134,7 +141,7 @@ def test_sigterm_comes_while_there_is_time_to_save() -> None:
     with start(script) as process:
         assert process.stdout
         assert process.stdout.readline() == b"begun\n"
-        end = time.time() + share_node.KILL_WAIT_S
+        end = time.time() + KILL_WAIT_S
         assert share_node.wait(process, end) is None
         assert process.stdout.read() == b"saved\n"
     assert process.returncode == 75

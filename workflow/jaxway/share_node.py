@@ -11,8 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -20,8 +20,9 @@ from typing import TypeVar
 
 from jaxway_shared.errors import with_code
 
+from jaxway.processes import KILL_WAIT_S, send, with_descendants
+
 T = TypeVar("T")
-KILL_WAIT_S = 30  # between SIGTERM and SIGKILL: Slurm's default (KillWait)
 POLL_INTERVAL_S = 0.5
 
 
@@ -50,26 +51,6 @@ def allowed_cores() -> list[list[int]]:
     return [*cores.values()]
 
 
-def with_descendants(processes: Iterable[int]) -> list[int]:
-    """Processes, and all that they and those have started."""
-    children = defaultdict(list)
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended
-            parent = file.read_text().rpartition(")")[2].split()[1]
-            children[int(parent)].append(int(file.parent.name))
-    found = [*processes]
-    for each in found:  # it grows meanwhile
-        found += children[each]
-    return found
-
-
-def send(number: int, processes: Iterable[int]) -> None:
-    """Send a signal to those of the processes that have not ended."""
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, number)
-
-
 def wait(process: subprocess.Popen[bytes], end: float) -> int | None:
     """Exit code of a process; None, its time was over, and all that it has started was ended.
 
@@ -83,7 +64,8 @@ def wait(process: subprocess.Popen[bytes], end: float) -> int | None:
     while time.time() < end and any(os.path.exists(f"/proc/{each}") for each in processes):
         time.sleep(POLL_INTERVAL_S)
         process.poll()
-    send(signal.SIGKILL, with_descendants(processes))
+    # By its group, too: one may have lost its parent, or have been started meanwhile.
+    send(signal.SIGKILL, [*with_descendants(processes), -process.pid])
     process.wait()
     return None
 

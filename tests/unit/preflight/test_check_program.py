@@ -8,6 +8,7 @@ import sys
 import pytest
 from jaxway.preflight import program
 from jaxway.preflight.program import Trial
+from jaxway.processes import with_descendants
 
 START = """
 import os, pathlib, signal, sys, time
@@ -124,7 +125,7 @@ def test_processes_below_one_are_found():
         assert process.stdout is not None
         for _ in range(4):
             process.stdout.readline()
-        below = program.descendants(process.pid)
+        below = with_descendants([process.pid])[1:]
         for each in [*below, process.pid]:
             os.kill(each, signal.SIGKILL)
     assert len(below) == 3

@@ -22,7 +22,8 @@ def long_wait(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_trainings(*names: str, **resources: Any) -> list[Any]:
     """Jobs of trainings of which two share a node; each has a result."""
-    asked = {"trainings_per_node": 2, "gres": "gpu:4", "runtime": 5} | resources
+    asked = {"trainings_per_node": 2, "tasks_per_node": 2, "gres": "gpu:4", "runtime": 5}
+    asked |= resources
     jobs = [make_training(name, **asked) for name in names]
     for job in jobs:
         job.output = [f"{job.wildcards.name}.json"]
@@ -88,7 +89,7 @@ def test_one_without_others_has_its_part_of_a_node(folder: Path, start, monkeypa
 
 def test_trainings_beyond_the_gpus_take_turns(folder: Path, start) -> None:
     names = [*"abcde"]
-    run(start(), make_trainings(*names, trainings_per_node=5))
+    run(start(), make_trainings(*names, trainings_per_node=5, tasks_per_node=4))
     (words,) = calls(folder)
     assert {"--parts=4", "--gpus=4", "--minutes=5", "--time=10"} <= {*words}
     assert words[-6:] == ["--commands", *["true"] * 5]
@@ -96,7 +97,7 @@ def test_trainings_beyond_the_gpus_take_turns(folder: Path, start) -> None:
 
 @pytest.mark.parametrize(("count", "minutes"), [(1, None), (4, None), (5, 10), (8, 10), (9, 15)])
 def test_time_of_a_job_is_that_of_all_turns(count: int, minutes: int | None) -> None:
-    jobs = make_trainings(*map(str, range(count)), trainings_per_node=16)
+    jobs = make_trainings(*map(str, range(count)), trainings_per_node=16, tasks_per_node=4)
     assert sharing.time_limit([(job, make_submission()) for job in jobs]) == minutes
 
 

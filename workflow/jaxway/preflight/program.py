@@ -4,7 +4,6 @@ It runs here, by the program that starts it in a job, with a state of its own be
 """
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
@@ -23,9 +22,9 @@ from jaxway.config.load import add_arguments, load, read
 from jaxway.config.schema import WORKFLOW, nearest
 from jaxway.launch import WORKING_DIRECTORY, Launch, Words, prepare_environment
 from jaxway.preflight.finding import FAIL, Finding, failure, passed, warning
+from jaxway.processes import KILL_WAIT_S, send, with_descendants
 
 EXIT_RESUBMIT = 75  # as jaxway_job.training_state has it
-KILL_WAIT_S = 30  # Slurm's default between SIGTERM and SIGKILL
 POLL_INTERVAL_S = 0.05
 LOG = Path("logs/check_program.log")
 
@@ -68,9 +67,7 @@ class Trial:
     def kill(self) -> None:
         """End what is left of the job, with what it has started: its launcher waits for that."""
         while self.process.poll() is None:
-            for process in [*descendants(self.process.pid), self.process.pid]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
+            send(signal.SIGKILL, reversed(with_descendants([self.process.pid])))
             time.sleep(POLL_INTERVAL_S)
 
     def step(self) -> int:
@@ -100,18 +97,6 @@ class Trial:
         found = own_checkpoints.find(self.state, self.pattern) if self.pattern else {}
         times = [(str(p), p.stat().st_mtime_ns) for number, p in found.items() if number <= step]
         return [("metrics", len(done)), *sorted(times)]
-
-
-def descendants(process: int) -> list[int]:
-    """All processes below one, the nearest first."""
-    found = [process]
-    for each in found:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
-            try:
-                found += map(int, children.read_text().split())
-            except OSError:  # it has ended
-                continue
-    return found[1:]
 
 
 def check(trial: Trial) -> Iterator[Finding]:

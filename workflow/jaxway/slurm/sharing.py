@@ -69,14 +69,9 @@ def kind_of(job: Job, new: Submission) -> Hashable:
     return job.name, job.threads, new.number == 1, repr(sorted(asked.items()))
 
 
-def gpus(job: Job) -> int:
-    """GPUs of a node."""
-    return int(str(job.resources.get("gres", "gpu:1")).rpartition(":")[2])
-
-
 def parts(job: Job) -> int:
-    """How many jobs like this one share a node at a time, as Placement.parts."""
-    return min(trainings_per_node(job), gpus(job))
+    """How many jobs like this one share a node at a time: each is a task (Launch.resources)."""
+    return int(job.resources.get("tasks_per_node", 1))
 
 
 def time_limit(members: Sequence[Member]) -> int | None:
@@ -89,7 +84,8 @@ def time_limit(members: Sequence[Member]) -> int | None:
 def command(members: Sequence[Member], lines: Sequence[str]) -> str:
     """What the job of Slurm runs: for each member a shell's line."""
     job, _ = members[0]
+    gpus = job.resources.gres.rpartition(":")[2]
     words = [sys.executable, str(JAXWAY), "share-node", f"--parts={parts(job)}"]
-    words += [f"--gpus={gpus(job)}", f"--minutes={job.resources.runtime}"]
+    words += [f"--gpus={gpus}", f"--minutes={job.resources.runtime}"]
     words += ["--logs", *(new.log for _, new in members), "--commands", *lines]
     return f"exec {shlex.join(words)}"

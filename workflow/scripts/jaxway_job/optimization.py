@@ -27,7 +27,7 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
             # Else collectives block what could run beside them.
             options["xla_gpu_enable_latency_hiding_scheduler"] = True
     elif jax.__version_info__ >= (0, 10):
-        # Matrix products by Eigen, as before: those of YNNPACK take 1.2 times as long.
+        # Else YNNPACK computes matrix products, which takes 1.1 to 1.25 times as long as Eigen.
         options["xla_cpu_experimental_ynn_fusion_type"] = "LIBRARY_FUSION_TYPE_REDUCE"
     flags = os.environ.get("XLA_FLAGS", "")
     return {name: value for name, value in options.items() if name not in flags}

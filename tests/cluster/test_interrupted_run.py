@@ -3,6 +3,7 @@
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
 from chain import STEPS_PER_JOB, Chain
@@ -14,14 +15,19 @@ CANCELLED = re.compile(r"Cancelled: ((?:\d+ \([^)]*\)(?:, )?)+)")
 pytestmark = pytest.mark.usefixtures("repaired")
 
 
-def interrupt(chain: Chain, snakemake: Snakemake, times: int = 1) -> str:
-    """Ends a run by Ctrl-C; its output. No job is left, and those that were are listed."""
+def interrupt(chain: Chain, snakemake: Snakemake, ending: Path | None = None) -> str:
+    """Ends a run by Ctrl-C; its output. No job is left, and those that were are listed.
+
+    As soon as there is the file ``ending``, Ctrl-C comes once more.
+    """
     left = chain.queue()
-    for _ in range(times):
+    snakemake.signal("INT")
+    if ending:
+        chain.cluster.wait_for(ending.exists, 30, "the cancelling of jobs")
         snakemake.signal("INT")
     code, output = snakemake.wait(60)
     assert code == 1, output
-    assert "Traceback" not in output
+    assert "Traceback" not in output, output
     listed = re.findall(r"\d+(?= \()", "".join(CANCELLED.findall(output)))
     assert set(left) <= set(listed), output
     chain.cluster.wait_for(lambda: not chain.queue(), 30, "an empty queue")
@@ -54,11 +60,11 @@ def test_during_a_submission(chain: Chain, moment: str) -> None:
 def test_twice_is_one_sentence_more(chain: Chain) -> None:
     chain.skip_smoke_test()
     config = chain.configure(STEPS_PER_JOB, 60)
-    folder = chain.fault("squeue", slow_before="5")
+    folder = chain.fault("scancel", slow_before="3")
     with chain.start(config, folder.name) as snakemake:
         chain.cluster.wait_for(chain.queue, 120, "a job")
-        output = interrupt(chain, snakemake, times=2)
-    assert "Ending already: jobs are ended first, and then listed [JW201]" in output
+        output = interrupt(chain, snakemake, folder / "scancel.called")
+    assert "Ending already: jobs that are left are ended first, and then listed [JW201]" in output
 
 
 def test_at_random_moments(chain: Chain) -> None:

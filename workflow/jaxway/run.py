@@ -107,6 +107,7 @@ class Run:
 
     def end(self, success: bool) -> None:
         """Say what the run has cost, and where it failed, how to resume."""
+        interrupt.only_answer()
         self._background.close()
         self._report_used_again()
         if not success:
@@ -115,8 +116,7 @@ class Run:
             again = f"Training {diverged} would diverge again: change its options, then rerun."
             report(again if diverged else "Rerun the same command to resume.")
         if self.launch.site.launcher:
-            interrupt.requested.clear()  # that of the jobs; another Ctrl-C ends the waiting
-            with contextlib.suppress(KeyboardInterrupt):
+            with interrupt.last_wait():
                 self._report_cost()
 
     def preflight(self, planned: Planned, complete: bool) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from executor_stubs import SBATCH, SQUEUE, Scheduler, StubbedExecutor
+from jaxway import interrupt
 from jaxway.slurm import earlier_run
 from jaxway.slurm import executor as executor_module
 from jaxway.slurm.executor import Executor
@@ -61,3 +62,4 @@ def start(folder: Path) -> Iterator[Callable[[], Executor]]:
     started[0].shutdown()
     started[0]._run_lock.close()
     signal.signal(signal.SIGINT, handler)
+    interrupt.requested.clear()

@@ -23,6 +23,8 @@ echo $id
 class Scheduler:
     """What is reported to Snakemake."""
 
+    _local_executor = None
+
     def __init__(self) -> None:
         self.reports: list[str] = []
         self.ended = threading.Event()

@@ -1,11 +1,14 @@
 """The executor from a job to its end, with stubs of Snakemake's workflow and Slurm's commands."""
 
 import dataclasses
+import signal
 import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from executor_stubs import make_job, run
 from jaxway.slurm import polling
 from jaxway.slurm.journal import JOURNAL, Journal
@@ -166,6 +169,20 @@ def test_jobs_that_an_error_of_snakemake_leaves_are_named(folder: Path, start, c
     assert capsys.readouterr().err == "Jobs that the next run takes over: 7 (evaluate).\n"
     (entry,) = Journal().open_submissions().values()
     assert not entry.cancelled
+
+
+def test_ctrl_c_waits_for_jobs_on_this_machine_and_says_nothing_of_them(start, caplog) -> None:
+    """As a pull. Snakemake alone ends before them, with a traceback, and prints their commands."""
+    executor, ended = start(), []
+    local = SimpleNamespace(cancel=lambda: ended.append("job"))
+    executor.workflow.scheduler._local_executor = local
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    executor.logger.error("Error in rule pull, jobid: 3")
+    executor.logger.error("another error")
+    executor.cancel()
+    assert ended == ["job"]
+    assert caplog.messages == ["another error"]
 
 
 def test_ctrl_c_names_jobs_of_an_earlier_run(folder: Path, start, capsys) -> None:

@@ -1,6 +1,7 @@
 """Before the first job of a run, and after its last."""
 
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,15 @@ from jaxway_shared.errors import UserError
 from submissions import make_submission
 
 OWN_PROGRAM = {"program": "command", "command": "true"}
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ends pytest again, after the test."""
+    handler = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, handler)
+    interrupt.requested.clear()
 
 
 def test_ctrl_c_before_the_first_job_names_those_of_an_earlier_run(
@@ -39,8 +49,8 @@ def test_ctrl_c_before_the_first_job_names_those_of_an_earlier_run(
     ]
 
 
-def test_ctrl_c_after_one_that_ended_the_jobs_ends_the_wait_for_accounting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_later_ctrl_c_ends_the_wait_for_accounting_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     waits = []
 
@@ -51,17 +61,17 @@ def test_ctrl_c_after_one_that_ended_the_jobs_ends_the_wait_for_accounting(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accounting, "wait_for_accounting", wait)
-    handler = signal.getsignal(signal.SIGINT)
     interrupt.install()
-    interrupt.requested.set()
     launch: Any = SimpleNamespace(site=SimpleNamespace(launcher="srun", scratch=tmp_path))
-    try:
-        run.Run(launch, []).end(success=False)
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        interrupt.requested.clear()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    run.Run(launch, []).end(success=False)
+    signal.raise_signal(signal.SIGINT)  # while Snakemake says that jobs failed
     assert waits == ["begun"]
-    assert capsys.readouterr().err == "Rerun the same command to resume.\n"
+    assert capfd.readouterr().err.split("\n\n") == [
+        "Rerun the same command to resume.",
+        "Ending already: jobs that are left are ended first, and then listed [JW201]\n",
+    ]
 
 
 def end_with(folder: Path, error: str, log: str) -> None:

@@ -374,6 +374,8 @@ class Executor(SlurmExecutor):
         for each in (left := self._close()):
             self._record(each, cancelled=True)
         cancel(left, self._queue)
+        if local := self.workflow.scheduler._local_executor:  # Snakemake would end before its jobs
+            local.cancel()
         super().shutdown()
         report_open(self._journal, self._submissions)
 

@@ -12,6 +12,7 @@ from unittest.mock import Mock
 import jax
 import numpy as np
 import pytest
+import quick
 from jaxway_job import checkpoints
 from jaxway_shared import training
 from trainings import (
@@ -87,6 +88,18 @@ def test_more_steps_equal_all_at_once(launch, undisturbed, record, tmp_path):
         wait(launch(*arguments(record, state, tmp_path / "out", steps=steps, **options)))
     segments = same_as(undisturbed, tmp_path)
     assert [each["first_step"] for each in segments] == [1, STEPS // 2 + 4]
+
+
+@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="it has no oneDNN")
+def test_with_products_of_onednn(launch, record, tmp_path):
+    """As a CPU computes for users; other tests do without it, for it is slow to begin."""
+    flags = {"XLA_FLAGS": quick.FLAGS.replace("use_onednn=false", "use_onednn=true")}
+    for name, parts in (("whole", [STEPS]), ("stopped", [STEPS // 2, STEPS])):
+        for steps in parts:
+            folder = tmp_path / name
+            options = {"states": folder / "states/small", "schedule_steps": STEPS, "steps": steps}
+            wait(launch(*arguments(record, folder / "state", folder / "out", **options), **flags))
+    same_as(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_training_that_begins_at_a_checkpoint_equals_the_one_that_had_it(

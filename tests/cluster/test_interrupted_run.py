@@ -64,7 +64,7 @@ def test_twice_is_one_sentence_more(chain: Chain) -> None:
     with chain.start(config, folder.name) as snakemake:
         chain.cluster.wait_for(chain.queue, 120, "a job")
         output = interrupt(chain, snakemake, folder / "scancel.called")
-    assert "Ending already: jobs that are left are ended first, and then listed [JW201]" in output
+    assert "Ending already [JW201]" in output
 
 
 def test_at_random_moments(chain: Chain) -> None:

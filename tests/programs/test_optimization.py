@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import quick
 import train
 from jaxway_job import model, optimization
 from jaxway_shared import presets
@@ -105,6 +106,7 @@ def compiled(**xla: Any) -> Any:
     return optimization.compile_step(lowered, mesh, xla)
 
 
+@quick.needs_onednn
 def test_step_with_products_of_onednn():
     """It computes what XLA's own products do. Together with others, some products were wrong."""
     others: Any = {"kv_heads": 1, "mlp": "gated", "tied_embeddings": True, "document_end": 3}
@@ -130,7 +132,6 @@ def test_step_with_products_of_onednn():
 def test_options_of_xla():
     product = compiled(xla_gpu_all_reduce_combine_threshold_bytes=1024, xla_foo=None)
     np.testing.assert_array_equal(product(SQUARE, SQUARE), SQUARE @ SQUARE)
-    assert "onednn_fusion" in product.as_text()
     with pytest.raises(SystemExit) as stop:
         compiled(xla_foo=True)
     assert "xla: INVALID_ARGUMENT: No such compile option: 'xla_foo' (JAX " in str(stop.value)

@@ -81,7 +81,7 @@ except KeyboardInterrupt:
 @pytest.mark.parametrize(
     ("stderr", "sentence"),
     [
-        ("read", "Ending already: jobs that are left are ended first, and then listed [JW201]"),
+        ("read", "Ending already [JW201]"),
         ("tee", ""),
     ],
 )

@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 from jaxway_shared.errors import with_code
 
@@ -21,13 +21,12 @@ def only_answer() -> None:
     signal.signal(signal.SIGINT, _answer)
 
 
-@contextlib.contextmanager
-def last_wait() -> Iterator[None]:
-    """A wait of a run that is ending: Ctrl-C ends it, and nothing else."""
-    install()
+def last_wait(wait: Callable[[], None]) -> None:
+    """Call what a run waits for while it is ending: Ctrl-C ends that, and nothing else."""
     with contextlib.suppress(KeyboardInterrupt):
-        yield
-    only_answer()
+        install()
+        wait()
+        only_answer()  # a Ctrl-C has done so
 
 
 def _end(*_: object) -> None:
@@ -38,6 +37,6 @@ def _end(*_: object) -> None:
 
 
 def _answer(*_: object) -> None:
-    line = with_code("JW201", "Ending already: jobs that are left are ended first, and then listed")
+    line = with_code("JW201", "Ending already")
     with contextlib.suppress(OSError):  # as in slurm/outage.py, nobody reads it
         os.write(2, f"\n{line}\n".encode())

@@ -116,8 +116,7 @@ class Run:
             again = f"Training {diverged} would diverge again: change its options, then rerun."
             report(again if diverged else "Rerun the same command to resume.")
         if self.launch.site.launcher:
-            with interrupt.last_wait():
-                self._report_cost()
+            interrupt.last_wait(self._report_cost)
 
     def preflight(self, planned: Planned, complete: bool) -> None:
         """Print what preflight finds and what jobs may cost; ``complete``: also what passes.

@@ -90,15 +90,15 @@ def test_more_steps_equal_all_at_once(launch, undisturbed, record, tmp_path):
     assert [each["first_step"] for each in segments] == [1, STEPS // 2 + 4]
 
 
-@pytest.mark.skipif(jax.__version_info__ < (0, 10), reason="it has no oneDNN")
+@quick.needs_onednn
 def test_with_products_of_onednn(launch, record, tmp_path):
     """As a CPU computes for users; other tests do without it, for it is slow to begin."""
-    flags = {"XLA_FLAGS": quick.FLAGS.replace("use_onednn=false", "use_onednn=true")}
     for name, parts in (("whole", [STEPS]), ("stopped", [STEPS // 2, STEPS])):
+        folder = tmp_path / name
+        options = {"states": folder / "states/small", "schedule_steps": STEPS}
         for steps in parts:
-            folder = tmp_path / name
-            options = {"states": folder / "states/small", "schedule_steps": STEPS, "steps": steps}
-            wait(launch(*arguments(record, folder / "state", folder / "out", **options), **flags))
+            command = arguments(record, folder / "state", folder / "out", steps=steps, **options)
+            wait(launch(*command, XLA_FLAGS=quick.ONEDNN_FLAGS))
     same_as(tmp_path / "whole", tmp_path / "stopped")
 
 

@@ -70,8 +70,26 @@ def test_later_ctrl_c_ends_the_wait_for_accounting_and_nothing_else(
     assert waits == ["begun"]
     assert capfd.readouterr().err.split("\n\n") == [
         "Rerun the same command to resume.",
-        "Ending already: jobs that are left are ended first, and then listed [JW201]\n",
+        "Ending already [JW201]\n",
     ]
+
+
+@pytest.mark.parametrize("launcher", ["srun", None])
+def test_ctrl_c_while_a_run_ends_by_itself_is_answered(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    launcher: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(accounting, "wait_for_accounting", lambda *_: [])
+    interrupt.install()
+    launch: Any = SimpleNamespace(site=SimpleNamespace(launcher=launcher, scratch=tmp_path))
+    ended = run.Run(launch, [])
+    ended._background.callback(signal.raise_signal, signal.SIGINT)
+    ended.end(success=True)
+    signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err.split("\n") == ["", "Ending already [JW201]"] * 2 + [""]
 
 
 def end_with(folder: Path, error: str, log: str) -> None:

@@ -374,10 +374,10 @@ class Executor(SlurmExecutor):
         for each in (left := self._close()):
             self._record(each, cancelled=True)
         cancel(left, self._queue)
-        if local := self.workflow.scheduler._local_executor:  # Snakemake would end before its jobs
-            local.cancel()
         super().shutdown()
         report_open(self._journal, self._submissions)
+        if local := self.workflow.scheduler._local_executor:  # Snakemake would end before its jobs
+            local.cancel()
 
     def shutdown(self) -> None:
         """Snakemake has no job left, or has failed itself: then jobs of this run are left."""
@@ -387,6 +387,7 @@ class Executor(SlurmExecutor):
 
     def _close(self) -> list[Submission]:
         """Submit nothing more; the jobs that have not ended."""
+        interrupt.only_answer()
         with self._submitting:
             self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -28,8 +28,9 @@ def compiler_options(mesh: Mesh) -> dict[str, Any]:
             # Else collectives block what could run beside them.
             options["xla_gpu_enable_latency_hiding_scheduler"] = True
     elif jax.__version_info__ >= (0, 10) and platform.machine() == "x86_64":
-        # oneDNN computes matrix products, in 0.8 of the time of XLA's own choice (YNNPACK or
-        # Eigen). Each alone: what it computes together with others is wrong, or ends the program.
+        # oneDNN computes matrix products, in 0.8 of the time of YNNPACK, XLA's own choice (one core
+        # with AVX2; Arm was not measured). Each product alone: together with what follows, some
+        # were wrong, and some ended the program.
         options["xla_cpu_use_onednn"] = True
         options["xla_cpu_experimental_onednn_fusion_type"] = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     flags = os.environ.get("XLA_FLAGS", "")

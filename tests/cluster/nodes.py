@@ -18,6 +18,9 @@ from enter import COMPUTE, LOGIN, first_process, login_shell, run_folder
 COMMAND = Path(__file__).parent / "cluster"
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a cluster of its own
     os.environ["JAXWAY_CLUSTER_RUN"] = f"{run_folder()}-{worker}"
+BUSY = (
+    4  # so many times as long as usual may anything take, on a machine that computes other things
+)
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.
@@ -77,7 +80,8 @@ class Cluster:
         return run_folder() / "shared" / Path(path).relative_to("/p")
 
     def wait_for(self, reached: Callable[[], object], timeout: float = 60, what: str = "") -> None:
-        """Until `reached` is true; looks four times a second."""
+        """Until `reached` is true; looks four times a second. See BUSY."""
+        timeout *= BUSY
         deadline = time.monotonic() + timeout
         while not reached():
             assert time.monotonic() < deadline, f"not within {timeout:g} s: {what or reached}"
@@ -190,7 +194,8 @@ class Snakemake:
         self._checkout.cluster.run(f"kill -s {name} -- -{session}", user=self._checkout.user)
 
     def wait(self, timeout: float) -> tuple[int, str]:
-        """Exit code and output; fails the test when it does not end in time."""
+        """Exit code and output; fails the test when it does not end in time. See BUSY."""
+        timeout *= BUSY
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:

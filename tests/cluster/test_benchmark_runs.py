@@ -131,6 +131,23 @@ while True:
 
 
 @contextmanager
+def before_others(cluster: Cluster) -> Iterator[None]:
+    """Jobs have priority over what else this machine computes, such as other tests: else healthy
+    nodes differ by more than twice. Where that is forbidden, they have not."""
+
+    def set_priority(niceness: int) -> None:
+        for node in cluster.compute:
+            line = f"renice {niceness} -p $(pgrep -x slurmd)"  # jobs take after it
+            cluster.run(line, node=node, user="root", check=False)
+
+    set_priority(-15)
+    try:
+        yield
+    finally:
+        set_priority(0)
+
+
+@contextmanager
 def throttled(cluster: Cluster, node: str) -> Iterator[None]:
     """Lets the benchmark on a node compute for a twentieth of the time."""
     program = "/benchmark_compute.py"
@@ -154,11 +171,12 @@ def test_slow_node_is_excluded(cluster: Cluster, alice: Checkout, store: str) ->
         "history": store + "/node_check",
     }
     config = alice.configure("node_check", settings)
-    output = alice.run(config, "node_check", "--jobs=1", timeout=300)
-    assert "It takes 3 values to find a slow node, and here are 2" in output
-    again = ("--jobs=1", "--forcerun", "benchmark_run")
-    with throttled(cluster, "jrc0102"):
-        output = alice.run(config, "node_check", *again, timeout=1200)
+    with before_others(cluster):
+        output = alice.run(config, "node_check", "--jobs=1", timeout=300)
+        assert "It takes 3 values to find a slow node, and here are 2" in output
+        again = ("--jobs=1", "--forcerun", "benchmark_run")
+        with throttled(cluster, "jrc0102"):
+            output = alice.run(config, "node_check", *again, timeout=1200)
     assert "exclude: [jrc0102]" in output
     found = json.loads(alice.path("results/node_check.json").read_text())
     assert found["nodes"]["jrc0101"] == []

@@ -18,9 +18,7 @@ from enter import COMPUTE, LOGIN, first_process, login_shell, run_folder
 COMMAND = Path(__file__).parent / "cluster"
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a cluster of its own
     os.environ["JAXWAY_CLUSTER_RUN"] = f"{run_folder()}-{worker}"
-BUSY = (
-    4  # so many times as long as usual may anything take, on a machine that computes other things
-)
+BUSY = 4  # on a machine that computes other things anything may take so many times as long
 UNSUITABLE = 77  # exit code of `cluster up` on a machine that cannot have one
 
 # What `make setup` does in a checkout, with the nodes' packages in place of a download.

@@ -80,10 +80,7 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize(
     ("stderr", "sentence"),
-    [
-        ("read", "Ending already [JW201]"),
-        ("tee", ""),
-    ],
+    [("read", "Ending already [JW201]"), ("tee", "")],
 )
 def test_second_ctrl_c_is_a_sentence(stderr: str, sentence: str) -> None:
     words = [sys.executable, "-c", SECOND_CTRL_C, stderr]

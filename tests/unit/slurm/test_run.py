@@ -79,7 +79,7 @@ def test_ctrl_c_while_a_run_ends_by_itself_is_answered(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
-    launcher: str,
+    launcher: str | None,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accounting, "wait_for_accounting", lambda *_: [])

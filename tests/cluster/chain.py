@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxway.slurm.journal import JOURNAL, Journal
-from nodes import Checkout, Cluster, Snakemake
+from nodes import IMAGE, Checkout, Cluster, Snakemake
 
 SCRATCH = "/p/scratch/training"
 STEPS_PER_JOB = 5
@@ -15,7 +15,7 @@ state, last, seconds = os.environ["JAXWAY_STATE"], int(sys.argv[1]), float(sys.a
 file = state + "/last_checkpoint_step"
 step = int(open(file).read()) if os.path.exists(file) else 0
 with open(state + "/starts", "a") as starts:
-    print(os.environ["SLURM_JOB_ID"], step, file=starts)
+    print(os.environ["SLURM_JOB_ID"], step, os.environ["JAXWAY_DEADLINE"], file=starts)
 for step in range(step + 1, min(step + {STEPS_PER_JOB}, last) + 1):
     time.sleep(seconds)
     with open(file + ".part", "w") as part:
@@ -40,10 +40,11 @@ exit $code
 
 @dataclass(frozen=True)
 class Start:
-    """A job of the training, and the checkpoint from which it began."""
+    """A job of the training, the checkpoint from which it began, and its end at the latest."""
 
     job: str
     step: int
+    deadline: int  # Unix time
 
 
 class Chain:
@@ -56,9 +57,12 @@ class Chain:
         self.checkout.path("program.py").write_text(PROGRAM)
 
     def skip_smoke_test(self) -> None:
-        """Leaves what it would: where only the training matters."""
-        files = "results/smoke_test.json results/.smoke_test_passed"
-        self.cluster.run(f"cd {self.checkout.folder}; mkdir results; touch {files}")
+        """Leaves what it would, and the pull before it: where only the training matters."""
+        sif = f"{SCRATCH}/jureca_containers/jax.sif"
+        pull = f".venv/bin/jaxway pull --image={IMAGE} --sif={sif} --link=results/container/jax.sif"
+        touch = "touch results/smoke_test.json results/.smoke_test_passed"
+        script = f"mkdir -p results/container && {pull} && {touch}"
+        self.cluster.run(f"cd {self.checkout.folder} && {script}")
 
     def configure(self, steps: int, seconds: float) -> str:
         """Configuration of a training with so many steps of so many seconds; its file."""
@@ -90,7 +94,7 @@ class Chain:
         """Where each job of the training has begun."""
         files = [*self.cluster.path(f"{SCRATCH}/alice/jaxway/train").glob(f"{self.name}-*/starts")]
         lines = files[0].read_text().splitlines() if files else []
-        return [Start(job, int(step)) for job, step in map(str.split, lines)]
+        return [Start(job, *map(int, numbers)) for job, *numbers in map(str.split, lines)]
 
     def jobs(self) -> dict[str, list[str]]:
         """Ids that Slurm's accounting has for each label of the journal."""

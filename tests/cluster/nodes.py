@@ -15,6 +15,7 @@ from typing import Any
 import quick
 from enter import COMPUTE, LOGIN, first_process, login_shell, run_folder
 
+IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"
 COMMAND = Path(__file__).parent / "cluster"
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # each has a cluster of its own
     os.environ["JAXWAY_CLUSTER_RUN"] = f"{run_folder()}-{worker}"

@@ -149,9 +149,10 @@ def test_a_shell_full_of_nonsense_changes_nothing(alice: Checkout) -> None:
 
 def test_training_passes_its_own_tests_in_the_container(cluster: Cluster, alice: Checkout) -> None:
     """With its old JAX and orbax; pytest is the nodes'. Without what does not depend on these, and
-    what other tests here do in the container: kills, ends of time and several processes."""
+    what other tests here do in the container: signals, kills, ends of time, more steps and several
+    processes."""
     tests = "training/test_training_re*.py test_learning.py test_model.py"
-    without = ["killed", "finite", "deadline", "fit", "final_loss"]
+    without = ["signal", "more_steps", "killed", "finite", "deadline", "fit", "final_loss"]
     without += ["stops[10]", "stops[2]", "steps[1]", "steps[2]", "softmax[3072]", "gone", "lost"]
     without += ["pandas", "onednn"]
     lib = f"{SCRATCH}/pytest"
@@ -255,10 +256,8 @@ def arrays(cluster: Cluster, training: str) -> dict[str, Any]:
 
 def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout) -> None:
     """One training is never disturbed. The other one loses its program, then its node, then time
-    (it is frozen until Slurm ends it), and gets a minute at a time, before whose end it stops by
-    itself: each time its next job resumes."""
-    trainings = {"undisturbed": LONG, "disturbed": LONG | {"walltime": 1}}
-    config = alice.configure("disturbed", {"train": trainings})
+    (it is frozen, and Slurm ends it at its limit): each time its next job resumes."""
+    config = alice.configure("disturbed", {"train": {"undisturbed": LONG, "disturbed": LONG}})
 
     def node_of(job: str) -> str:
         return cluster.run(f"squeue -h -j {job} -o %N").stdout.strip()
@@ -271,9 +270,13 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
     def kill_node(job: str) -> None:
         cluster.control("kill-node", node_of(job))
 
+    def take_time(job: str) -> None:
+        freeze(cluster, job)
+        cluster.run(f"scontrol update jobid={job} timelimit=1", user="root")
+
     with alice.start(config, "train") as snakemake:
         after, ended = 0, []
-        for fault in (kill_program, kill_node, lambda job: freeze(cluster, job)):
+        for fault in (kill_program, kill_node, take_time):
             job = catch(cluster, "disturbed", fault, after)
             cluster.wait_for(
                 lambda job=job: queue(cluster).get("disturbed") not in (None, job),
@@ -291,8 +294,7 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
     assert cluster.run(query).stdout.split() == ["FAILED", "NODE_FAIL", "TIMEOUT"]
     disturbed = result(alice, "train/disturbed/summary")
     jobs = [segment["provenance"]["job"] for segment in disturbed["segments"]]
-    assert len(jobs) >= 4
-    assert len(set(jobs)) == len(jobs)
+    assert len(set(jobs)) == len(jobs) == 4
     assert (
         result(alice, "train/undisturbed/summary")["validation_bits_per_byte"]
         == (disturbed["validation_bits_per_byte"])

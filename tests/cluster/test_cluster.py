@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from nodes import COMMAND, UNSUITABLE, Checkout, Cluster
+from nodes import COMMAND, IMAGE, UNSUITABLE, Checkout, Cluster
 
 MANUAL = "/p/scratch/training/manual"  # the $SCRATCH of who follows the seed by hand
-IMAGE = "docker://nvcr.io/nvidia/jax:24.10-maxtext-py3"
 SEEDS_PULL = (
     f"export SCRATCH={MANUAL} PATH={MANUAL}/bin:$PATH; mkdir -p $SCRATCH/jureca_containers; "
     "TMPDIR=$SCRATCH/jureca_containers "

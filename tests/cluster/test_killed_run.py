@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chain import STEPS_PER_JOB, Chain, Start
+from chain import STEPS_PER_JOB, Chain
 
 KILLS = 10
 LAST_KILL_S = 20  # after a start
@@ -78,7 +78,8 @@ def test_job_that_sbatch_submits_after_the_kill_is_found(chain: Chain) -> None:
 
 
 def test_end_that_nobody_saw_counts(chain: Chain) -> None:
-    """The training ends while no Snakemake runs, with more to do."""
+    """The training ends while no Snakemake runs, with more to do. Each job knows when Slurm would
+    end it."""
     chain.skip_smoke_test()
     config = chain.configure(2 * STEPS_PER_JOB, 1)
     with chain.start(config) as snakemake:
@@ -92,6 +93,10 @@ def test_end_that_nobody_saw_counts(chain: Chain) -> None:
     first, second = chain.starts()
     assert (first.step, second.step) == (0, STEPS_PER_JOB)
     assert chain.jobs()[f"train_run {chain.name}"] == [first.job, second.job]
+    query = f"sacct --noheader -XP --jobs={first.job},{second.job} --format=Start,TimelimitRaw"
+    recorded = chain.cluster.run(f"SLURM_TIME_FORMAT=%s {query}").stdout.split()
+    limits = [(int(began), int(minutes)) for began, minutes in (x.split("|") for x in recorded)]
+    assert [first.deadline, second.deadline] == [began + 60 * minutes for began, minutes in limits]
 
 
 def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
@@ -112,7 +117,7 @@ def test_job_with_other_settings_is_not_taken_over(chain: Chain) -> None:
         chain.cluster.wait_for(
             lambda: chain.cluster.run(squeue).stdout == "PENDING,Dependency\n", 60, "its reason"
         )
-        assert chain.starts() == [Start(start.job, 0)]
+        assert chain.starts() == [start]
         chain.cluster.run(f"scancel {start.job}")
         chain.cluster.wait_for(
             lambda: chain.cluster.run(squeue).stdout.startswith("RUNNING"), 120, "its start"

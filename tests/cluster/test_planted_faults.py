@@ -177,22 +177,6 @@ def test_exhausted_budget(cluster: Cluster, alice: Checkout) -> None:
     assert re.search("FAIL account training has -?[0-9,]+ CPU-h left: its jobs would", text)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "finding"),
-    [
-        ("3925347", "4399990", "WARN disk space /p/scratch/training: "),
-        ('"budget-accounts": "training"', '"budget-accounts": "-"', "WARN account "),
-        ("project-dir", "directory", "WARN disk space `jutil project dataquota "),
-    ],
-)
-def test_what_jutil_says(cluster: Cluster, alice: Checkout, old, new, finding) -> None:
-    folder = f"{alice.folder}/other-jutil"
-    copy = f"sed 's/{old}/{new}/' /usr/local/bin/jutil > {folder}/jutil"
-    cluster.run(f"mkdir -p {folder} && {copy} && chmod +x {folder}/jutil")
-    path = f"{folder}:/usr/local/bin:/usr/bin:/bin"
-    assert finding in output(alice, {"train": {"one": SMALL}}, SCRATCH=SCRATCH, PATH=path)
-
-
 def test_real_run_is_refused(alice: Checkout) -> None:
     settings = {"train": {"closed": SMALL | {"partition": "dc-closed"}}}
     config = alice.configure("refused", settings)

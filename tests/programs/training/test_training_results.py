@@ -42,6 +42,8 @@ def test_training_learns_and_writes_results(undisturbed):
     summary = json.loads((undisturbed / "out/summary.json").read_text())
     lines = metrics(undisturbed / "out")
     assert [line["step"] for line in lines] == [*range(1, STEPS + 1)]
+    rates = [lines[updates]["learning_rate"] for updates in (0, 1, 5, STEPS - 1)]
+    assert rates == pytest.approx([0.01 / 6, 0.02 / 6, 0.01, 0], abs=1e-5)
     bits = 1 / np.log(2)
     assert lines[0]["loss"] * bits > 7 > 4 > summary["train_bits_per_byte"]
     assert summary["validation_bits_per_byte"] < summary["unigram_bits_per_byte"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jaxway_shared import training
 
 from jaxway_job import flops, runtime, training_state
@@ -26,6 +27,8 @@ class TrainingMetrics:
         # The first process may not have dropped the later ones yet, and all decide by the same.
         lines = training.read_metrics(folder / training.METRICS)
         self.lines = [line for line in lines if line.step <= done]
+        # All of them before the first step: devices would compute one only after the step in hand.
+        self.learning_rates = np.asarray(jax.jit(setup.schedule)(np.arange(setup.args.steps)))
         self.step_seconds = 0.0  # of a step, all included
         self.restart_clock()
 
@@ -56,7 +59,7 @@ class TrainingMetrics:
             "step": step,
             "loss": loss,
             "gradient_norm": gradient_norm,
-            "learning_rate": float(self.setup.schedule(step - 1)),
+            "learning_rate": float(self.learning_rates[step - 1]),
             "tokens_per_second": speed,
             "step_seconds": self.step_seconds,
             "data_seconds": self.data_seconds / self.steps,

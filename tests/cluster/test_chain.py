@@ -264,8 +264,8 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
 
     def kill_program(job: str) -> None:
         time.sleep(random.uniform(0, 0.2))  # whatever it is doing then
-        program = "[t]rain.py .*train/disturbed/state"
-        cluster.run(["pkill", "-KILL", "-f", program], node=node_of(job), user="root")
+        line = "pkill -KILL -f '[t]rain.py .*train/disturbed/state'"
+        cluster.run(line, node=node_of(job), user="root")
 
     def kill_node(job: str) -> None:
         cluster.control("kill-node", node_of(job))
@@ -292,13 +292,10 @@ def test_disturbed_training_comes_to_the_same(cluster: Cluster, alice: Checkout)
     assert code == 0, output
     query = f"sacct --noheader --allocations --duplicates --jobs={','.join(ended)} --format=state"
     assert cluster.run(query).stdout.split() == ["FAILED", "NODE_FAIL", "TIMEOUT"]
-    disturbed = result(alice, "train/disturbed/summary")
+    summary, disturbed = (result(alice, f"train/{x}/summary") for x in ("undisturbed", "disturbed"))
     jobs = [segment["provenance"]["job"] for segment in disturbed["segments"]]
     assert len(set(jobs)) == len(jobs) == 4
-    assert (
-        result(alice, "train/undisturbed/summary")["validation_bits_per_byte"]
-        == (disturbed["validation_bits_per_byte"])
-    )
+    assert summary["validation_bits_per_byte"] == disturbed["validation_bits_per_byte"]
     assert len(losses(alice, "disturbed")) == LONG["steps"]
     assert losses(alice, "disturbed") == losses(alice, "undisturbed")
     one, other = (arrays(cluster, name) for name in ("undisturbed", "disturbed"))

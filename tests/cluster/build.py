@@ -70,11 +70,13 @@ def install_host_tools(building: bool) -> None:
     missing = [package for tool, package in needed.items() if not shutil.which(tool)]
     if building and not shutil.which("uv"):
         missing.append("python3-venv")
+    # It fails where another one updates: those of two clusters wait for each other.
+    apt_get = ("flock", "/var/lib/apt/lists", "apt-get")
     if building or missing:
-        call("apt-get", "update")  # mirror() reads the index, too
+        call(*apt_get, "update")  # mirror() reads the index, too
     if missing:
         log(f"installing {' '.join(missing)}")
-        call("apt-get", "install", "-y", "--no-install-recommends", *missing)
+        call(*apt_get, "install", "-y", "--no-install-recommends", *missing)
 
 
 @functools.cache

@@ -264,8 +264,9 @@ def test_interrupted_start_cleans_up(
 def test_killed_build_ends(cluster: Cluster, second: dict[str, str], tmp_path: Path) -> None:
     cold = {**second, "XDG_CACHE_HOME": str(tmp_path)}
     cache = tmp_path / "jaxway-cluster"
-    with subprocess.Popen([COMMAND, "up"], env=cold, stderr=subprocess.DEVNULL) as up:
-        cluster.wait_for(lambda: len([*cache.glob("tmp-*/*")]) >= 2, 300, "a build")
+    with subprocess.Popen([COMMAND, "up"], env=cold, stderr=subprocess.PIPE, text=True) as up:
+        cluster.wait_for(lambda: up.poll() or len([*cache.glob("tmp-*/*")]) >= 2, 200, "a build")
+        assert up.poll() is None, up.communicate()[1]
         up.kill()
     run = Path(second["JAXWAY_CLUSTER_RUN"])
     cluster.wait_for(lambda: not remains(run), what="the build's end")

@@ -21,14 +21,16 @@ def test_chain_survives_kills_at_random_moments(chain: Chain) -> None:
     config = chain.configure(STEPS, 0.3)
     seed = random.randrange(10**6)
     print(f"seed {seed}")
-    moments = random.Random(seed)
+    moments, outputs = random.Random(seed), []
     for _ in range(KILLS):
         with chain.start(config, faults) as snakemake:
             time.sleep(moments.uniform(1, LAST_KILL_S))
             assert snakemake.running, f"ended before the last kill: {snakemake.output()}"
             snakemake.signal("KILL")
-            snakemake.wait(30)
-    chain.checkout.run(config, "train", timeout=600)
+            outputs.append(snakemake.wait(30)[1])
+    outputs.append(chain.checkout.run(config, "train", timeout=600))
+    # Taken over, or, where it had ended before the next run looked, submitted again.
+    assert any("of an earlier run: " in output for output in outputs)
     jobs = chain.jobs()
     assert len(jobs["smoke_test"]) == 1
     starts = chain.starts()

@@ -71,7 +71,7 @@ def install_host_tools(building: bool) -> None:
     if building and not shutil.which("uv"):
         missing.append("python3-venv")
     # It fails where another one updates: those of two clusters wait for each other.
-    apt_get = ("flock", "/var/lib/apt/lists", "apt-get")
+    apt_get = ("flock", "/var/lib/dpkg", "apt-get")
     if building or missing:
         call(*apt_get, "update")  # mirror() reads the index, too
     if missing:

@@ -8,7 +8,7 @@ import pytest
 from examples import make_site
 from jaxway.preflight import jutil
 from jaxway.preflight.account import check_account
-from jaxway.preflight.disk_space import Requirement, check_quotas
+from jaxway.preflight.disk_space import Download, Requirement, check_disk_space, check_quotas
 from jaxway.preflight.finding import PASS, WARN, Finding, failure, warning
 
 PROJECTS = [
@@ -134,3 +134,12 @@ def test_figure_in_another_form_is_shown(asked, change) -> None:
     asked[key] = json.dumps([QUOTA | change])
     with pytest.raises(jutil.UnrecognizedError, match="printed in a form that is not known"):
         quotas()
+
+
+def test_quota_that_is_not_understood_stops_no_other_check(asked, tmp_path) -> None:
+    asked["jutil user projects -o json"] = "training"
+    download = Download(tmp_path / "jax.sif", 1, None)
+    found = [*check_disk_space(make_site(jutil=True), [], None, download)]
+    assert [finding.status for finding in found] == [PASS, WARN]
+    message = "`jutil user projects` printed in a form that is not known: training"
+    assert found[-1] == warning(message)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 # Minutes after which a test that hangs is ended, by layer.
-LAYERS = {"unit": 2, "programs": 10, "plan": 10, "cluster": 15}
+LAYERS = {"unit": 2, "programs": 10, "plan": 10, "cluster": 30}
 
 CLUSTERS = 2  # processes that begin with tests of the cluster
 # What takes longest, mostly waiting, comes first: else one process waits alone at the end.

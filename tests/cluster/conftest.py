@@ -44,7 +44,7 @@ def pull(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Pull:
         password = f"canary-{secrets.token_hex(8)}"
         environment = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": password}
         with checkout.start(checkout.configure("pull", {}), "pull", **environment) as snakemake:
-            code, output = snakemake.wait(600)
+            code, output = snakemake.wait(400)
         assert code == 0, output
         subprocess.run(["cp", "-a", containers, folder / containers.name], check=True)
         pulled = Pull(output, password)

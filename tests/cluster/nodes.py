@@ -66,7 +66,7 @@ class Cluster:
         timeout: float = 120,
         input: str = "",
     ) -> subprocess.CompletedProcess[str]:
-        """Runs `command` in a login environment on a node and waits for it."""
+        """Runs `command` in a login environment on a node and waits for it. See BUSY."""
         return self._wait(self.argv(command, node, user), check, timeout, input)
 
     def control(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
@@ -90,7 +90,9 @@ class Cluster:
     def _wait(
         argv: list[str], check: bool, timeout: float, input: str
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(argv, input=input, capture_output=True, text=True, timeout=timeout)
+        done = subprocess.run(
+            argv, input=input, capture_output=True, text=True, timeout=timeout * BUSY
+        )
         if check and done.returncode:
             output = f"{shlex.join(argv)} ended with {done.returncode}\n{done.stdout}{done.stderr}"
             raise AssertionError(output)

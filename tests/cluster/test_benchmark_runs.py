@@ -29,7 +29,7 @@ def store(cluster: Cluster) -> str:
 def alice(cluster: Cluster, pull: object) -> Checkout:
     """A checkout of her own, whose smoke test has passed."""
     checkout = Checkout(cluster, name="benchmarks")
-    checkout.run(checkout.configure("none", {}), "smoke_test", timeout=900)
+    checkout.run(checkout.configure("none", {}), "smoke_test", timeout=400)
     return checkout
 
 
@@ -176,7 +176,7 @@ def test_slow_node_is_excluded(cluster: Cluster, alice: Checkout, store: str) ->
         assert "It takes 3 values to find a slow node, and here are 2" in output
         again = ("--jobs=1", "--forcerun", "benchmark_run")
         with throttled(cluster, "jrc0102"):
-            output = alice.run(config, "node_check", *again, timeout=1200)
+            output = alice.run(config, "node_check", *again, timeout=400)
     assert "exclude: [jrc0102]" in output
     found = json.loads(alice.path("results/node_check.json").read_text())
     assert found["nodes"]["jrc0101"] == []

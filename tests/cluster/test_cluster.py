@@ -115,7 +115,7 @@ def seeds_sif(cluster: Cluster) -> str:
     quick, script = f"{MANUAL}/bin/mksquashfs", 'exec mksquashfs "$@" -Xcompression-level 1\n'
     script = f"#!/bin/sh\nPATH=/usr/bin:/bin\n{script}"
     cluster.run(f"mkdir -p {MANUAL}/bin; cat > {quick}; chmod +x {quick}", input=script)
-    cluster.run(SEEDS_PULL, timeout=900)
+    cluster.run(SEEDS_PULL, timeout=400)
     return f"{MANUAL}/jureca_containers/jax.sif"
 
 

@@ -23,7 +23,7 @@ def checkout(cluster: Cluster, pull: Pull) -> Iterator[Checkout]:
     checkout.configure("plain", {})
     password = {"APPTAINER_DOCKER_USERNAME": "alice", "APPTAINER_DOCKER_PASSWORD": pull.password}
     with checkout.start("plain.yaml", "smoke_test", "report", **password) as snakemake:
-        code, output = snakemake.wait(600)
+        code, output = snakemake.wait(400)
     assert code == 0, output
     (checkout.path("output")).write_text(output)
     make_packages(checkout)

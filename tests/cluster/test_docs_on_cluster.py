@@ -47,7 +47,7 @@ def test_containers(cluster: Cluster, pull: object) -> None:
     checkout = Checkout(cluster, name="docs")
     command = "snakemake --profile profiles/jureca pull"
     settings = "PATH=$PWD/.venv/bin:$PATH; export SBATCH_ACCOUNT=training"
-    cluster.run(f"cd {checkout.folder}; {settings}; {command}", timeout=600)
+    cluster.run(f"cd {checkout.folder}; {settings}; {command}", timeout=400)
     cluster.run(f"rm -r {checkout.folder}")
     for before, command, after in (
         ("", "export PYTHONNOUSERSITE=1", "apptainer exec jax.sif python3 -c 'import jax'"),

@@ -51,7 +51,7 @@ def users(cluster: Cluster) -> Iterator[dict[str, Checkout]]:
 
 def run(checkout: Checkout, *arguments: str) -> str:
     with checkout.start("image.yaml", *arguments, SCRATCH=SCRATCH) as snakemake:
-        code, output = snakemake.wait(600)
+        code, output = snakemake.wait(400)
     assert code == 0, output
     return output
 
@@ -74,7 +74,7 @@ def test_two_users_pull_and_compute_at_once(cluster: Cluster, users: dict[str, C
     ]
     for snakemake in started:
         with snakemake:
-            code, output = snakemake.wait(900)
+            code, output = snakemake.wait(400)
         assert code == 0, output
     digests = {check_image(checkout) for checkout in users.values()}
     assert len(digests) == 2

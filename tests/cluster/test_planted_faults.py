@@ -208,7 +208,7 @@ def test_pull_as_a_job(cluster: Cluster, alice: Checkout, online: str) -> None:
     with refusing_login_node(alice, online) as path:
         config = alice.configure("online", {})
         with alice.start(config, "smoke_test", SCRATCH=SCRATCH, PATH=path) as snakemake:
-            code, text = snakemake.wait(600)
+            code, text = snakemake.wait(400)
     assert code == 0, text
     (pull,) = (
         job for job in Journal(alice.path(str(JOURNAL))).read().values() if job.label == "pull"

@@ -36,7 +36,7 @@ def followed(cluster: Cluster) -> tuple[Checkout, str]:
     checkout.configure("config/config", CONFIGURATION)
     typed = f"cd {checkout.folder}\nPATH=$PWD/.venv/bin:$PATH\n"
     typed += script(Path("docs/porting.md").read_text())
-    return checkout, cluster.run(typed, timeout=900).stdout
+    return checkout, cluster.run(typed, timeout=400).stdout
 
 
 def test_the_machine_tells_its_facts(followed: tuple[Checkout, str]) -> None:

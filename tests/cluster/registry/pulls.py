@@ -18,13 +18,14 @@ from typing import Any
 
 import repositories
 from enter import run_folder
-from nodes import COMMAND, Cluster
+from nodes import BUSY, COMMAND, Cluster
 from repositories import Json
 
 BASE = "/p/scratch/training/test_pull"
 PROGRAMS = [COMMAND.parents[1] / f"helpers/{x}.py" for x in ("faulty_registry", "tiny_image")]
 HOME = "/p/home/jusers/alice/jureca"
 ALICE, TRAINING = 1001, 1000
+LIMIT_S = 60 * BUSY
 LOCK_RE = re.compile(r"\.x-[0-9a-f]{12}\.sif\.lock")
 
 
@@ -102,10 +103,10 @@ class Pull:
 
     def until(self, reached: Callable[[], object], what: str) -> None:
         """Waits until `reached` is true, which the pull must not end before."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + LIMIT_S
         while not reached():
             assert self.running, f"ended before {what}: {self.output()}"
-            assert time.monotonic() < deadline, f"not within 60 s: {what}: {self.output()}"
+            assert time.monotonic() < deadline, f"not within {LIMIT_S} s: {what}: {self.output()}"
             time.sleep(0.003)
 
     def send(self, number: signal.Signals) -> None:
@@ -116,9 +117,9 @@ class Pull:
     def wait(self) -> int:
         """The exit code."""
         try:
-            return self._process.wait(60)
+            return self._process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"did not end in 60 s: {self.output()}") from None
+            raise AssertionError(f"did not end in {LIMIT_S} s: {self.output()}") from None
 
     def close(self) -> None:
         for process in processes("python3", *self._line):

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -142,6 +144,17 @@ def test_memory(ran):
     assert found["triad",].intensity == 2 / 12 and found["copy",].intensity is None
     for name in ("host to device", "device to host"):
         assert cases(ran[0]["memory"])[name,].skipped == "the CPU's memory is the host's"
+
+
+def test_import_of_jax_is_all_of_it():
+    """A clock that stands at 1 as soon as JAX has been imported."""
+    code = (
+        "import sys, time; time.time = lambda: float(hasattr(sys.modules.get('jax'), 'jit'))\n"
+        "import benchmark_io; print(benchmark_io.STARTED, benchmark_io.IMPORTED)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "0.0 1.0\n"
 
 
 def test_io(ran):

@@ -17,15 +17,14 @@ from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from functools import partial  # noqa: E402
 
-from jaxway_job import runtime  # noqa: E402
-
-IMPORTED = time.time()  # runtime imports JAX
-
 import jax  # noqa: E402
+
+IMPORTED = time.time()
+
 import jax.numpy as jnp  # noqa: E402
 from jax.experimental import multihost_utils  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
-from jaxway_job import checkpoints, measure  # noqa: E402
+from jaxway_job import checkpoints, measure, runtime  # noqa: E402
 from jaxway_shared.benchmark import RoundMeasurement  # noqa: E402
 
 OPTIONS = {

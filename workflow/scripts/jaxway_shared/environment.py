@@ -11,12 +11,12 @@ from pathlib import Path
 # Of the user's shell: an extended regular expression of POSIX, as bash reads it. M_ is MaxText's,
 # of CUDA_VISIBLE_DEVICES Slurm decides.
 SHELL_RE = (
-    "^(APPTAINER|BASH_ENV$|JAX_|LD_|M_|NCCL_|PYTHON|SINGULARITY|TF_|XLA_)"
+    "^(APPTAINER|BASH_ENV$|GLOO_|JAX_|LD_|M_|MAXTEXT_|NCCL_|OMP_|PYTHON|SINGULARITY|TF_|UCX_|XLA_)"
     "|^(CUBLAS|CUDA_([^V]|V[^I])|CUDNN_|NVIDIA_)"
     "|_(proxy|PROXY)$"
 )
 # Of the site, of Slurm and of the image, too.
-RECORDED_RE = re.compile(f"{SHELL_RE}|^(CUDA_|GLOO_|MAXTEXT_|OMP_|UCX_)")
+RECORDED_RE = re.compile(f"{SHELL_RE}|^CUDA_")
 SECRET_RE = re.compile("PASSWORD|SECRET|TOKEN|KEY")
 NO_PTXAS = Path(__file__).parents[1] / "no_ptxas"
 CREDENTIALS_RE = re.compile("//[^/]*@")  # of a URL

@@ -102,6 +102,6 @@ class TrainingMetrics:
 
 def peak_memory() -> int:
     """Most memory, in bytes, that a device of this process has held, or on the CPU the process."""
-    stats = jax.local_devices()[0].memory_stats() or {}
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(stats.get("peak_bytes_in_use", process))
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    return max(int(each.get("peak_bytes_in_use", process)) for each in stats)

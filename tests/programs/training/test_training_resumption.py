@@ -98,7 +98,7 @@ def test_with_products_of_onednn(launch, record, tmp_path):
         options = {"states": folder / "states/small", "schedule_steps": STEPS}
         for steps in parts:
             command = arguments(record, folder / "state", folder / "out", steps=steps, **options)
-            wait(launch(*command, XLA_FLAGS=quick.ONEDNN_FLAGS))
+            assert "Warning" not in wait(launch(*command, XLA_FLAGS=quick.ONEDNN_FLAGS))
     same_as(tmp_path / "whole", tmp_path / "stopped")
 
 

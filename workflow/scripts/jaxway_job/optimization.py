@@ -3,6 +3,7 @@
 import argparse
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -43,6 +44,8 @@ def compile_step(lowered: Any, mesh: Mesh, chosen: Mapping[str, Any] | None) -> 
     Ends the program where XLA does not know one.
     """
     options = {**compiler_options(mesh), **(chosen or {})}
+    # Of a program with oneDNN's products, which cannot be cached, JAX warns.
+    warnings.filterwarnings("ignore", "(?s)Error writing persistent compilation cache.*onednn")
     try:
         return lowered.compile({name: x for name, x in options.items() if x is not None})
     except RuntimeError as error:

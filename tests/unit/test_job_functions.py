@@ -94,6 +94,8 @@ def test_only_results_that_are_gone_are_named(tmp_path, monkeypatch) -> None:
 def test_a_job_that_is_not_there_is_one_sentence() -> None:
     with pytest.raises(SystemExit, match=r"^no job is named owm; did you mean 'own'\? \[JW006\]$"):
         make_functions(train=TRAIN).training(wildcards("owm"))
+    with pytest.raises(SystemExit, match=r"^no job is named own; known: none \[JW006\]$"):
+        make_functions().training(wildcards("own"))
 
 
 def test_benchmarks_of_an_allocation_depend_on_their_programs_and_containers() -> None:

@@ -34,7 +34,7 @@ def load_schema(name: str) -> Schema:
 def nearest(word: str, known: list[str]) -> str:
     """A hint at the known word that was probably meant."""
     close = difflib.get_close_matches(word, known, 1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 RENAMED = {  # keys of earlier commits, and what they are called now

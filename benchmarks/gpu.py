@@ -5,8 +5,8 @@
 Needs JAX with optax, orbax and numpy; with PyTorch, matrix products and copies are compared with
 its. The parts run one after the other, each in a process of its own that is ended at its limit;
 one that fails does not stop the rest. After each, DIR has all results so far: gpu.json, its table
-gpu.md, and gpu.log; results of an earlier run are not overwritten. ``--platform cpu`` tries
-everything with tiny sizes.
+gpu.md, and gpu.log; results of an earlier run are not overwritten. ``--only arm base`` runs those
+that begin with one of these words. ``--platform cpu`` tries everything with tiny sizes.
 """
 
 import argparse
@@ -61,7 +61,7 @@ CPU = Sizes(
 
 @dataclass(frozen=True)
 class Part:
-    """A program to run. ``need_s``: what earlier parts leave it at least."""
+    """A program to run. ``need_s``: what earlier parts leave it, if all up to it fit."""
 
     name: str
     words: Sequence[str | Path]
@@ -140,15 +140,13 @@ def speed(outcome: Outcome | None) -> float | None:
 
 def ratios(outcomes: list[Outcome]) -> list[Row]:
     """Each arm by the mean of the base before and after it."""
-    base = next((x for x in outcomes if x.name.startswith("training ")), None)
     rows: list[Row] = []
-    for arm, after in itertools.pairwise(outcomes):
+    for before, arm, after in zip(outcomes, outcomes[1:], outcomes[2:], strict=False):
         if arm.name.startswith("arm: "):
-            bases, fast = [x for x in map(speed, (base, after)) if x], speed(arm)
+            bases, fast = [x for x in map(speed, (before, after)) if x], speed(arm)
             if fast and bases:
                 ratio = fast / (sum(bases) / len(bases))
                 rows.append((arm.name, f"{ratio:.3f} of the base's speed", f"bases: {len(bases)}"))
-            base = after
     return rows
 
 
@@ -169,63 +167,75 @@ def beside_pytorch(outcomes: list[Outcome]) -> list[Row]:
 # ------------------------------------------------------------------------------------------ parts
 
 
+def flags(text: str) -> dict[str, str]:
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {text}".strip()}
+
+
+def training(kind: str, sizes: Sizes, preset: str, rows: int, *more: str) -> tuple[str | Path, ...]:
+    """The benchmark of a training with so many sequences."""
+    words = (SCRIPTS / "benchmark_train.py", f"--platform={kind}", *sizes.quick)
+    return (*words, f"--batch-per-device={rows}", f"--presets={preset}", *more)
+
+
+def arms(kind: str, sizes: Sizes) -> list[Part]:
+    """Changes of the first preset's training, each between two runs of it as it is."""
+    first, batch = next(iter(sizes.models.items()))
+
+    def arm(what: str, *more: str, rows: int = batch, **env: str) -> Part:
+        words = training(kind, sizes, first, rows, *more)
+        return Part(f"arm: {what}", words, 20, 180, of_training, env)
+
+    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
+    changes = [
+        arm("layers in a loop", "--no-unroll"),
+        arm(
+            "deterministic, layers in a loop", "--no-unroll",
+            **flags("--xla_gpu_deterministic_ops=true"),
+        ),
+        arm("heads twice as wide", f"--heads={sizes.heads}"),
+        arm("sums between layers in float32", **flags("--xla_allow_excess_precision=true")),
+        arm("0.9 of memory, 2.5 x the batch", rows=5 * batch // 2, **share),
+        arm("no Triton products", **flags("--xla_gpu_enable_triton_gemm=false")),
+        arm("no command buffers", **flags("--xla_gpu_enable_command_buffer=")),
+    ]  # fmt: skip
+    base = Part("base again", training(kind, sizes, first, batch), 10, 180, of_training)
+    tried = changes[:1] if kind == "cpu" else changes
+    return [base, *(part for change in tried for part in (change, base))]
+
+
 def parts(kind: str, sizes: Sizes, work: Path) -> list[Part]:
     """All parts, in the order of their worth."""
     scratch = f"--scratch={work}"
     common = (f"--platform={kind}", *sizes.quick)
     own: tuple[str | Path, ...] = (Path(__file__).with_name("gpu_parts.py"), f"--platform={kind}")
     first, batch = next(iter(sizes.models.items()))
-
-    def train(name: str, preset: str, rows: int, *more: str, need: float, **env: str) -> Part:
-        words = (SCRIPTS / "benchmark_train.py", *common, f"--batch-per-device={rows}")
-        return Part(name, (*words, f"--presets={preset}", *more), need, 180, of_training, env)
-
-    def flags(text: str) -> dict[str, str]:
-        return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {text}".strip()}
-
-    share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.9"}
-    arms = [
-        train("arm: layers in a loop", first, batch, "--no-unroll", need=20),
-        train(
-            "arm: heads twice as wide", first, batch, f"--heads={sizes.heads}", need=20
-        ),
-        train(
-            "arm: sums between layers in float32", first, batch, need=20,
-            **flags("--xla_allow_excess_precision=true"),
-        ),
-        train("arm: 0.9 of memory, 2.5 x the batch", first, 5 * batch // 2, need=20, **share),
-        train(
-            "arm: no Triton products", first, batch, need=20,
-            **flags("--xla_gpu_enable_triton_gemm=false"),
-        ),
-        train(
-            "arm: no command buffers", first, batch, need=20,
-            **flags("--xla_gpu_enable_command_buffer="),
-        ),
-    ]  # fmt: skip
-    if kind == "cpu":
-        arms = arms[:1]
-    base = train("base again", first, batch, need=12)
     smoke = (SCRIPTS / "smoke_test.py", f"--platform={kind}", scratch)
     compute = (SCRIPTS / "benchmark_compute.py", *common, "--shapes", *sizes.products)
     memory = (SCRIPTS / "benchmark_memory.py", *common, f"--megabytes={sizes.megabytes}")
     io = (SCRIPTS / "benchmark_io.py", *common, scratch, f"--megabytes={sizes.megabytes}")
     torch = (*own, "pytorch", f"--megabytes={sizes.megabytes}", "--shapes", *sizes.products)
-    trace = (*own, "trace", f"--preset={first}", f"--batch={batch}")
+    model = f"--preset={first}", f"--batch={batch}"
+    no_buffers = flags("--xla_gpu_enable_command_buffer=")  # which hide the names of operations
+    # Each training compiles its own step.
+    deterministic = flags("--xla_gpu_deterministic_ops=true") | {"JAX_COMPILATION_CACHE_DIR": ""}
     return [
         Part("smoke test", smoke, 20, 120, of_smoke_test),
-        Part("correctness", (*own, "correctness"), 30, 120, of_rows),
+        Part("correctness", (*own, "correctness"), 50, 120, of_rows),
         Part(
-            "resumption after a kill", (*own, "resumption", scratch), 30, 150, of_rows,
-            flags("--xla_gpu_deterministic_ops=true"),
+            "resumption after a kill", (*own, "resumption", scratch), 55, 150, of_rows,
+            deterministic,
         ),
-        *(train(f"training {p}", p, n, need=30) for p, n in sizes.models.items()),
-        *(part for arm in arms for part in (arm, base)),
-        Part("compute", (*compute, "--dtypes", *sizes.dtypes), 15, 120, of_benchmark),
-        Part("memory", memory, 10, 60, of_benchmark),
-        Part("checkpoints", io, 10, 60, of_benchmark),
+        *(
+            Part(f"training {preset}", training(kind, sizes, preset, rows), 35, 180, of_training)
+            for preset, rows in sizes.models.items()
+        ),
+        Part("trainer", (*own, "trainer", scratch, *model), 55, 90, of_rows),
+        Part("compute", (*compute, "--dtypes", *sizes.dtypes), 50, 120, of_benchmark),
+        Part("memory", memory, 45, 90, of_benchmark),
+        Part("checkpoints", io, 30, 60, of_benchmark),
         Part(PYTORCH, torch, 10, 60, of_rows),
-        Part("largest kernels", trace, 20, 90, of_rows),
+        Part("largest kernels", (*own, "trace", *model), 20, 90, of_rows, no_buffers),
+        *arms(kind, sizes),
     ]  # fmt: skip
 
 
@@ -343,8 +353,11 @@ def measure(args: argparse.Namespace, end: float) -> bool:
     with tempfile.TemporaryDirectory(prefix="jaxway-gpu-") as folder:
         work = Path(folder)
         all_parts = parts(args.platform, choose_sizes(args.platform, described), work)
+        all_parts = [part for part in all_parts if part.name.startswith(tuple(args.only))]
+        sums = list(itertools.accumulate(part.need_s for part in all_parts))
+        fitting = sum(seconds <= end - time.monotonic() for seconds in sums)
         for number, part in enumerate(all_parts):
-            kept = sum(later.need_s for later in all_parts[number + 1 :])
+            kept = sum(later.need_s for later in all_parts[number + 1 : fitting])
             # A CPU may have others' work to do, too.
             limit_s = part.limit_s * (10 if args.platform == "cpu" else 1)
             limit_s = min(limit_s, end - time.monotonic() - kept)
@@ -366,6 +379,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=9, help="when the last part has ended")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--only", nargs="+", default=[""], help="how the parts to run begin")
     parser.add_argument("--platform", choices=("cuda", "cpu"), default="cuda")
     args = parser.parse_args()
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -82,13 +83,14 @@ def attention_errors(half: Any, exact: Any, shape: tuple[int, ...]) -> dict[str,
     draw = np.random.default_rng(0).standard_normal
     operands = [jnp.asarray(draw(shape), jnp.bfloat16) for _ in range(4)]
 
-    def results(config: Any) -> Any:
+    def results(config: Any, *operands: Any) -> Any:
         *qkv, g = (x.astype(config.dtype) for x in operands)
         out, back = jax.vjp(functools.partial(model.sdpa, config), *qkv)
         return out, *back(g)
 
-    found = jax.jit(functools.partial(results, half))()
-    expected = in_float64(jax.jit(functools.partial(results, exact)))
+    # Operands, not constants: XLA would compute with those on the CPU, for minutes.
+    found = jax.jit(functools.partial(results, half))(*operands)
+    expected = in_float64(lambda: jax.jit(functools.partial(results, exact))(*operands))
     names = ("result", "gradient of q", "gradient of k", "gradient of v")
     return {name: distance(*pair) for name, *pair in zip(names, found, expected, strict=True)}
 
@@ -121,13 +123,13 @@ def model_errors(half: Any, exact: Any, context: int) -> dict[str, float]:
 def resumption(args: argparse.Namespace) -> tuple[list[Row], bool]:
     """A training that is killed and resumed, against one that is not: equal to the last bit?"""
     folder = args.scratch / "resumption"
-    record = prepare_text(folder)
+    record = prepare_text(folder, 256)
     sizes, steps = "--layers=4 --width=512 --heads=8 --context=512 --global-batch=16", 1000
     if args.platform == "cpu":
         sizes, steps = "--layers=1 --width=32 --heads=2 --context=32", 300
     words = [sys.executable, SCRIPTS / "train.py", f"--platform={args.platform}", *sizes.split()]
     words += [f"--data-record={record}", f"--steps={steps}", "--ngram=1", "--log-every=1"]
-    words += ["--checkpoint-minutes=0.005"]
+    words += ["--checkpoint-minutes=0.005", "--no-unroll"]
 
     def start(name: str) -> subprocess.Popen[bytes]:
         out = folder / name / "out/summary.json"
@@ -151,21 +153,24 @@ def resumption(args: argparse.Namespace) -> tuple[list[Row], bool]:
     return [(f"killed after step {step} of {steps}", result, compared)], not differ
 
 
-def prepare_text(folder: Path) -> Path:
+def prepare_text(folder: Path, vocabulary: int) -> Path:
     """Prepared data: the bytes of this repository's documents."""
+    import numpy as np
     from jaxway_shared import data_record
 
     text = b"".join(path.read_bytes() for path in sorted((ROOT / "docs").glob("*.md")))
-    train, held_out = text[:-4096], text[-4096:]
+    tokens = np.frombuffer(text, np.uint8).astype(np.uint8 if vocabulary == 256 else "<u2")
+    train, held_out = tokens[:-16384], tokens[-16384:]
     data = folder / "data"
     data.mkdir(parents=True, exist_ok=True)
-    (data / data_record.shard(0)).write_bytes(train)
-    (data / data_record.VALIDATION).write_bytes(held_out)
+    (data / data_record.shard(0)).write_bytes(train.tobytes())
+    (data / data_record.VALIDATION).write_bytes(held_out.tobytes())
     numbers = {"shards": (len(train),), "train_tokens": len(train), "train_bytes": len(train)}
     held = {"validation_tokens": len(held_out), "validation_bytes": len(held_out)}
     scores = {"unigram_bits_per_byte": 8.0, "gzip_bits_per_byte": 8.0}  # not compared with
     record = data_record.DataRecord(
-        documents=1, tokenizer="raw", tokenizer_sha256=None, vocabulary=256, dtype="uint8",
+        documents=1, tokenizer="raw", tokenizer_sha256=None,
+        vocabulary=vocabulary, dtype=str(tokens.dtype),
         end_of_text=None, sources={"": 1}, header_bytes=0,
         special_tokens=0, unknown_tokens=0, lossless=True, sha256="0" * 64, folder=str(data),
         **numbers, **held, **scores,
@@ -189,6 +194,42 @@ def final_bits(folder: Path) -> dict[str, Any]:
         values = json.loads(line)
         found[f"step {values['step']}"] = values["loss"], values["gradient_norm"]
     return found
+
+
+# ------------------------------------------------------------------------------------------ trainer
+
+
+def trainer(args: argparse.Namespace) -> tuple[list[Row], bool]:
+    """train.py itself, with metrics, validation, checkpoints and a trace: how fast, and why."""
+    sys.path.append(str(ROOT / "workflow"))
+    from jaxway.report.trace import step_time
+    from jaxway_shared import training
+
+    folder, large = args.scratch / "training", args.platform != "cpu"
+    words: list[Any] = [sys.executable, SCRIPTS / "train.py", f"--platform={args.platform}"]
+    words += [f"--data-record={prepare_text(folder, 50304 if large else 256)}"]
+    words += [f"--preset={args.preset}", f"--global-batch={args.batch}", "--ngram=1"]
+    words += ["--steps=120", "--validate-every=60", '--profile={"first": 31, "steps": 3}']
+    state = folder / "state"
+    done = subprocess.run([*words, f"--state={state}", f"--out={folder}/summary.json"], check=False)
+    if done.returncode:
+        return [("training", "-", "failed, see the log")], False
+    rows: list[Row] = []
+    lines = [line.numbers for line in training.read_metrics(state / training.METRICS)]
+    for name in ("tokens_per_second", "data_seconds", "checkpoint_seconds", "mfu"):
+        values = sorted(line[name] for line in lines if name in line)
+        if values:
+            between = f"{values[0]:.4g} to {values[-1]:.4g} in {len(values)} lines of metrics"
+            rows.append((name, f"{statistics.median(values):.4g}", between))
+    (job,) = json.loads((state / training.SEGMENTS).read_text())["segments"]
+    job.pop("provenance")
+    rows += [(f"job: {name}", json.dumps(value), "") for name, value in job.items()]
+    found = step_time(state, 3)
+    if found:
+        parts = f"compute {found.compute:.2f}, idle {found.idle:.2f}"
+        rows.append(("a traced step", f"{found.milliseconds:.2f} ms", parts))
+        rows += [(f"traced: {name}", f"{ms:.3f} ms", "") for name, ms in found.operations]
+    return rows, bool(found)
 
 
 # ------------------------------------------------------------------------------------------ PyTorch
@@ -288,7 +329,9 @@ def kernel_times(file: Path) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=("correctness", "resumption", "pytorch", "trace"))
+    parser.add_argument(
+        "part", choices=("correctness", "resumption", "trainer", "pytorch", "trace")
+    )
     parser.add_argument("--platform", choices=("cuda", "cpu"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scratch", type=Path)

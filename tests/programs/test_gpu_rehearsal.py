@@ -37,6 +37,8 @@ def test_every_part_finds_what_it_is_for(tmp_path):
     assert {row[0].split()[0] for row in parts["correctness"]["rows"]} == {"attention,", "model,"}
     assert float(rows["compared", "arm: layers in a loop"][0].split()[0]) > 0
     assert rows["training tiny", "tiny: memory"][1].endswith("GiB by the compiler; limit not known")
+    assert float(rows["trainer", "tokens_per_second"][0]) > 0
+    assert rows["trainer", "a traced step"][1].startswith("compute ")
     for part in ("compute", "memory", "checkpoints"):
         assert any(cell.endswith("/s") for (name, _), (cell, _) in rows.items() if name == part)
     first, *kernels = parts["largest kernels"]["rows"]

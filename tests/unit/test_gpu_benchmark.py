@@ -76,18 +76,31 @@ def test_one_part_does_not_stop_the_rest(
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout
 
 
-def test_later_parts_keep_their_time(
+def test_time_is_kept_for_the_parts_that_fit(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def run_at_once(part: Any, limit_s: float, *_: Any) -> Any:
+        limits.append(limit_s)
+        return gpu.Outcome(part.name, "ok", 0.0, "", {}, None, [])
+
+    monkeypatch.setattr(gpu, "run", run_at_once)
+    needs = (20, 30, 30, 5)  # in 60 seconds two of them fit, and the others get what is left
+    parts = [gpu.Part(str(need), [], need, 10, gpu.of_rows) for need in needs]
+    run(gpu, monkeypatch, tmp_path / "out", parts, (60 + gpu.END_S) / 60)
+    assert limits == pytest.approx([30, 60, 60, 60], abs=5)
+
+
+def test_part_without_time_does_not_run(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # neither git nor nvidia-smi
-    first, last = (
-        gpu.Part(name, [program(tmp_path, WRITE)], need, 100, gpu.of_rows)
-        for name, need in (("first", 20), ("last", 25))
-    )
-    found, table, code = run(gpu, monkeypatch, tmp_path / "out", [first, last], 0.5)
-    assert [x["status"] for x in found] == ["no time left", "ok"]
+    part = gpu.Part("late", [program(tmp_path, WRITE)], 20, 100, gpu.of_rows)
+    found, table, code = run(gpu, monkeypatch, tmp_path / "out", [part], 0.1)
+    assert [x["status"] for x in found] == ["no time left"]
     assert code == 1
-    assert "| first | after 0 s | **no time left** |  |" in table
+    assert "| late | after 0 s | **no time left** |  |" in table
     assert "no GPU, " in table and "commit None" in table
 
 
@@ -126,7 +139,7 @@ def test_arms_are_compared_with_the_bases_around_them(gpu: Any) -> None:
         return gpu.Outcome(name, "ok", 1.0, "", {}, result, [])
 
     speeds = (90, 120, 110, None, 110, 220, None)
-    names = ("training 124M", "arm: a", "base", "arm: b", "base", "arm: c", "base")
+    names = ("base", "arm: a", "base", "arm: b", "base", "arm: c", "base")
     rows = gpu.ratios([outcome(*x) for x in zip(names, speeds, strict=True)])
     assert rows == [
         ("arm: a", "1.200 of the base's speed", "bases: 2"),

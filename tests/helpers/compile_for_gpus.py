@@ -32,7 +32,11 @@ def compile_step(gpu: str, hosts: int = 1, gpus: int = 1, **options: Any) -> tup
     return compile_for_gpu.compile_step(setup), len(jax.tree.leaves(setup.shapes))
 
 
-sdpa, jit, train_step = model.sdpa, jax.jit, optimization.train_step
+embed, sdpa, jit, train_step = model.embed, model.sdpa, jax.jit, optimization.train_step
+
+
+def bfloat16_embeddings(config: Any, params: Any, tokens: Any) -> Any:
+    return embed(config, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), tokens)
 
 
 def float32_attention(config: Any, q: Any, k: Any, v: Any, document: Any) -> Any:
@@ -52,6 +56,7 @@ def loss_by_the_host(*arguments: Any) -> Any:
 
 
 MUTATIONS: list[tuple[Any, str, Any]] = [
+    (model, "embed", bfloat16_embeddings),
     (model, "sdpa", float32_attention),
     (jax, "jit", jit_without_donation),
     (training_setup, "train_step", loss_by_the_host),

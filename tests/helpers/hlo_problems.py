@@ -51,6 +51,8 @@ def problems(text: str, attentions: int, attentions_backward: int, donated: int)
             product = x.operation == "dot" or "cublas" in (x.target or "")
             if product and (types := operand_types(x, shapes)) != {"bf16"}:
                 found.append(f"a product of {' and '.join(sorted(types))}")
+            if x.operation == "scatter" and x.shape.startswith("bf16"):
+                found.append("sums of embeddings' gradients in bf16")
             if x.operation in HOST or "callback" in (x.target or "") or "S(5)" in x.shape:
                 found.append(f"the host takes part: {x.operation} {x.target or ''}")
     expected = {ATTENTION: attentions, ATTENTION_BACKWARD: attentions_backward}

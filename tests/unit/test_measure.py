@@ -171,15 +171,28 @@ def test_another_process_may_have_the_worst_error(monkeypatch):
         measure.check("the sum", 0.1, 0.5)
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: 1 TB")])
-def test_oom_is_explained(error):
-    with pytest.raises(SystemExit, match="size 9 needs more memory"), measure.explain_oom("size 9"):
+LOST_ATTENTION = IndexError("absl::container_internal::raw_hash_map<>::at")  # JAX 0.11.2, an H100
+NEEDS_LOOP = "it needs `unroll: false`, as XLA is to be deterministic [JW318]"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), f"it {measure.TOO_LARGE}: take less [JW450]"),
+        (RuntimeError("RESOURCE_EXHAUSTED: 1 TB"), f"it {measure.TOO_LARGE}: take less [JW450]"),
+        (LOST_ATTENTION, NEEDS_LOOP),
+    ],
+)
+def test_known_errors_are_explained(error, sentence):
+    with pytest.raises(SystemExit) as end, measure.explain("it", "take less"):
         raise error
+    assert str(end.value).partition(": ")[2] == sentence
 
 
-def test_other_errors_are_not_oom():
-    with pytest.raises(RuntimeError, match="INTERNAL"), measure.explain_oom("size 9"):
-        raise RuntimeError("INTERNAL: something else")
+@pytest.mark.parametrize("error", [RuntimeError("INTERNAL: something"), IndexError("of a list")])
+def test_other_errors_are_not(error):
+    with pytest.raises(type(error), match=str(error)), measure.explain("it", "take less"):
+        raise error
 
 
 def raising(error):
@@ -208,8 +221,9 @@ def test_case(capsys):
         (
             raising(MemoryError()),
             "failed",
-            f"it {measure.TOO_LARGE} [JW450]",
+            f"it {measure.TOO_LARGE}: choose a smaller value [JW450]",
         ),
+        (raising(LOST_ATTENTION), "failed", NEEDS_LOOP),
         (raising(ValueError("no such\nthing")), "failed", "ValueError: no such [JW451]"),
         (raising(UserError("JW452", "a: b")), "failed", "a: b [JW452]"),
     ],

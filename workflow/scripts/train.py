@@ -336,7 +336,7 @@ def main() -> None:
         devices = runtime.start(args).devices
         mesh = Mesh(devices.reshape(-1, args.fsdp, args.tensor), model.AXES)
         timer.mark("devices")
-        with measure.explain_oom(f"this training ({OOM_ADVICE})"):
+        with measure.explain("this training", OOM_ADVICE):
             setup = TrainingSetup(args, data, mesh)
             Training(setup, folder, timer, begin).run()
 

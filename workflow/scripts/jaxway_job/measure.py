@@ -42,7 +42,7 @@ OPTIONS = {
         "description": "samples to take in each round",
     },
 }
-TOO_LARGE = "needs more memory than a device has free: choose a smaller value"
+TOO_LARGE = "needs more memory than a device has free"
 MIN_SAMPLE_S = 0.02  # a hundred times what a launch and a wait cost
 
 
@@ -137,22 +137,33 @@ def is_oom(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def explain_oom(what: str) -> Iterator[None]:
-    """End the program with a sentence if ``what`` does not fit into memory."""
+def explain(what: str, if_too_large: str) -> Iterator[None]:
+    """End the program with a sentence where it is known why ``what`` fails."""
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_oom(error):
+    except (RuntimeError, MemoryError, IndexError) as error:
+        if not (reason := known_reason(error, what, if_too_large)):
             raise
-        fail("JW450", f"{what} {TOO_LARGE}")
+        fail(reason.code, str(reason))
+
+
+def known_reason(error: BaseException, what: str, if_too_large: str) -> UserError | None:
+    """Why ``what`` failed, and what to do; None, that is not known."""
+    if is_oom(error):
+        return UserError("JW450", f"{what} {TOO_LARGE}: {if_too_large}")
+    if "raw_hash_map" in str(error):
+        # XLA compiles the same attention of several layers once. If its gradient has to be
+        # deterministic, the first layer notes that, and the others look for another program.
+        return UserError("JW318", f"{what} needs `unroll: false`, as XLA is to be deterministic")
+    return None
 
 
 def as_user_error(error: BaseException) -> UserError:
     """Why a case failed, as a sentence with a code."""
     if isinstance(error, UserError):
         return error
-    if is_oom(error):
-        return UserError("JW450", f"it {TOO_LARGE}")
+    if reason := known_reason(error, "it", "choose a smaller value"):
+        return reason
     if isinstance(error, SystemExit):
         return from_exit(error)
     return UserError("JW451", f"{type(error).__name__}: {runtime.first_line(error)}")

@@ -111,6 +111,7 @@ CODES = {
     "JW315": "checkpoint to begin from cannot be used",
     "JW316": "model that cannot be exported or imported",
     "JW317": "option of XLA that this version does not take",
+    "JW318": "attention that XLA cannot compute deterministically",
     #
     # Devices and processes: 380 to 399.
     "JW380": "devices cannot be shared equally",

@@ -20,7 +20,7 @@ def operation(name: str, begin: float, end: float, **place: Any) -> dict[str, An
         "ph": "X",
         "ts": begin,
         "dur": end - begin,
-        "name": "kernel",
+        "name": where.pop("kernel", "kernel"),
         "args": arguments,
         **where,
     }
@@ -43,7 +43,7 @@ def test_time_of_a_gpu(tmp_path: Path) -> None:
         *(operation("gemm.1", at, at + 2000) for at in (1000, 6000)),
         *(operation("all-reduce-start.2", at + 1000, at + 3000, tid=2) for at in (1000, 6000)),
         operation("fusion.3", 4000, 5000),
-        operation("fusion.3", 10000, 11000),
+        operation("command_buffer_260", 10000, 11000, kernel="nvjet_sm90"),
         # None of these count: another line, device, program, and what the host does.
         operation("gemm.1", 0, 9000, tid=3),
         operation("gemm.1", 0, 9000, pid=2),
@@ -57,7 +57,12 @@ def test_time_of_a_gpu(tmp_path: Path) -> None:
         compute=3,
         communication=1,
         idle=1,
-        operations=[("gemm.1", 2), ("all-reduce-start.2", 2), ("fusion.3", 1)],
+        operations=[
+            ("gemm.1", 2),
+            ("all-reduce-start.2", 2),
+            ("fusion.3", 0.5),
+            ("nvjet_sm90", 0.5),
+        ],
     )
 
 

@@ -1,7 +1,8 @@
 """Where a step's time went, by the trace that JAX's profiler wrote of some steps.
 
 Perfetto's format: times are microseconds. An event of XLA names its operation, and the program that
-this is of. On a GPU it lies on a stream of the device, on the CPU on a thread.
+this is of. On a GPU it lies on a stream of the device, on the CPU on a thread. Of the operations of
+a command buffer (CUDA graph) all that is known is the kernel's name.
 """
 
 import gzip
@@ -99,7 +100,9 @@ def operations_of(events: list[dict[str, Any]]) -> list[Event]:
         if devices and (place[0] != devices[0] or not threads.get(place, "").startswith("Stream")):
             continue
         begin, program = event["ts"], arguments.get("hlo_module", "")
-        lines[program][place].append(Event(begin, begin + event["dur"], arguments["hlo_op"]))
+        in_buffer = arguments["hlo_op"].startswith("command_buffer")
+        operation = event["name"] if in_buffer else arguments["hlo_op"]
+        lines[program][place].append(Event(begin, begin + event["dur"], operation))
         totals[program] += event["dur"]
     if not totals:
         return []

@@ -30,9 +30,8 @@ ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 GIB = 2**30
 END_S = 5  # for the last results and the table
-MIN_S = 10  # in less no part gets anywhere
 SCHEMA_VERSION = 1
-PYTORCH = "PyTorch, for comparison"
+BASE, PYTORCH = "base", "PyTorch, for comparison"
 CARD = "--query-gpu=name,driver_version,memory.total,memory.used"
 
 Row = tuple[str, str, str]  # what, result, and what to compare it with
@@ -132,9 +131,9 @@ def of_training(result: Any) -> list[Row]:
     return rows
 
 
-def speed(outcome: Outcome | None) -> float | None:
+def speed(outcome: Outcome) -> float | None:
     """Median tokens/s of a training benchmark; None, it has none."""
-    found = measured(outcome.result) if outcome and outcome.result else []
+    found = measured(outcome.result) if outcome.result else []
     return median(found[0][1]["samples"]) if found else None
 
 
@@ -143,8 +142,8 @@ def ratios(outcomes: list[Outcome]) -> list[Row]:
     rows: list[Row] = []
     for before, arm, after in zip(outcomes, outcomes[1:], outcomes[2:], strict=False):
         if arm.name.startswith("arm: "):
-            bases, fast = [x for x in map(speed, (before, after)) if x], speed(arm)
-            if fast and bases:
+            bases = [x for x in (speed(o) for o in (before, after) if o.name == BASE) if x]
+            if (fast := speed(arm)) and bases:
                 ratio = fast / (sum(bases) / len(bases))
                 rows.append((arm.name, f"{ratio:.3f} of the base's speed", f"bases: {len(bases)}"))
     return rows
@@ -198,7 +197,7 @@ def arms(kind: str, sizes: Sizes) -> list[Part]:
         arm("no Triton products", **flags("--xla_gpu_enable_triton_gemm=false")),
         arm("no command buffers", **flags("--xla_gpu_enable_command_buffer=")),
     ]  # fmt: skip
-    base = Part("base again", training(kind, sizes, first, batch), 10, 180, of_training)
+    base = Part(BASE, training(kind, sizes, first, batch), 10, 180, of_training)
     tried = changes[:1] if kind == "cpu" else changes
     return [base, *(part for change in tried for part in (change, base))]
 
@@ -254,14 +253,9 @@ def run(part: Part, limit_s: float, work: Path, log: Path) -> Outcome:
         file.write(f"=== {part.name}\n".encode())
         file.flush()
         start = file.tell()
-        process = subprocess.Popen(
-            words,
-            env={**os.environ, **cache, **part.environment},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
+        env = {**os.environ, **cache, **part.environment}
+        process = subprocess.Popen(words, env=env, start_new_session=True, **streams)
     try:
         status = "ok" if process.wait(limit_s) == 0 else "failed"
     except subprocess.TimeoutExpired:
@@ -297,9 +291,9 @@ def choose_sizes(kind: str, described: str | None) -> Sizes:
         return CPU
     try:
         mebibytes = float((described or "").splitlines()[0].split(",")[2])
+        return LARGE if mebibytes > 60_000 else SMALL
     except (IndexError, ValueError):
         return SMALL
-    return LARGE if mebibytes > 60_000 else SMALL
 
 
 def table(head: dict[str, Any], outcomes: list[Outcome], all_parts: list[Part]) -> str:
@@ -336,15 +330,11 @@ def replace_file(path: Path, text: str) -> None:
 
 def measure(args: argparse.Namespace, end: float) -> bool:
     """Run all parts until ``end``, and write their results. Whether all have succeeded."""
-    log = args.out / "gpu.log"
-    args.out.mkdir(parents=True, exist_ok=True)
-    with log.open("x") as file:
-        file.write(output_of("nvidia-smi", "-q") or "no nvidia-smi\n")
     described = output_of("nvidia-smi", CARD, "--format=csv,noheader,nounits")
     head = {
         "schema_version": SCHEMA_VERSION,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": output_of("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
+        "commit": output_of("git", "-C", str(ROOT), "describe", "--always", "--dirty"),
         "python": platform.python_version(),
         "platform": args.platform,
         "card": described,
@@ -354,6 +344,12 @@ def measure(args: argparse.Namespace, end: float) -> bool:
         work = Path(folder)
         all_parts = parts(args.platform, choose_sizes(args.platform, described), work)
         all_parts = [part for part in all_parts if part.name.startswith(tuple(args.only))]
+        if not all_parts:
+            sys.exit(f"gpu.py: no part begins with {' or '.join(args.only)}")
+        log = args.out / "gpu.log"
+        args.out.mkdir(parents=True, exist_ok=True)
+        with log.open("x") as file:
+            file.write(output_of("nvidia-smi", "-q") or "no nvidia-smi\n")
         sums = list(itertools.accumulate(part.need_s for part in all_parts))
         fitting = sum(seconds <= end - time.monotonic() for seconds in sums)
         for number, part in enumerate(all_parts):
@@ -361,7 +357,7 @@ def measure(args: argparse.Namespace, end: float) -> bool:
             # A CPU may have others' work to do, too.
             limit_s = part.limit_s * (10 if args.platform == "cpu" else 1)
             limit_s = min(limit_s, end - time.monotonic() - kept)
-            if limit_s >= min(MIN_S, part.need_s):
+            if limit_s >= part.need_s:
                 outcome = run(part, limit_s, work, log)
             else:
                 outcome = Outcome(part.name, "no time left", 0.0, "", {}, None, [])

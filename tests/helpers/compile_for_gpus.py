@@ -2,8 +2,8 @@
 
 Run by test_gpu_compilation.py, with JAX's CUDA plugin in PYTHONPATH. The first argument is a JSON
 object: for each name options of train.py, a `gpu` of profiles/gpus.yaml, how many `hosts`, how many
-`gpus` each has, and whether it is `mutated`. The second is a folder for the programs and
-`donated.json`.
+`gpus` each has, the `vocabulary`, and whether it is `mutated`. The second is a folder for the
+programs and `donated.json`.
 """
 
 import contextlib
@@ -21,22 +21,20 @@ from jaxway.config.gpus import known_gpus
 from jaxway_job import compile_for_gpu, model, optimization, training_setup
 from jaxway_shared import presets
 
-VOCABULARY = 50257  # GPT-2's
+GPT2 = 50257  # tokens
 
 
-def compile_step(gpu: str, hosts: int = 1, gpus: int = 1, **options: Any) -> tuple[Any, int]:
+def compile_step(
+    gpu: str, hosts: int = 1, gpus: int = 1, vocabulary: int = GPT2, **options: Any
+) -> tuple[Any, int]:
     """A training's step with these options, compiled, and how many arrays its state has."""
     defaults = {name: option["default"] for name, option in train.OPTIONS.items()}
     resolved, kind = presets.resolve({**defaults, **options}), asdict(known_gpus()[gpu])
-    setup = compile_for_gpu.make_setup(gpu, kind, resolved, VOCABULARY, hosts, gpus)
+    setup = compile_for_gpu.make_setup(gpu, kind, resolved, vocabulary, hosts, gpus)
     return compile_for_gpu.compile_step(setup), len(jax.tree.leaves(setup.shapes))
 
 
-embed, sdpa, jit, train_step = model.embed, model.sdpa, jax.jit, optimization.train_step
-
-
-def bfloat16_embeddings(config: Any, params: Any, tokens: Any) -> Any:
-    return embed(config, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), tokens)
+sdpa, jit, train_step = model.sdpa, jax.jit, optimization.train_step
 
 
 def float32_attention(config: Any, q: Any, k: Any, v: Any, document: Any) -> Any:
@@ -56,7 +54,7 @@ def loss_by_the_host(*arguments: Any) -> Any:
 
 
 MUTATIONS: list[tuple[Any, str, Any]] = [
-    (model, "embed", bfloat16_embeddings),
+    (model, "widen", lambda x: x),
     (model, "sdpa", float32_attention),
     (jax, "jit", jit_without_donation),
     (training_setup, "train_step", loss_by_the_host),

@@ -44,11 +44,11 @@ def small(preset, layers=2, gpu=A100, **options):
 # What differs between presets in more than numbers, with each `remat` and each way to shard; not
 # with all combinations of these.
 CASES = {
-    "tiny": small("tiny", layers=1),
+    "tiny": small("tiny", layers=1, vocabulary=256),
     "1.3B, full": small("1.3B", layers=1, remat="full", gradient_accumulation_steps=2),
     "GH200": small("124M", layers=1, gpu=GH200, xla=TRITON),
     "4, 124M": small("124M", **FOUR),
-    "4, tiny, dots": small("tiny", remat="dots", **FOUR),
+    "4, tiny, dots": small("tiny", remat="dots", vocabulary=256, **FOUR),
     "4, 1.3B, fsdp": small("1.3B", fsdp=4, xla=TRITON, **FOUR),
     "4, 350M, fsdp, dots": small("350M", fsdp=4, remat="dots", **OPTIONS, **FOUR),
     "4, 2.7B, tensor, dots": small("2.7B", tensor=4, remat="dots", **FOUR),

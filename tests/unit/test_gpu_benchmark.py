@@ -47,10 +47,12 @@ PARTS = {  # what each does, and what becomes of it
 }
 
 
-def run(gpu: Any, monkeypatch: pytest.MonkeyPatch, out: Path, parts: Any, minutes: float) -> Any:
+def run(
+    gpu: Any, monkeypatch: pytest.MonkeyPatch, out: Path, parts: Any, minutes: float, *more: str
+) -> Any:
     """What is in the files after a run of these parts, and its exit code."""
     monkeypatch.setattr(gpu, "parts", lambda *_: parts)
-    words = ["gpu.py", "--platform=cpu", f"--minutes={minutes}", f"--out={out}"]
+    words = ["gpu.py", "--platform=cpu", f"--minutes={minutes}", f"--out={out}", *more]
     monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
         gpu.main()
@@ -104,6 +106,19 @@ def test_part_without_time_does_not_run(
     assert "no GPU, " in table and "commit None" in table
 
 
+def test_only_the_parts_that_are_named_run(
+    gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = program(tmp_path, WRITE)
+    parts = [gpu.Part(name, [file], 0.1, 100, gpu.of_rows) for name in ("good", "arm: good")]
+    found, _, code = run(gpu, monkeypatch, tmp_path / "one", parts, 1, "--only", "good", "base")
+    assert ([x["name"] for x in found], code) == (["good"], 0)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", f"--out={tmp_path}/none", "--only=x", "--only=y"])
+    with pytest.raises(SystemExit, match=r"^gpu.py: no part begins with y$"):
+        gpu.main()
+    assert not (tmp_path / "none").exists()
+
+
 def test_stopped_run_keeps_its_results(
     gpu: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,8 +153,8 @@ def test_arms_are_compared_with_the_bases_around_them(gpu: Any) -> None:
         result = {"cases": [{"case": {"preset": "124M"}, "measurement": measurement}]}
         return gpu.Outcome(name, "ok", 1.0, "", {}, result, [])
 
-    speeds = (90, 120, 110, None, 110, 220, None)
-    names = ("base", "arm: a", "base", "arm: b", "base", "arm: c", "base")
+    speeds = (90, 120, 110, None, 110, 220, None, 7, 7, 7)
+    names = ("base", "arm: a", "base", "arm: b", "base", "arm: c", "base", *3 * ["arm: d"])
     rows = gpu.ratios([outcome(*x) for x in zip(names, speeds, strict=True)])
     assert rows == [
         ("arm: a", "1.200 of the base's speed", "bases: 2"),

@@ -43,6 +43,10 @@ OPTIONS = {
     },
 }
 TOO_LARGE = "needs more memory than a device has free"
+LOST_ATTENTION = (
+    "met an error of XLA, which loses the attention of all layers but one where it is to be "
+    "deterministic: set `unroll: false`"
+)
 MIN_SAMPLE_S = 0.02  # a hundred times what a launch and a wait cost
 
 
@@ -151,10 +155,8 @@ def known_reason(error: BaseException, what: str, if_too_large: str) -> UserErro
     """Why ``what`` failed, and what to do; None, that is not known."""
     if is_oom(error):
         return UserError("JW450", f"{what} {TOO_LARGE}: {if_too_large}")
-    if "raw_hash_map" in str(error):
-        # XLA compiles the same attention of several layers once. If its gradient has to be
-        # deterministic, the first layer notes that, and the others look for another program.
-        return UserError("JW318", f"{what} needs `unroll: false`, as XLA is to be deterministic")
+    if "raw_hash_map" in str(error):  # openxla/xla, pull request 46500
+        return UserError("JW318", f"{what} {LOST_ATTENTION} ({runtime.first_line(error)})")
     return None
 
 

@@ -29,7 +29,7 @@ SHARDING = {  # axis of an array: axes of the mesh over which it is sharded
     "V": "tensor",
 }
 EMBEDDINGS = ("embed_VxD", "ngrams_RxD")
-SMALL_TABLE = 1024  # rows of an embedding
+SMALL_TABLE = 1024  # rows of an embedding; where a lookup is faster was not measured
 Params = dict[str, Any]
 
 
@@ -155,21 +155,22 @@ def init(config: Config, key: Array) -> Params:
 def embed(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Sum BxTxD of the embeddings of each token and of the n-grams that end with it.
 
-    Thousands of positions may have the same token. So gradients of tables are summed in float32, as
-    bfloat16 would lose most of them; and a GPU, where sums in one row wait for each other, has a
-    product in place of a small table's lookup.
-
     A hash of an n-gram picks its row (Pagnoni et al. 2024, Byte Latent Transformer, 3.2.1), so
     what follows a common n-gram is learnt soon, at the cost of a lookup.
+
+    Thousands of positions may have the same token, whose gradients a GPU adds one after the other:
+    in float32, as a sum in bfloat16 loses what is small beside it, or for a small table by a
+    product.
     """
 
     def look_up(table: Array, row_BxT: Array) -> Array:
         # Each device has the whole table for it: XLA is bad at lookups in parts of one.
         table_RxD = constrain(config, table, PartitionSpec())
-        if config.on_gpu and len(table_RxD) <= SMALL_TABLE:
-            picks_BxTxR = jax.nn.one_hot(row_BxT, len(table_RxD), dtype=config.dtype)
-            return constrain(config, matmul(picks_BxTxR, table_RxD.astype(config.dtype)))
-        return constrain(config, table_RxD[row_BxT].astype(config.dtype))
+        R = len(table_RxD)
+        if config.on_gpu and config.dtype == "bfloat16" and R <= SMALL_TABLE:
+            picks_BxTxR = jax.nn.one_hot(row_BxT.astype(jnp.int32), R, dtype=config.dtype)
+            return constrain(config, matmul(picks_BxTxR, table_RxD))
+        return constrain(config, widen(table_RxD)[row_BxT].astype(config.dtype))
 
     x_BxTxD = look_up(params["embed_VxD"], tokens_BxT)
     token = key = tokens_BxT.astype(jnp.uint32)
@@ -297,7 +298,7 @@ in_turn.defvjp(lambda x, layer: ((x, layer), None), lambda _, g: jax.lax.optimiz
 
 def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
     """Input BxTxD of the head, at each position."""
-    layers = jax.tree.map(lambda p: p.astype(config.dtype), params["layers"])
+    params = jax.tree.map(lambda p: p.astype(config.dtype), params)
     document_BxT = None
     if config.document_end is not None:
         ends_BxT = (tokens_BxT == config.document_end).astype(jnp.int32)
@@ -317,7 +318,7 @@ def forward(config: Config, params: Params, tokens_BxT: Array) -> Array:
         block = jax.checkpoint(block, policy=policy, prevent_cse=config.unroll)
     x_BxTxD = constrain(config, norm(embed(config, params, tokens_BxT)))
     unroll = config.layers if config.unroll else 1
-    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, layers, unroll=unroll)
+    x_BxTxD, _ = jax.lax.scan(block, x_BxTxD, params["layers"], unroll=unroll)
     return norm(x_BxTxD)
 
 

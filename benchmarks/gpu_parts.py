@@ -20,6 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "workflow/scripts"
 Row = tuple[str, str, str]  # what, result, and what to compare it with
+TRACED_STEPS = 3
 
 # -------------------------------------------------------------------------------------- correctness
 
@@ -208,7 +209,8 @@ def trainer(args: argparse.Namespace) -> tuple[list[Row], bool]:
     words: list[Any] = [sys.executable, SCRIPTS / "train.py", f"--platform={args.platform}"]
     words += [f"--data-record={prepare_text(folder, 50304 if large else 256)}"]
     words += [f"--preset={args.preset}", f"--global-batch={args.batch}", "--ngram=1"]
-    words += ["--steps=120", "--validate-every=60", '--profile={"first": 31, "steps": 3}']
+    profile = json.dumps({"first": 31, "steps": TRACED_STEPS})
+    words += ["--steps=120", "--validate-every=60", f"--profile={profile}"]
     state = folder / "state"
     done = subprocess.run([*words, f"--state={state}", f"--out={folder}/summary.json"], check=False)
     if done.returncode:
@@ -223,7 +225,7 @@ def trainer(args: argparse.Namespace) -> tuple[list[Row], bool]:
     (job,) = json.loads((state / training.SEGMENTS).read_text())["segments"]
     job.pop("provenance")
     rows += [(f"job: {name}", json.dumps(value), "") for name, value in job.items()]
-    found = step_time(state, 3)
+    found = step_time(state, TRACED_STEPS)
     if found:
         parts = f"compute {found.compute:.2f}, idle {found.idle:.2f}"
         rows.append(("a traced step", f"{found.milliseconds:.2f} ms", parts))
@@ -273,7 +275,7 @@ def pytorch(args: argparse.Namespace) -> tuple[list[Row], bool]:
 
 # -------------------------------------------------------------------------------------------- trace
 
-TRACED_STEPS, KERNELS = 3, 25
+KERNELS = 25
 
 
 def trace(args: argparse.Namespace) -> tuple[list[Row], bool]:
